@@ -1,0 +1,25 @@
+# Sourced by the scripts beside it: makes .venv from the pins, once per change of the pins.
+# shellcheck shell=bash
+# Use: source _environment.sh; ensure_environment runtime|dev
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="${AUTOPACK_VENV:-$root/.venv}"
+
+ensure_environment() {
+  local pins="$root/requirements/$1.txt" stamp="$venv/.autopack-$1" want python
+  python="${PYTHON:-python3}"
+  want="$(cat "$pins" "$root/pyproject.toml" | cksum) $root $("$python" --version 2>&1)"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then return; fi
+  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "autopack needs Python 3.11 or newer; '$python' is $("$python" --version 2>&1). Set PYTHON to another one." >&2
+    exit 2
+  fi
+  echo "Preparing $venv (once) ..." >&2
+  rm -f "$stamp"
+  if [ ! -x "$venv/bin/python" ] || [ "$("$venv/bin/python" --version 2>&1)" != "$("$python" --version 2>&1)" ]; then
+    "$python" -m venv --clear "$venv"
+  fi
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$pins"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$root"
+  echo "$want" > "$stamp"
+}
