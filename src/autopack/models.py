@@ -1,0 +1,99 @@
+"""The table, once: the only place with its name and the names of its columns."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, DateTime, Dialect, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: aware UTC in Python. SQLite has no time zones, there it is the UTC wall clock without one,
+    as the plan's own tables hold it. A naive value is taken to be UTC.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        if value is None:
+            return None
+        instant = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return instant.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else instant
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (inherited)
+        """From the database."""
+        if not isinstance(value, datetime):
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The plan's name for the declarative base."""
+
+
+def new_event_uid() -> str:
+    """A fresh id for a row that was not made by `record()`: time-ordered like those, never equal to one."""
+    return str(make_event_uid(time.time_ns(), int.from_bytes(os.urandom(8), "big")))
+
+
+def make_event_uid(timestamp_ns: int, sequence: int) -> uuid.UUID:
+    """The id of an event: a UUID of version 7 from its instant (ns since 1970, UTC) and its sequence number.
+
+    Layout after RFC 9562, 6.2 method 3: 48 bits of milliseconds, 12 bits of the fraction of the millisecond,
+    62 bits of `sequence`. Ids sort by time. Two writers are told apart by the random start of their sequences.
+    """
+    milliseconds, rest_ns = divmod(max(timestamp_ns, 0), 1_000_000)
+    fraction = rest_ns * 4096 // 1_000_000
+    return uuid.UUID(
+        int=(milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | sequence & (1 << 62) - 1
+    )
+
+
+class TokenEstimationV2Event(Base):
+    """One model call: what was predicted, what came, and for which deliverables.
+
+    `smape_percent` and `waste_ratio` are integers as the plan stores them, the latter in percent (150 = 1.5 ×);
+    exact values follow from the raw token counts. NULL in both, and in `underestimated`, where a count is 0.
+    """
+
+    __tablename__ = "token_estimation_v2_events"
+
+    # The plan's own key: SQLite fills it with its row number, other databases leave it empty (a sequence would be
+    # a point of contention in a distributed table). The identity of a row is (run_id, event_uid).
+    event_id: Mapped[int | None] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), nullable=True)
+    event_uid: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_event_uid)
+    run_id: Mapped[str] = mapped_column(String, primary_key=True)
+    phase_id: Mapped[str] = mapped_column(String)
+    timestamp: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+    category: Mapped[str] = mapped_column(String)
+    complexity: Mapped[str] = mapped_column(String)
+    deliverable_count: Mapped[int] = mapped_column(BigInteger)
+    deliverables_json: Mapped[str] = mapped_column(Text)
+    predicted_output_tokens: Mapped[int] = mapped_column(BigInteger)
+    actual_output_tokens: Mapped[int] = mapped_column(BigInteger)
+    selected_budget: Mapped[int] = mapped_column(BigInteger)
+    actual_max_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    success: Mapped[bool] = mapped_column(Boolean)
+    truncated: Mapped[bool] = mapped_column(Boolean)
+    stop_reason: Mapped[str | None] = mapped_column(String)
+    model: Mapped[str] = mapped_column(String)
+    smape_percent: Mapped[int | None] = mapped_column(BigInteger)
+    waste_ratio: Mapped[int | None] = mapped_column(BigInteger)
+    underestimated: Mapped[bool | None] = mapped_column(Boolean)
+    input_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    duration_ms: Mapped[int | None] = mapped_column(BigInteger)
+    existing_json: Mapped[str | None] = mapped_column(Text)
+    attributes_json: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        UniqueConstraint("run_id", "event_uid", name="uq_token_estimation_v2_events_run_uid"),
+        Index("ix_token_estimation_v2_events_timestamp", "timestamp"),
+    )
