@@ -1,0 +1,39 @@
+"""Files that a user hands in: read, decoded and checked, or refused in one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from autopack.printable import printable
+
+T = TypeVar("T")
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class InputFileError(ValueError):
+    """A file cannot be used. The message is one line that names the file and what is wrong with it."""
+
+
+def read_input(path: Path) -> bytes:
+    """The bytes of a file. Raises `InputFileError`."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a path"
+        raise InputFileError(f"{printable(str(path))}: {reason}") from exc
+
+
+def decode_input(data: bytes, kind: type[T], source: str) -> T:
+    """The JSON in `data` as a `kind`; `source` names the file in messages. Raises `InputFileError`."""
+    try:
+        return msgspec.json.decode(data.removeprefix(_BOM), type=kind)
+    except msgspec.ValidationError as exc:
+        raise InputFileError(f"{printable(source)}: {printable(str(exc))}") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InputFileError(f"{printable(source)}: not valid JSON: {printable(str(exc))}") from exc
+    except RecursionError as exc:
+        raise InputFileError(f"{printable(source)}: nested too deeply") from exc
