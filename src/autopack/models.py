@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import time
-import uuid
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, DateTime, Dialect, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+from autopack.identifiers import new_event_uid
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -37,24 +36,6 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 class Base(DeclarativeBase):
     """The plan's name for the declarative base."""
-
-
-def new_event_uid() -> str:
-    """A fresh id for a row that was not made by `record()`: time-ordered like those, never equal to one."""
-    return str(make_event_uid(time.time_ns(), int.from_bytes(os.urandom(8), "big")))
-
-
-def make_event_uid(timestamp_ns: int, sequence: int) -> uuid.UUID:
-    """The id of an event: a UUID of version 7 from its instant (ns since 1970, UTC) and its sequence number.
-
-    Layout after RFC 9562, 6.2 method 3: 48 bits of milliseconds, 12 bits of the fraction of the millisecond,
-    62 bits of `sequence`. Ids sort by time. Two writers are told apart by the random start of their sequences.
-    """
-    milliseconds, rest_ns = divmod(max(timestamp_ns, 0), 1_000_000)
-    fraction = rest_ns * 4096 // 1_000_000
-    return uuid.UUID(
-        int=(milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | sequence & (1 << 62) - 1
-    )
 
 
 class TokenEstimationV2Event(Base):

@@ -1,0 +1,95 @@
+"""The schema of the database: which version it has, and how to bring it to ours. Alembic, packaged.
+
+Alembic's own table is `autopack_telemetry_version`, since the user's database may have an `alembic_version` already.
+Importing Alembic costs half a second, so it is imported only when there is something to upgrade.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+
+VERSION_TABLE = "autopack_telemetry_version"
+HEAD = "0001"
+
+
+class SchemaError(Exception):
+    """The database's schema is one that this program cannot write to; the message says why."""
+
+
+def load() -> None:
+    """Import everything that `ensure` may need."""
+    import alembic.command
+    import alembic.context
+    import alembic.ddl.sqlite
+    import alembic.op  # noqa: F401
+
+    import autopack.models  # noqa: F401
+
+
+def ensure(connection: Connection) -> None:
+    """Bring the schema to ours, in one transaction; nothing happens where it is there.
+
+    Several processes may do this at once: the second finds it done. The connection must be in autocommit mode.
+
+    Raises:
+        SchemaError: the schema is newer than this program, or the table was removed.
+
+    """
+    if _is_current(connection):
+        return
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if not _is_current(connection):
+            _upgrade(connection)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The version of the schema, None where there is none."""
+    from sqlalchemy import inspect
+
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    row = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").first()  # noqa: S608 (our own name)
+    return None if row is None else str(row[0])
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration for the packaged migrations."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _is_current(connection: Connection) -> bool:
+    from sqlalchemy import inspect
+
+    from autopack.models import TokenEstimationV2Event
+
+    revision = current_revision(connection)
+    if revision is None:
+        return False
+    if revision > HEAD:
+        raise SchemaError(f"schema {revision} is newer than this program's {HEAD}")
+    if not inspect(connection).has_table(TokenEstimationV2Event.__tablename__):
+        raise SchemaError(f"the schema says {revision} but the table is gone")
+    return revision == HEAD
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

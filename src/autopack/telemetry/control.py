@@ -1,0 +1,62 @@
+"""What passes between the worker and the other threads: orders one way, progress the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from autopack.telemetry.buffer import AtomicCounter
+from autopack.telemetry.wakeup import Bell
+
+
+class Orders:
+    """What other threads ask of the worker. Plain attributes, so that giving an order takes no lock."""
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.flush_through = 0
+        self.deadline_s: float | None = None  # on the monotonic clock; once set: drain, then stop
+        self.pausing = threading.Event()
+        self.paused = threading.Event()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the worker is to drain and stop."""
+        return self.deadline_s is not None
+
+    def flush(self, through: int) -> None:
+        """Write at once what is waiting, up to the event of this number."""
+        self.flush_through = max(self.flush_through, through)
+        self.bell.ring()
+
+    def close(self, timeout_s: float) -> None:
+        """Drain, then stop, within so many seconds."""
+        self.deadline_s = time.monotonic() + timeout_s
+        self.bell.ring()
+
+
+class Progress:
+    """What the worker tells: counters, the last error, and when something was settled or it has ended.
+
+    `changed` is re-entrant: a signal handler may call `flush()` or `close()` while it interrupts one of them.
+    """
+
+    def __init__(self) -> None:
+        self.retries = AtomicCounter()
+        self.restarts = AtomicCounter()
+        self.dead_letters_lost = AtomicCounter()
+        self.last_error: str | None = None
+        self.running = False
+        self.changed = threading.Condition(threading.RLock())
+
+    def announce(self) -> None:
+        """Wake those who wait for a change."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until the predicate holds, at most so long; returns whether it does. A dead worker ends the wait."""
+        with self.changed:
+            self.changed.wait_for(lambda: predicate() or not self.running, timeout_s)
+        return predicate()

@@ -1,0 +1,81 @@
+"""What concerns the whole process: its exit, its forks, and the instance that everybody in it shares."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autopack.telemetry.recorder import Telemetry
+    from autopack.telemetry.writer import Writer
+
+logger = logging.getLogger("autopack.telemetry")
+
+# A fork waits at most so long for the writers to finish a batch, or an import: a child that is forked in the middle of
+# an import can never import that module again.
+FORK_WAIT_S = 5.0
+
+instances: weakref.WeakSet[Telemetry] = weakref.WeakSet()
+live: set[Writer] = set()  # those with a thread; the thread keeps its instance alive anyway
+_inherited: list[object] = []  # of the parent's: never used, never collected
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Log a warning, the first time that it is said in this process."""
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning(message)
+
+
+def close_all() -> None:
+    """Close every live writer: the deadlines run at the same time, so the exit waits for the longest only."""
+    writers = list(live)
+    for writer in writers:
+        writer.begin_close(writer.shutdown_timeout_s)
+    for writer in writers:
+        writer.close(writer.shutdown_timeout_s)
+
+
+def close_with_multiprocessing() -> None:
+    """A child of `multiprocessing` leaves by `os._exit`, without `atexit`, but runs its own finalizers first."""
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, close_all, exitpriority=0)
+
+
+def keep(parents: object) -> None:
+    """In a forked child: hold what belongs to the parent for ever, since collecting it would close what is open."""
+    _inherited.append(parents)
+
+
+def _before_fork() -> None:
+    deadline_s = time.monotonic() + FORK_WAIT_S
+    writers = list(live)
+    for writer in writers:
+        writer.hold_still()
+    for writer in writers:
+        if not writer.is_still(max(0.0, deadline_s - time.monotonic())):
+            logger.warning("Forking while the telemetry writer is busy: the child may not be able to write")
+
+
+def _after_fork_in_parent() -> None:
+    for writer in list(live):
+        writer.go_on()
+
+
+def _after_fork_in_child() -> None:
+    _inherited.extend(live)
+    live.clear()
+    for telemetry in list(instances):
+        telemetry._start_afresh()  # noqa: SLF001 (the two modules are one mechanism)
+
+
+atexit.register(close_all)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,347 @@
+"""`Telemetry`: the hot path, and what it says of itself.
+
+`record()` takes no lock, makes no system call but the clock, and does the same few steps for every common event:
+encode, take a slot, append, compare a length. Anything uncommon (a full queue, a closed instance, a value that cannot
+be encoded, an unknown keyword, an event larger than its share of the queue) ends up in an exception there and is sorted
+out by `_record_uncommon`, so that the common path pays for none of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from autopack.database import DatabaseUrlError, database_url, parse_database_url
+from autopack.identifiers import random_sequence_start
+from autopack.telemetry import process
+from autopack.telemetry.buffer import AtomicCounter, Drops
+from autopack.telemetry.dead_letters import DeadLetterOffice
+from autopack.telemetry.errors import ConfigError
+from autopack.telemetry.events import FIELDS, MISSING, encode, encode_hostile
+from autopack.telemetry.settings import is_enabled, resolve
+from autopack.telemetry.stores.base import Store
+from autopack.telemetry.writer import Writer
+
+Redact = Callable[[Any], Any]
+T = TypeVar("T")
+
+_DELIVERABLES = FIELDS.index("deliverables")
+_EXISTING = FIELDS.index("existing")
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryStats:
+    """A snapshot. At every moment `accepted == written + duplicates + dead_lettered + pending`, and every call of
+    `record()` is either accepted or in exactly one reason of `dropped`.
+
+    accepted           calls of `record()` that returned True
+    written            rows that were new in the database
+    duplicates         rows that were there already, after a retry of a commit whose answer was lost
+    dead_lettered      events that no database would take; `autopack dead-letters list` shows them
+    pending            events in memory that are none of these yet
+    dropped            calls of `record()` that returned False, by reason: queue_full, too_large, unencodable, closed,
+                       disabled; a reason that did not occur reads as 0
+    retries            transactions that failed and were tried again
+    last_error         class and code of the last failure of the database, never its text; None: there was none
+    worker_alive       whether the writer's thread runs
+    worker_restarts    how often the writer died of a bug and was started again
+    dead_letters_lost  those of `dead_lettered` that found no place in the file
+    redaction_failures events that lost their paths because `redact` raised
+    """
+
+    accepted: int = 0
+    written: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    pending: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    retries: int = 0
+    last_error: str | None = None
+    worker_alive: bool = False
+    worker_restarts: int = 0
+    dead_letters_lost: int = 0
+    redaction_failures: int = 0
+
+
+class _Uncommon(Exception):  # noqa: N818 (not an error)
+    """The event needs more than the common path does."""
+
+
+class Telemetry:
+    """Records model calls without waiting, and writes them to a database in the background.
+
+    >>> with Telemetry("sqlite:///autopack.db") as telemetry:
+    ...     telemetry.record(run_id="nightly-42", phase_id="p3", ...)
+
+    destination: a database URL, or a `Store`. The options are those of `Settings`; what is not given comes from the
+    environment (`TELEMETRY_QUEUE_SIZE`, …), then from the default. `redact` gets the deliverables of each event, and
+    those that existed, before they leave the caller, and returns what may be stored; if it raises, the event loses its
+    paths and is counted.
+
+    The thread starts at the first accepted event. An instance that is not closed is closed at interpreter exit. In a
+    forked child it is an empty one with the same settings; the parent keeps its events.
+
+    Raises:
+        ConfigError: a setting or the URL is impossible.
+
+    """
+
+    def __init__(
+        self,
+        destination: str | Store,
+        *,
+        queue_size: int | None = None,
+        batch_size: int | None = None,
+        flush_interval_s: float | None = None,
+        shutdown_timeout_s: float | None = None,
+        redact: Redact | None = None,
+    ) -> None:
+        given = {
+            "queue_size": queue_size,
+            "batch_size": batch_size,
+            "flush_interval_s": flush_interval_s,
+            "shutdown_timeout_s": shutdown_timeout_s,
+        }
+        self._settings = resolve(given)
+        self._store = store_for(destination) if isinstance(destination, str) else destination
+        self._redact = redact
+        self._drops = Drops()
+        self._redaction_failures = AtomicCounter()
+        self._begin()
+        process.instances.add(self)
+
+    @classmethod
+    def from_env(cls) -> Telemetry:
+        """The instance that the environment asks for: `TELEMETRY_DB_ENABLED`, `DATABASE_URL` and the settings.
+
+        Off, which is the default, means off: no thread, no file, no import of SQLAlchemy. An impossible setting is
+        warned of once, and the instance is off: a build does not fail for it.
+        """
+        from autopack.telemetry.disabled import DisabledTelemetry
+
+        if not is_enabled():
+            return DisabledTelemetry()
+        try:
+            return cls(database_url())
+        except ConfigError as exc:
+            process.warn_once(f"Telemetry is off: {exc}")
+            return DisabledTelemetry()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether events are accepted at all."""
+        return True
+
+    def record(
+        self,
+        *args: Any,
+        run_id: str = MISSING,
+        phase_id: str = MISSING,
+        category: str = MISSING,
+        complexity: str = MISSING,
+        deliverables: Any = MISSING,
+        predicted_output_tokens: int = MISSING,
+        actual_output_tokens: int = MISSING,
+        selected_budget: int = MISSING,
+        success: bool = MISSING,
+        truncated: bool = MISSING,
+        stop_reason: str | None = MISSING,
+        model: str = MISSING,
+        actual_max_tokens: int | None = None,
+        input_tokens: int | None = None,
+        duration_ms: int | None = None,
+        existing: Any = None,
+        attributes: Mapping[str, str | float | bool | None] | None = None,
+        **unknown: Any,
+    ) -> bool:
+        """Accept one model call, to be written in the background. Never raises and never waits.
+
+        Returns True when the event is accepted: it will be in the database, or in the dead letters with the reason.
+        False when it was dropped; `stats().dropped` counts why. The twelve fields up to `model` are required. One that
+        is missing, of a wrong type, negative or not known is not an error here: the event goes to the dead letters.
+
+        deliverables: paths (`str` or `pathlib`), also nested in lists and mappings; the first 20 are stored, each up to
+        200 characters. predicted_output_tokens, actual_output_tokens: tokens; if one is 0 there are no metrics.
+        selected_budget: the output tokens that the estimator chose; actual_max_tokens: the ceiling really sent.
+        stop_reason, and everything after `model`: None where unknown. existing: those of the deliverables that were
+        there before the call. attributes: the user's own tags, flat.
+
+        The time of the event is the time of this call. The caller may change its lists and mappings afterwards.
+        """
+        try:
+            # In the order of events.FIELDS.
+            payload = self._encode((
+                time.time_ns(), self._next_sequence(), run_id, phase_id, category, complexity, deliverables,
+                predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
+                actual_max_tokens, input_tokens, duration_ms, existing, attributes,
+            ))  # fmt: skip
+            if unknown or args or len(payload) > self._slot_bytes:
+                raise _Uncommon  # noqa: TRY301 (the one way out of the common path)
+            self._take_slot()
+        except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
+            values = (
+                run_id, phase_id, category, complexity, deliverables,
+                predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
+                actual_max_tokens, input_tokens, duration_ms, existing, attributes,
+            )  # fmt: skip
+            return self._record_uncommon(values, args, unknown)
+        self._append(payload)
+        if len(self._queued) >= self._buffer.wake_at:
+            self._writer.wake()
+        return True
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until all that was accepted before this call is settled: written, a duplicate, or a dead letter.
+
+        Returns whether it is. timeout_s: at most so long; None: the shutdown timeout.
+        """
+        return self._writer.flush(self._settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+
+    async def aflush(self, timeout_s: float | None = None) -> bool:
+        """Like `flush`, without blocking the caller's event loop, asyncio's or trio's."""
+        return await _in_a_thread(lambda: self.flush(timeout_s))
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Let nothing in any more, write what is waiting, and stop, within the timeout (None: the setting's).
+
+        Idempotent, and callable from several threads and from a signal handler. What could not be written in time is
+        still `pending` in `stats()`, and is said in the log.
+        """
+        self._writer.close(self._settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+
+    def begin_close(self) -> None:
+        """Close in the background: let nothing in any more, and let the worker drain and stop by itself."""
+        self._writer.begin_close(self._settings.shutdown_timeout_s)
+
+    @property
+    def closed(self) -> bool:
+        """Whether a close has begun: nothing is accepted any more."""
+        return self._writer.closing
+
+    async def aclose(self, timeout_s: float | None = None) -> None:
+        """Like `close`, without blocking the caller's event loop."""
+        await _in_a_thread(lambda: self.close(timeout_s))
+
+    def stats(self) -> TelemetryStats:
+        """The counts as they are now."""
+        account, progress = self._writer.buffer.account(), self._writer.progress
+        return TelemetryStats(
+            accepted=account.accepted,
+            written=account.written,
+            duplicates=account.duplicates,
+            dead_lettered=account.dead_lettered,
+            pending=account.pending,
+            dropped=self._drops.snapshot(),
+            retries=progress.retries.value,
+            last_error=progress.last_error,
+            worker_alive=progress.running,
+            worker_restarts=progress.restarts.value,
+            dead_letters_lost=progress.dead_letters_lost.value,
+            redaction_failures=self._redaction_failures.value,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def dead_letters(self) -> DeadLetterOffice:
+        """Where refused events go: a `DeadLetterFile`, or `MemoryDeadLetters` for a database in memory."""
+        return self._writer.dead_letters
+
+    def _begin(self) -> None:
+        """A writer of our own, and what the hot path needs of it at hand."""
+        self._writer = Writer(self._store, self._settings)
+        self._buffer = self._writer.buffer
+        self._encode = encode if self._redact is None else self._redact_and_encode
+        self._next_sequence = itertools.count(random_sequence_start()).__next__
+        self._max_event_bytes = min(self._settings.max_event_bytes, self._settings.queue_bytes)
+        self._slot_bytes = min(self._buffer.slot_bytes, self._max_event_bytes)
+        self._take_slot = self._buffer.take_slot
+        self._append = self._buffer.append
+        self._queued = self._buffer.queued
+
+    def _start_afresh(self) -> None:
+        """In a forked child: leave everything of the parent's untouched, and begin again, empty."""
+        was_closing = self._writer.closing
+        process.keep(self._writer)
+        self._store = self._store.forked()
+        self._drops = Drops()
+        self._redaction_failures = AtomicCounter()
+        self._begin()
+        if was_closing:
+            self._writer.begin_close(0)
+
+    def _record_uncommon(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> bool:
+        try:
+            reason = self._try_uncommon(values, args, unknown)
+        except Exception:  # noqa: BLE001 (a list that another thread changes meanwhile, memory that is gone)
+            reason = "unencodable"
+        if reason is not None:
+            self._drops.add(reason)
+            return False
+        if len(self._queued) >= self._buffer.wake_at:
+            self._writer.wake()
+        return True
+
+    def _try_uncommon(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> str | None:
+        """Accept the event after all and return None, or the reason why not."""
+        if self._writer.closing:
+            return "closed"
+        stamped = (time.time_ns(), self._next_sequence(), *self._redacted(values))
+        payload = encode_hostile(stamped, {**unknown, "args": args} if args else unknown)
+        if len(payload) > self._max_event_bytes:
+            return "too_large"
+        if not self._buffer.take_slots_for(payload):
+            return "closed" if self._writer.closing else "queue_full"
+        self._append(payload)
+        return None
+
+    def _redact_and_encode(self, event: tuple[Any, ...]) -> bytes:
+        return encode((*event[:2], *self._redacted(event[2:])))
+
+    def _redacted(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._redact is None:
+            return values
+        paths = {position: values[position] for position in (_DELIVERABLES, _EXISTING)}
+        try:
+            paths = {k: v if v is MISSING or v is None else self._redact(v) for k, v in paths.items()}
+        except Exception:  # noqa: BLE001 (the user's own callable: its failure costs the paths, not the event)
+            self._redaction_failures.add()
+            paths = {_DELIVERABLES: [], _EXISTING: None}
+        return tuple(paths.get(position, value) for position, value in enumerate(values))
+
+
+def store_for(url: str) -> Store:
+    """The store of a database URL. Raises ConfigError."""
+    try:
+        destination = parse_database_url(url)
+    except DatabaseUrlError as exc:
+        raise ConfigError(f"database URL: {exc}") from exc
+    from autopack.telemetry.stores.sqlite import SqliteStore
+
+    return SqliteStore(destination)
+
+
+async def _in_a_thread(function: Callable[[], T]) -> T:
+    """Run a blocking call for a loop of asyncio or trio, without a place in the line of the caller's own threads."""
+    import anyio
+    import anyio.to_thread
+
+    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))

@@ -1,0 +1,53 @@
+"""The instance that a whole process shares: one per database, for the environment as it is at the call."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from autopack.database import DatabaseUrlError, Destination, current_destination
+from autopack.telemetry.disabled import DisabledTelemetry
+from autopack.telemetry.recorder import Telemetry
+from autopack.telemetry.settings import is_enabled
+
+_shared: dict[Destination, Telemetry] = {}
+_disabled = DisabledTelemetry()
+_lock = threading.RLock()
+
+
+def get_telemetry() -> Telemetry:
+    """The instance that the whole process shares, for the environment as it is at this call.
+
+    There is one per database: when `DATABASE_URL` changes, the former one drains in the background. Where telemetry is
+    off, or its settings are impossible, the answer is a disabled one, which is not kept: it can be switched on at any time.
+    Never raises.
+    """
+    if not is_enabled():
+        return _disabled
+    try:
+        destination = current_destination()
+    except (DatabaseUrlError, OSError):
+        return Telemetry.from_env()
+    found = _shared.get(destination)
+    return found if found is not None and not found.closed else _replace(destination)
+
+
+def _replace(destination: Destination) -> Telemetry:
+    with _lock:
+        found = _shared.get(destination)
+        if found is None or found.closed:
+            found = Telemetry.from_env()
+            if found.enabled:
+                for former in _shared.values():
+                    former.begin_close()
+                _shared.clear()
+                _shared[destination] = found
+        return found
+
+
+def _replace_lock() -> None:
+    global _lock  # noqa: PLW0603 (another thread of the parent may have held it, and will never let go of it here)
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_replace_lock)

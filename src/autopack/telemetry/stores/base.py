@@ -1,0 +1,43 @@
+"""What the worker needs of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from autopack.telemetry.events import Row
+
+
+class Store(Protocol):
+    """A place for rows. One owner: all calls come from the worker's loop, one at a time."""
+
+    @property
+    def max_batch_rows(self) -> int:
+        """How many rows one call of `write` may hold."""
+
+    @property
+    def telemetry_dir(self) -> Path | None:
+        """Where dead letters for this store belong; None: in memory only."""
+
+    def load(self) -> None:
+        """Import what the store needs. Called in the worker's thread before anything else, under a lock that a fork
+        waits for: a child forked in the middle of an import can never import that module again.
+        """
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        """Put all rows into the database in one transaction, or none.
+
+        Connects, and makes or upgrades the schema, where that has not happened yet. Returns how many rows were new; the
+        others were there already, under the same (`run_id`, `event_uid`).
+
+        Raises:
+            TransientStoreError, DataRejectedError, StoreUnusableError: nothing was written, or it is not known.
+
+        """
+
+    async def close(self) -> None:
+        """Close every connection and thread. The next `write` connects again. Does not raise."""
+
+    def forked(self) -> Store:
+        """In a forked child: a store for the same database that shares nothing with the parent's."""

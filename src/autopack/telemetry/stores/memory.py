@@ -1,0 +1,45 @@
+"""A real store that keeps its rows in memory, for the tests of programs that record telemetry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autopack.telemetry.events import Row
+
+
+class MemoryStore:
+    """Rows in a list, unique by (`run_id`, `event_uid`), like the other stores and as fast as a dict.
+
+    >>> store = MemoryStore()
+    >>> with Telemetry(store) as telemetry:
+    ...     telemetry.record(run_id="r", ...)
+    >>> [row.phase_id for row in store.rows]
+    """
+
+    max_batch_rows = 10_000
+    telemetry_dir: Path | None = None
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], Row] = {}
+
+    @property
+    def rows(self) -> list[Row]:
+        """A copy of what was written, in order. Complete after `flush()` or `close()`."""
+        return list(self._rows.values())
+
+    def load(self) -> None:
+        """Nothing to import."""
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        """All rows; returns how many were new."""
+        before = len(self._rows)
+        self._rows |= {key: row for row in rows if (key := (row.run_id, row.event_uid)) not in self._rows}
+        return len(self._rows) - before
+
+    async def close(self) -> None:
+        """The rows stay."""
+
+    def forked(self) -> MemoryStore:
+        """The child's copy of the memory: the parent never sees what is written to it."""
+        return self

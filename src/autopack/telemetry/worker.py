@@ -1,0 +1,216 @@
+"""The background writer: takes batches from the buffer, and settles every event of them.
+
+It runs in its own thread and loop and waits in one place, for a full batch, a flush, a close, a fork, or the end of the
+flush interval. A batch is decoded and validated, then written in one transaction. What the database refuses is found by
+bisection and becomes a dead letter; what it cannot take now is tried again, with backoff, until it can, or until the
+deadline of `close()`. Nobody cancels the worker: it is asked to stop, since a cancelled query loses its connection.
+
+In a fork the parent's worker closes its connections first and waits until the fork is done (`pause`): SQLite keeps the
+locks of a process in that process's memory, and a child that inherited them would believe that it holds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import anyio
+
+from autopack.telemetry.backoff import Retries
+from autopack.telemetry.buffer import Buffer
+from autopack.telemetry.control import Orders, Progress
+from autopack.telemetry.dead_letters import DeadLetter, DeadLetterOffice, dead_letter
+from autopack.telemetry.errors import DataRejectedError, StoreError
+from autopack.telemetry.events import Decoder, Rejected, Row
+from autopack.telemetry.settings import Settings
+from autopack.telemetry.stores.base import Store
+
+logger = logging.getLogger("autopack.telemetry")
+
+_PAUSE_POLL_S = 0.25
+_CLOSING_DELAY_S = 0.25
+_STRAGGLER_PAUSE_S = 0.005
+_STRAGGLER_TRIES = 20
+
+
+class DeadlineExpired(Exception):  # noqa: N818 (an end, not an error)
+    """The time to drain is over; what is unsettled stays in the buffer."""
+
+
+class Worker:
+    """Owns the store. `run` ends when a close was ordered and everything is settled, or the deadline is over."""
+
+    def __init__(
+        self,
+        *,
+        buffer: Buffer,
+        store: Store,
+        office: DeadLetterOffice,
+        settings: Settings,
+        orders: Orders,
+        progress: Progress,
+        uniform: Callable[[float, float], float] = random.uniform,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._buffer = buffer
+        self._store = store
+        self._office = office
+        self._settings = settings
+        self._orders = orders
+        self._progress = progress
+        self._uniform = uniform
+        self._clock_s = clock_s
+        self._decode = Decoder()
+        self._in_outage = False
+
+    async def run(self) -> None:
+        """Work until the end."""
+        self._orders.bell.bind()
+        try:
+            while batch := await self._next_batch():
+                await self._deliver(batch)
+        except DeadlineExpired:
+            pass
+        finally:
+            self._buffer.disarm()
+            with anyio.CancelScope(shield=True):
+                await self._store.close()
+
+    async def _next_batch(self) -> Mapping[int, bytes]:
+        """The next events, as soon as there is a reason to write them; nothing when it is time to stop."""
+        while True:
+            await self._pause_if_asked()
+            self._buffer.arm(self._settings.batch_size)
+            if not self._has_reason_to_write():
+                await self._orders.bell.wait(self._settings.flush_interval_s)
+            self._buffer.disarm()
+            if self._deadline_is_over():
+                raise DeadlineExpired
+            batch = self._buffer.take(self._batch_limit())
+            if batch or (self._orders.closing and await self._nobody_is_late()):
+                return batch
+
+    async def _nobody_is_late(self) -> bool:
+        """False while a `record()` that was let in before the close has not put its event down yet."""
+        for _ in range(_STRAGGLER_TRIES):
+            if self._buffer.queued:
+                return False
+            if not self._buffer.stragglers:
+                return True
+            await anyio.sleep(_STRAGGLER_PAUSE_S)
+        return True
+
+    def _has_reason_to_write(self) -> bool:
+        if self._orders.closing or self._orders.flush_through > self._buffer.settled_through:
+            return True
+        return len(self._buffer.queued) >= self._settings.batch_size
+
+    def _batch_limit(self) -> int:
+        """A backlog is written in larger batches: fewer transactions, fewer hops between threads."""
+        backlog = len(self._buffer.queued) >= 2 * self._settings.batch_size
+        return self._store.max_batch_rows if backlog else min(self._settings.batch_size, self._store.max_batch_rows)
+
+    async def _deliver(self, payloads: Mapping[int, bytes]) -> None:
+        rows: dict[int, Row] = {}
+        invalid: dict[int, DeadLetter] = {}
+        for key, payload in payloads.items():
+            match self._decode(payload):
+                case Row() as row:
+                    rows[key] = row
+                case Rejected() as rejected:
+                    invalid[key] = dead_letter(rejected, kind="invalid")
+        self._bury(invalid)
+        pending = [list(rows)]
+        while pending:
+            keys = pending.pop()
+            pending.extend(await self._write(keys, rows, payloads))
+
+    async def _write(
+        self, keys: list[int], rows: Mapping[int, Row], payloads: Mapping[int, bytes]
+    ) -> Iterator[list[int]]:
+        """Write and settle these rows; returns what is to be written instead if one of them is the reason of a refusal.
+
+        Halving finds p bad rows among n in at most 2 · p · log2(n) + 1 statements.
+        """
+        if not keys:
+            return iter(())
+        retries = Retries(self._settings, started_s=self._clock_s(), uniform=self._uniform)
+        while True:
+            try:
+                new = await self._store.write([rows[key] for key in keys])
+            except DataRejectedError as exc:
+                return self._halves(keys, payloads, exc, retries.failures + 1)
+            except StoreError as exc:
+                await self._wait_for_store(exc, retries)
+            else:
+                self._recovered()
+                self._settle(keys, written=new, duplicates=len(keys) - new)
+                return iter(())
+
+    def _halves(
+        self, keys: list[int], payloads: Mapping[int, bytes], exc: StoreError, attempts: int
+    ) -> Iterator[list[int]]:
+        self._recovered()
+        if len(keys) > 1:
+            middle = len(keys) // 2
+            return iter((keys[middle:], keys[:middle]))
+        rejected = self._decode.rejected(payloads[keys[0]], f"the database refused it: {exc.code}")
+        self._bury({keys[0]: dead_letter(rejected, kind="data", code=exc.code, attempts=attempts)})
+        return iter(())
+
+    def _bury(self, letters: Mapping[int, DeadLetter]) -> None:
+        if not letters:
+            return
+        lost = self._office.append(list(letters.values()))
+        for _ in range(lost):
+            self._progress.dead_letters_lost.add()
+        first = next(iter(letters.values()))
+        logger.warning("%d event(s) went to the dead letters, the first because: %r", len(letters), first.reason)
+        if lost:
+            logger.error("%d dead letter(s) could not be kept: the file is full or cannot be written", lost)
+        self._settle(letters, dead_lettered=len(letters))
+
+    def _settle(self, keys: Mapping[int, object] | list[int], **counts: int) -> None:
+        self._buffer.settle(keys, **counts)
+        self._progress.announce()
+
+    async def _wait_for_store(self, exc: StoreError, retries: Retries) -> None:
+        """Wait before the next try; raises DeadlineExpired when there will be none."""
+        self._progress.retries.add()
+        self._progress.last_error = exc.code
+        delay_s = retries.delay_s(self._clock_s())
+        if not self._in_outage and (retries.is_outage(self._clock_s()) or not exc.transient):
+            self._in_outage = True
+            logger.warning("The database cannot be written (%s); events wait in memory, it is tried again", exc.code)
+        await self._sleep(min(delay_s, _CLOSING_DELAY_S) if self._orders.closing else delay_s)
+        if self._deadline_is_over():
+            raise DeadlineExpired
+
+    async def _sleep(self, delay_s: float) -> None:
+        """Wait, at most until the deadline; an order to close ends the wait at once, so that one more try is made."""
+        was_closing = self._orders.closing
+        until_s = self._clock_s() + delay_s
+        while not self._deadline_is_over() and (left_s := until_s - self._clock_s()) > 0:
+            await self._pause_if_asked()
+            if self._orders.closing and not was_closing:
+                return
+            await self._orders.bell.wait(left_s)
+
+    def _deadline_is_over(self) -> bool:
+        return self._orders.deadline_s is not None and self._clock_s() >= self._orders.deadline_s
+
+    def _recovered(self) -> None:
+        if self._in_outage:
+            self._in_outage = False
+            logger.warning("The database can be written again; what waited is being written")
+
+    async def _pause_if_asked(self) -> None:
+        if not self._orders.pausing.is_set():
+            return
+        await self._store.close()
+        self._orders.paused.set()
+        while self._orders.pausing.is_set():
+            await self._orders.bell.wait(_PAUSE_POLL_S)
+        self._orders.paused.clear()

@@ -1,0 +1,194 @@
+"""The background writer as other threads see it: started once, flushed, closed, held still for a fork.
+
+Its lifecycle is open → closing → closed. Closing lets nothing in any more, then the worker drains to the deadline; what
+slips in between was accepted, and is counted as pending if it is not written any more. The thread is a daemon, so that
+the interpreter never waits for it without a deadline; `process` closes every live writer at exit.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import random
+import threading
+from typing import TYPE_CHECKING
+
+from autopack.telemetry import process
+from autopack.telemetry.buffer import Buffer
+from autopack.telemetry.control import Orders, Progress
+from autopack.telemetry.dead_letters import DeadLetterFile, DeadLetterOffice, MemoryDeadLetters
+from autopack.telemetry.settings import Settings
+from autopack.telemetry.stores.base import Store
+
+if TYPE_CHECKING:
+    from autopack.telemetry.worker import Worker
+
+logger = logging.getLogger("autopack.telemetry")
+
+_GRACE_S = 0.5  # after the deadline, for the worker to notice it and to close its connection
+_MAX_RESTART_DELAY_S = 30.0
+
+
+class Writer:
+    """Buffer, worker and thread of one `Telemetry`; a forked child gets another one."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.buffer = Buffer(settings.queue_size, settings.queue_bytes)
+        self.progress = Progress()
+        self.dead_letters: DeadLetterOffice = (
+            MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
+        )
+        self._store = store
+        self._settings = settings
+        self._orders = Orders()
+        self._start_once = threading.Lock()
+        self._thread_id: int | None = None
+        self._close_once = threading.Lock()
+        self._report_once = threading.Lock()
+
+    def wake(self) -> None:
+        """There is a batch to write. Called from the hot path: never waits, never raises."""
+        self.buffer.disarm()
+        if self._start_once.acquire(blocking=False):
+            self._start()
+        else:
+            self._orders.bell.ring()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that is accepted now is settled; returns whether it is."""
+        target = self.buffer.account().accepted
+        if self._settled(target) or threading.get_ident() == self._thread_id:
+            return self._settled(target)
+        self._orders.flush(target)
+        return self.progress.wait_for(lambda: self._settled(target), timeout_s)
+
+    def begin_close(self, timeout_s: float) -> None:
+        """Let nothing in any more and ask the worker to drain and stop. Does not wait; only the first call counts."""
+        if self._close_once.acquire(blocking=False):
+            self.buffer.refuse()
+            self._orders.close(timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Close, and wait for it, at most to the deadline of the first call."""
+        self.begin_close(timeout_s)
+        if threading.get_ident() == self._thread_id:
+            return
+        if self._start_once.acquire(blocking=False) and self.buffer.queued:
+            # Events, but no thread: the interpreter refused to start one, at its exit. So the worker runs here.
+            self._work()
+        self.progress.wait_for(lambda: not self.progress.running, timeout_s + _GRACE_S)
+        if self._report_once.acquire(blocking=False):
+            process.live.discard(self)
+            self._report()
+
+    @property
+    def shutdown_timeout_s(self) -> float:
+        """How long a close waits where nobody says otherwise."""
+        return self._settings.shutdown_timeout_s
+
+    @property
+    def closing(self) -> bool:
+        """Whether a close has begun."""
+        return self._close_once.locked()
+
+    def hold_still(self) -> None:
+        """Ask the worker to close its connections and wait, until `go_on`."""
+        self._orders.pausing.set()
+        self._orders.bell.ring()
+
+    def is_still(self, timeout_s: float) -> bool:
+        """Wait until the worker has done so; False if it has not within the time."""
+        if not self.progress.running or threading.get_ident() == self._thread_id:
+            return True
+        return self._orders.paused.wait(timeout_s)
+
+    def go_on(self) -> None:
+        """The end of `hold_still`."""
+        self._orders.pausing.clear()
+        self._orders.bell.ring()
+
+    def _settled(self, target: int) -> bool:
+        return self.buffer.settled_through >= target
+
+    def _start(self) -> None:
+        """Start the thread, by way of a bare one.
+
+        `Thread.start` takes a lock of `threading` that is not re-entrant: a signal handler that records the first event
+        while it interrupts another `Thread.start` would wait for itself.
+        """
+        self.progress.running = True
+        process.live.add(self)
+        process.close_with_multiprocessing()
+        try:
+            _thread.start_new_thread(self._launch, ())
+        except RuntimeError as exc:
+            self._not_started(exc)
+
+    def _launch(self) -> None:
+        try:
+            threading.Thread(target=self._work, name="autopack-telemetry", daemon=True).start()
+        except RuntimeError as exc:
+            self._not_started(exc)
+
+    def _not_started(self, exc: RuntimeError) -> None:
+        """No thread can be started: the process is at its limit, or exits. `close` will write what there is."""
+        self.progress.last_error = type(exc).__name__
+        self.progress.running = False
+        self._start_once.release()
+        self.progress.announce()
+
+    def _work(self) -> None:
+        self._thread_id = threading.get_ident()
+        self.progress.running = True
+        try:
+            self._store.load()
+            self._run_until_closed()
+        except BaseException as exc:
+            self.progress.last_error = type(exc).__name__
+            logger.exception("The telemetry writer ended; what is not written stays in memory until the process ends")
+        finally:
+            self.progress.running = False
+            self._thread_id = None
+            self.progress.announce()
+
+    def _run_until_closed(self) -> None:
+        import anyio
+
+        while True:
+            try:
+                anyio.run(self._make_worker().run)
+            except Exception as exc:
+                self.progress.restarts.add()
+                self.progress.last_error = type(exc).__name__
+                logger.exception("The telemetry writer died of a bug and starts again")
+                self._wait_before_restart()
+            if self._orders.closing:
+                return
+
+    def _wait_before_restart(self) -> None:
+        delay_s = min(_MAX_RESTART_DELAY_S, 0.1 * 2 ** min(self.progress.restarts.value, 16))
+        with self.progress.changed:
+            self.progress.changed.wait_for(lambda: self._orders.closing, random.uniform(0, delay_s))  # noqa: S311
+
+    def _make_worker(self) -> Worker:
+        from autopack.telemetry.worker import Worker
+
+        return Worker(
+            buffer=self.buffer,
+            store=self._store,
+            office=self.dead_letters,
+            settings=self._settings,
+            orders=self._orders,
+            progress=self.progress,
+        )
+
+    def _report(self) -> None:
+        account = self.buffer.account()
+        if account.pending or account.dead_lettered:
+            logger.warning(
+                "Closed with %d event(s) not written (last error: %s) and %d in the dead letters, of %d accepted",
+                account.pending,
+                self.progress.last_error,
+                account.dead_lettered,
+                account.accepted,
+            )
