@@ -1,0 +1,41 @@
+"""Which events: what `--run-id`, `--since` and the like mean. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The events that are wanted: each condition that is given must hold, one of several values is enough.
+
+    `since` is inclusive, `until` is not, so that neighbouring periods share no event. `limit` counts events,
+    the newest; None is all of them.
+    """
+
+    run_ids: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+
+
+EVERYTHING = Selection()
+
+
+def parse_instant(text: str) -> datetime:
+    """An ISO 8601 date (its first moment) or date and time, as aware UTC; without a zone it is UTC.
+
+    Raises:
+        ValueError: it is neither, or lies outside the years 1 to 9999 in UTC.
+
+    """
+    try:
+        instant = datetime.fromisoformat(text.strip())
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError) as exc:
+        raise ValueError(
+            f"{text!r} is not an ISO date or time; use for example 2025-12-29 or 2025-12-29T19:40:00Z"
+        ) from exc

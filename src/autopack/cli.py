@@ -1,0 +1,101 @@
+"""`autopack …`: names the commands, loads the one that is called, and says what went wrong.
+
+The commands live beside what they run and are imported when they are called: `autopack --help` loads neither
+SQLAlchemy nor the SDK. Exit codes: 0 done, 1 something went wrong, 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+from autopack import __version__
+from autopack.analysis.errors import AnalysisError
+from autopack.database import DatabaseUrlError
+from autopack.input_files import InputFileError
+from autopack.text import for_terminal
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """Where a command lives, and what the list of commands says of it without loading it."""
+
+    module: str
+    attribute: str
+    short_help: str
+
+
+COMMANDS: Mapping[str, LazyCommand] = {
+    "run": LazyCommand("autopack.autonomous_executor", "run_command", "Run the phases of a plan."),
+    "export": LazyCommand("autopack.analysis.commands", "export_command", "Write the recorded events, newest first."),
+    "replay": LazyCommand(
+        "autopack.analysis.replay_command", "replay_command", "Compare today's estimator with what really came."
+    ),
+    "status": LazyCommand("autopack.analysis.commands", "status_command", "Say whether the database can be read."),
+    "dead-letters": LazyCommand(
+        "autopack.telemetry.dead_letters_cli", "dead_letters_command", "List or retry events that were refused."
+    ),
+}
+
+
+class AutopackGroup(click.Group):
+    """Loads commands when they are called, and turns what they raise into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's interface)
+        """In the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's interface)
+        """Import the command. None for an unknown name, which click reports."""
+        lazy = COMMANDS.get(cmd_name)
+        if lazy is None:
+            return None
+        command: click.Command = getattr(import_module(lazy.module), lazy.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's interface)
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.short_help) for name, lazy in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; a reader that went away (`| head`) is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            ctx.exit(0)
+        except (AnalysisError, DatabaseUrlError, InputFileError, OSError) as exc:
+            raise click.ClickException(for_terminal(_message(exc))) from exc
+
+
+def _message(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.strerror and exc.filename is not None:
+        return f"{os.fsdecode(exc.filename)}: {exc.strerror}"
+    return str(exc)
+
+
+@click.group(cls=AutopackGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="autopack")
+def cli() -> None:
+    """Telemetry for LLM builds: predicted against actual output tokens.
+
+    The database is the one that DATABASE_URL names (default: sqlite:///autopack.db).
+
+    Example: autopack status
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script; `arguments` are those of the process unless given."""
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    cli(arguments, prog_name="autopack")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What the tests of the read side share: real databases with real rows, and the real programs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from autopack.database import Destination, engine_for, parse_database_url
+from autopack.models import Base, TokenEstimationV2Event
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+START = datetime(2025, 12, 29, 19, 40, 1, tzinfo=UTC)
+
+
+def event(number: int, **changes: Any) -> TokenEstimationV2Event:
+    """The row of an event; a higher number is a later event."""
+    values: dict[str, Any] = {
+        "run_id": "nightly",
+        "phase_id": f"p{number}",
+        "timestamp": START + timedelta(seconds=number),
+        "category": "implementation",
+        "complexity": "medium",
+        "deliverable_count": 2,
+        "deliverables_json": '["src/app.py", "tests/test_app.py"]',
+        "predicted_output_tokens": 5200,
+        "actual_output_tokens": 2600,
+        "selected_budget": 8192,
+        "success": True,
+        "truncated": False,
+        "stop_reason": "end_turn",
+        "model": "claude-sonnet-4-5",
+        "smape_percent": 66,
+        "waste_ratio": 200,
+        "underestimated": False,
+        "event_uid": f"00000000-0000-7000-8000-{number:012}",
+    }
+    return TokenEstimationV2Event(**values | changes)
+
+
+def make_database(path: Path, rows: Iterable[TokenEstimationV2Event] = ()) -> Destination:
+    """A database in WAL mode, as autopack makes them, with these rows."""
+    destination = parse_database_url(f"sqlite:///{path}")
+    engine = engine_for(destination)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all(rows)
+        session.commit()
+    return destination
+
+
+def environment(database: Path | str | None, **changes: str) -> dict[str, str]:
+    """This process's environment, with `DATABASE_URL` naming the database."""
+    url = f"sqlite:///{database}" if isinstance(database, Path) else database
+    kept = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    return kept | ({} if url is None else {"DATABASE_URL": url}) | changes
+
+
+def autopack(
+    *arguments: str | Path, database: Path | str | None = None, cwd: Path | None = None, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the real command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "autopack.cli", *map(str, arguments)],
+        env=environment(database, **changes),
+        cwd=cwd,
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        timeout=60,
+    )
+
+
+@contextmanager
+def working_directory(path: Path) -> Iterator[None]:
+    """Stand there for a while."""
+    before = Path.cwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
