@@ -4,7 +4,10 @@ An event is accepted by two atomic steps without any lock, which a signal handle
 it takes a slot (`list.pop`), then it is appended (`deque.append`). A slot stands for one event and for its share of
 the bytes; an event larger than the share takes several. So both bounds hold exactly, whatever the threads do. The
 worker takes events in order of arrival, and an event leaves the buffer only when it is settled: only then do its slots
-return. `accepted` is not counted but derived (taken + still queued), which makes the identity
+return. To be woken at a full batch the worker marks the free slot that the last event of the batch will take; whoever
+takes a marked slot wakes it, so that the call site need not look at the length of the queue.
+
+`accepted` is not counted but derived (taken + still queued), which makes the identity
 `accepted = written + duplicates + dead_lettered + pending` true at every moment by construction.
 
 The lock here guards only the worker's side of the account. It is re-entrant and never held across I/O.
@@ -12,8 +15,8 @@ The lock here guards only the worker's side of the account. It is re-entrant and
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -24,17 +27,20 @@ class AtomicCounter:
     """Counts up from any thread or signal handler without a lock: `next` on `itertools.count` is one step in C."""
 
     def __init__(self) -> None:
-        self._ticks = itertools.count()
+        self.ticks = itertools.count()
         self._reads = 0
         self._lock = threading.RLock()
-        self.add = self._ticks.__next__
+
+    def add(self) -> None:
+        """Count one. Where every nanosecond counts, `next(counter.ticks)` does the same."""
+        next(self.ticks)
 
     @property
     def value(self) -> int:
         """How often `add` was called. Reading takes a tick of its own, which is subtracted."""
         with self._lock:
             self._reads += 1
-            return next(self._ticks) - self._reads + 1
+            return next(self.ticks) - self._reads + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +61,19 @@ class Account:
 class Buffer:
     """Encoded events, bounded by count and by bytes.
 
-    The call site uses `take_slot`, `append`, `queued` and `wake_at` directly: a method of ours around them would cost
-    a tenth of the whole hot path.
+    The call site uses `take_slot`, which returns whether to wake the worker, and `append` directly: a method of ours
+    around them would cost a tenth of the whole hot path.
     """
 
     def __init__(self, capacity: int, capacity_bytes: int) -> None:
         self.capacity = capacity
         self.slot_bytes = max(1, capacity_bytes // capacity)
-        self._slots: list[None] = [None] * capacity
+        # Marked from the start: the slot of the first event, which starts the worker.
+        self._slots = [False] * (capacity - 1) + [True]
+        self._marked = 0
         self.queued: deque[bytes] = deque()
         self.take_slot = self._slots.pop
         self.append = self.queued.append
-        # The length of the queue at which the call site wakes the worker. 1 at first: the event that starts it.
-        self.wake_at = 1
         self._in_flight: dict[int, bytes] = {}
         self._keys = itertools.count()
         self._taken = 0
@@ -95,17 +101,17 @@ class Buffer:
             held = sum(map(self._slots_of, self.queued)) + sum(map(self._slots_of, self._in_flight.values()))
             return self.capacity - (self._withdrawn or 0) - held
 
-    def take_slots_for(self, payload: bytes) -> bool:
-        """Take all the slots that a payload of any size needs, or none and False."""
-        wanted = self._slots_of(payload)
-        for taken in range(wanted):
-            try:
-                self._slots.pop()
-            except IndexError:
-                with self._lock:
-                    self._give_back(taken)
-                return False
-        return True
+    def take_slots_for(self, payload: bytes) -> bool | None:
+        """Take all the slots that a payload of any size needs; returns whether to wake the worker, None if refused."""
+        taken: list[bool] = []
+        try:
+            for _ in range(self._slots_of(payload)):
+                taken.append(self._slots.pop())  # noqa: PERF401 (what was taken until then has to be given back)
+        except IndexError:
+            with self._lock:
+                self._give_back(len(taken))
+            return None
+        return any(taken)
 
     def take(self, limit: int) -> dict[int, bytes]:
         """The next events in order, at most `limit`, under keys for `settle`; first those that were taken and never
@@ -148,16 +154,21 @@ class Buffer:
         return next(iter(self._in_flight))
 
     def arm(self, length: int) -> None:
-        """Ask the call site to wake the worker when this many are queued."""
-        self.wake_at = length
+        """Have the call site wake the worker when about so many are queued; other threads may get in between."""
+        self._marked = max(0, len(self._slots) - max(1, length - len(self.queued)))
+        self._mark(wake=True)
 
     def disarm(self) -> None:
         """The worker is awake."""
-        self.wake_at = sys.maxsize
+        self._mark(wake=False)
+
+    def _mark(self, *, wake: bool) -> None:
+        with contextlib.suppress(IndexError):  # the slot is taken already
+            self._slots[self._marked] = wake
 
     def _give_back(self, slots: int) -> None:
         if self._withdrawn is None:
-            self._slots.extend([None] * slots)
+            self._slots.extend([False] * slots)
         else:
             self._withdrawn += slots
 

@@ -112,13 +112,30 @@ class DeadLetterFile:
     def read(self) -> Iterator[DeadLetter | None]:
         """All letters, oldest file first; None for a line that cannot be read, such as the torn end of a crash."""
         for path in self._files():
-            yield from _letters_of(path)
+            yield from letters_in(path)
 
     def claim(self) -> list[Path]:
         """Take the present letters out of the way of those that append; returns the files that now hold them."""
         with contextlib.suppress(FileNotFoundError), self._opened(create=False):
             self.path.rename(self.path.with_suffix(f".{os.getpid()}-{time.time_ns()}.retrying"))
         return self._claimed()
+
+    @contextlib.contextmanager
+    def claimed(self, path: Path) -> Iterator[bool]:
+        """Whether this process alone deals with a claimed file, for as long as the context lasts."""
+        try:
+            file = open_private(path, os.O_RDONLY)
+        except OSError:
+            yield False
+            return
+        try:
+            yield self._lock(file) and _same_file(file, path)
+        finally:
+            os.close(file)
+
+    def discard(self, path: Path) -> None:
+        """Remove a claimed file: every line of it has been dealt with."""
+        path.unlink()
 
     def _files(self) -> list[Path]:
         return [*self._claimed(), *([self.path] if self.path.exists() else [])]
@@ -195,7 +212,8 @@ def _fitting(lines: Iterable[bytes], room: int) -> Iterator[bytes]:
         yield line
 
 
-def _letters_of(path: Path) -> Iterator[DeadLetter | None]:
+def letters_in(path: Path) -> Iterator[DeadLetter | None]:
+    """The letters of one file; None for a line that cannot be read."""
     decoder = msgspec.json.Decoder(DeadLetter)
     with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
         for line in filter(bytes.strip, file):

@@ -9,9 +9,9 @@ out by `_record_uncommon`, so that the common path pays for none of it.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import time_ns
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -175,13 +175,13 @@ class Telemetry:
         try:
             # In the order of events.FIELDS.
             payload = self._encode((
-                time.time_ns(), self._next_sequence(), run_id, phase_id, category, complexity, deliverables,
+                time_ns(), next(self._sequence), run_id, phase_id, category, complexity, deliverables,
                 predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
                 actual_max_tokens, input_tokens, duration_ms, existing, attributes,
             ))  # fmt: skip
             if unknown or args or len(payload) > self._slot_bytes:
                 raise _Uncommon  # noqa: TRY301 (the one way out of the common path)
-            self._take_slot()
+            wake = self._take_slot()
         except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
             values = (
                 run_id, phase_id, category, complexity, deliverables,
@@ -190,7 +190,7 @@ class Telemetry:
             )  # fmt: skip
             return self._record_uncommon(values, args, unknown)
         self._append(payload)
-        if len(self._queued) >= self._buffer.wake_at:
+        if wake:
             self._writer.wake()
         return True
 
@@ -268,14 +268,13 @@ class Telemetry:
     def _begin(self) -> None:
         """A writer of our own, and what the hot path needs of it at hand."""
         self._writer = Writer(self._store, self._settings)
-        self._buffer = self._writer.buffer
+        buffer = self._writer.buffer
         self._encode = encode if self._redact is None else self._redact_and_encode
-        self._next_sequence = itertools.count(random_sequence_start()).__next__
+        self._sequence = itertools.count(random_sequence_start())
         self._max_event_bytes = min(self._settings.max_event_bytes, self._settings.queue_bytes)
-        self._slot_bytes = min(self._buffer.slot_bytes, self._max_event_bytes)
-        self._take_slot = self._buffer.take_slot
-        self._append = self._buffer.append
-        self._queued = self._buffer.queued
+        self._slot_bytes = min(buffer.slot_bytes, self._max_event_bytes)
+        self._take_slot = buffer.take_slot
+        self._append = buffer.append
 
     def _start_afresh(self) -> None:
         """In a forked child: leave everything of the parent's untouched, and begin again, empty."""
@@ -295,22 +294,22 @@ class Telemetry:
             reason = "unencodable"
         if reason is not None:
             self._drops.add(reason)
-            return False
-        if len(self._queued) >= self._buffer.wake_at:
-            self._writer.wake()
-        return True
+        return reason is None
 
     def _try_uncommon(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> str | None:
         """Accept the event after all and return None, or the reason why not."""
         if self._writer.closing:
             return "closed"
-        stamped = (time.time_ns(), self._next_sequence(), *self._redacted(values))
+        stamped = (time_ns(), next(self._sequence), *self._redacted(values))
         payload = encode_hostile(stamped, {**unknown, "args": args} if args else unknown)
         if len(payload) > self._max_event_bytes:
             return "too_large"
-        if not self._buffer.take_slots_for(payload):
+        wake = self._writer.buffer.take_slots_for(payload)
+        if wake is None:
             return "closed" if self._writer.closing else "queue_full"
         self._append(payload)
+        if wake:
+            self._writer.wake()
         return None
 
     def _redact_and_encode(self, event: tuple[Any, ...]) -> bytes:

@@ -19,8 +19,8 @@ def get_telemetry() -> Telemetry:
     """The instance that the whole process shares, for the environment as it is at this call.
 
     There is one per database: when `DATABASE_URL` changes, the former one drains in the background. Where telemetry is
-    off, or its settings are impossible, the answer is a disabled one, which is not kept: it can be switched on at any time.
-    Never raises.
+    off, or its settings are impossible, the answer is a disabled one, which is not kept: switching on works at any
+    time. Never raises.
     """
     if not is_enabled():
         return _disabled

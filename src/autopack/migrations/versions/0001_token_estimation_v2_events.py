@@ -120,11 +120,10 @@ def _copy(bind: sa.Connection, old_columns: list[str]) -> None:
 
 def _with_default(column: sa.Column[Any]) -> sa.Column[Any]:
     """A column of the older system's: as it was, and with a default if it insists on a value."""
-    default = column.server_default
-    if not column.nullable and default is None and not column.primary_key:
-        default = sa.DefaultClause(sa.text(_default_for(column.type)))
-    text = default.arg if isinstance(default, sa.DefaultClause) else None
-    return sa.Column(column.name, column.type, nullable=column.nullable, server_default=text)
+    default: Any = getattr(column.server_default, "arg", None)
+    if default is None and not column.nullable and not column.primary_key:
+        default = sa.text(_default_for(column.type))
+    return sa.Column(column.name, column.type, nullable=column.nullable, server_default=default)
 
 
 def _default_for(type_: sa.types.TypeEngine[Any]) -> str:
