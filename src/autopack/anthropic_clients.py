@@ -42,6 +42,10 @@ _REASON_LENGTH = 300
 logger = logging.getLogger(__name__)
 
 
+class MissingCredentialsError(RuntimeError):
+    """The environment has no credentials for the real API."""
+
+
 class EventSink(Protocol):
     """Takes events; `autopack.telemetry.Telemetry` is one."""
 
@@ -158,11 +162,13 @@ class AnthropicBuilderClient:
 async def open_client(**options: Any) -> AsyncIterator[AnthropicBuilderClient]:
     """A client of the real API, with the credentials that the SDK finds in the environment; closed at the end.
 
-    Options are those of `AnthropicBuilderClient`.
+    Options are those of `AnthropicBuilderClient`. Raises `MissingCredentialsError`.
     """
     from anthropic import AsyncAnthropic
 
     async with AsyncAnthropic() as sdk:
+        if not (sdk.api_key or sdk.auth_token or sdk.credentials):
+            raise MissingCredentialsError("no credentials for the Messages API: set ANTHROPIC_API_KEY")
         yield AnthropicBuilderClient(sdk, **options)
 
 

@@ -61,7 +61,8 @@ def load_coefficients(environ: Mapping[str, str] | None = None) -> Coefficients:
     name = (os.environ if environ is None else environ).get(ENVIRONMENT_NAME, "").strip()
     if not name:
         return shipped_coefficients()
-    return parse_coefficients(read_input(Path(name)), f"{ENVIRONMENT_NAME}: {name}")
+    source = f"{ENVIRONMENT_NAME}: {name}"
+    return parse_coefficients(read_input(Path(name), source), source)
 
 
 def shipped_coefficients() -> Coefficients:

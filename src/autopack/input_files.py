@@ -18,13 +18,13 @@ class InputFileError(ValueError):
     """A file cannot be used. The message is one line that names the file and what is wrong with it."""
 
 
-def read_input(path: Path) -> bytes:
-    """The bytes of a file. Raises `InputFileError`."""
+def read_input(path: Path, source: str | None = None) -> bytes:
+    """The bytes of a file; `source` names it in messages, else its path does. Raises `InputFileError`."""
     try:
         return path.read_bytes()
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a path"
-        raise InputFileError(f"{printable(str(path))}: {reason}") from exc
+        raise InputFileError(f"{printable(source or str(path))}: {reason}") from exc
 
 
 def decode_input(data: bytes, kind: type[T], source: str) -> T:

@@ -1,0 +1,239 @@
+"""Runs the phases of a plan: `python -m autopack.autonomous_executor --run-id ID`, and the same as `autopack run`.
+
+The order: read and check everything that is named; only then open telemetry, server and client; run the phases,
+so many at a time; close the client, the server, and telemetry last, within its deadline. SIGINT and SIGTERM cancel
+the phases and leave the rest of that order as it is, so every call that was finished is recorded.
+
+Exit code: 0 all phases succeeded, 1 some failed, 2 nothing was started, 130 and 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import click
+
+from autopack.anthropic_clients import (
+    DEFAULT_MODEL,
+    AnthropicBuilderClient,
+    MissingCredentialsError,
+    open_client,
+    open_loopback_client,
+)
+from autopack.coefficients import Coefficients, load_coefficients
+from autopack.input_files import InputFileError, read_input
+from autopack.messages_server import serve_messages
+from autopack.plans import Phase, Plan, load_plan
+from autopack.printable import printable
+from autopack.replies import RecordedReplies, ReplySource, parse_recording
+from autopack.run_report import Outcome, Report, open_report, summary_lines
+from autopack.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
+from autopack.stop_signals import StopSignals
+from autopack.telemetry import Telemetry
+from autopack.workspace import find_existing
+
+Provider = Literal["anthropic", "recorded", "simulated"]
+
+_LONGEST_RUN_ID = 200
+_MOST_CALLS_AT_A_TIME = 256
+_SIGNAL_EXIT_CODE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run that is ready to start. `source` None: the real API answers."""
+
+    run_id: str
+    plan: Plan
+    provider: Provider
+    source: ReplySource | None
+    model: str
+    coefficients: Coefficients
+    workspace: Path
+    concurrency: int
+
+
+class _NothingStarted(click.ClickException):
+    exit_code = 2
+
+
+def choose_provider(asked: Provider | None, environ: Mapping[str, str]) -> tuple[Provider, str]:
+    """The provider of a run, and why it is that one."""
+    if asked is not None:
+        return asked, "as asked"
+    if environ.get("ANTHROPIC_API_KEY"):
+        return "anthropic", "ANTHROPIC_API_KEY is set"
+    return "simulated", "ANTHROPIC_API_KEY is not set"
+
+
+def exit_code(outcomes: Iterable[Outcome], signum: int | None) -> int:
+    """The exit code of a run that was started."""
+    if signum is not None:
+        return _SIGNAL_EXIT_CODE + signum
+    return 0 if all(outcome.result.success for outcome in outcomes) else 1
+
+
+def _checked_run_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.strip() or len(value) > _LONGEST_RUN_ID:
+        raise click.BadParameter(f"give between 1 and {_LONGEST_RUN_ID} characters, not all of them blank")
+    return value
+
+
+def _checked_faults(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Faults | None:
+    try:
+        return parse_faults(values) if values else None
+    except ValueError as exc:
+        raise click.BadParameter(printable(str(exc))) from exc
+
+
+@click.command(
+    "run",
+    short_help="Run the phases of a plan and record each reply.",
+    epilog="\b\nExample:\n  TELEMETRY_DB_ENABLED=1 autopack run --run-id nightly --concurrency 8",
+)
+@click.option("--run-id", required=True, callback=_checked_run_id, help="Name of this run in the database.")
+@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Plan to run.  [default: the shipped one]")
+@click.option(
+    "--provider",
+    type=click.Choice(["anthropic", "recorded", "simulated"]),
+    help="Who answers.  [default: anthropic where ANTHROPIC_API_KEY is set, else simulated]",
+)
+@click.option("--recording", type=click.Path(path_type=Path), help="Recorded replies, for --provider recorded.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, _MOST_CALLS_AT_A_TIME),
+    default=4,
+    show_default=True,
+    help="Calls at a time.",
+)
+@click.option("--seed", type=int, default=DEFAULT_SEED, show_default=True, help="Of the simulated replies.")
+@click.option(
+    "--workspace",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="Where deliverables that exist already are looked for.  [default: the working directory]",
+)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Asked for with --provider anthropic.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND=PROBABILITY",
+    callback=_checked_faults,
+    help="Let simulated replies go wrong: rate-limit, overload, drop, truncate, no-usage or stall.  [repeatable]",
+)
+def run_command(**options: Any) -> None:
+    """Run the phases of a plan: call the model for each, and record predicted against actual output tokens.
+
+    Progress and diagnostics go to stderr, the summary to stdout. A failed phase does not stop the others; the exit
+    code is 1 then. Set TELEMETRY_DB_ENABLED=1 to record, DATABASE_URL to say where.
+    """
+    with StopSignals() as stop:
+        code = _run(stop, **options)
+    sys.exit(code)
+
+
+def _run(stop: StopSignals, **options: Any) -> int:
+    try:
+        job = _prepare(**options)
+        return _execute(job, stop)
+    except (InputFileError, MissingCredentialsError) as exc:
+        raise _NothingStarted(str(exc)) from exc
+
+
+def _prepare(
+    *,
+    run_id: str,
+    plan_path: Path | None,
+    provider: Provider | None,
+    recording: Path | None,
+    concurrency: int,
+    seed: int,
+    workspace: Path,
+    model: str,
+    faults: Faults | None,
+) -> Job:
+    """Reads and checks everything; nothing is started. Raises `InputFileError` or `click.UsageError`."""
+    chosen, why = choose_provider(provider, os.environ)
+    if (chosen == "recorded") is not (recording is not None):
+        raise click.UsageError("--provider recorded and --recording FILE go together")
+    if faults is not None and chosen != "simulated":
+        raise click.UsageError("--fault is for --provider simulated")
+    plan = load_plan(plan_path)
+    source = _source(plan, recording, seed, faults) if chosen != "anthropic" else None
+    coefficients = load_coefficients()
+    click.echo(f"provider: {chosen} ({why})", err=True)
+    click.echo(f"plan: {printable(plan.source)}, {len(plan.phases)} phases", err=True)
+    return Job(run_id, plan, chosen, source, model, coefficients, workspace, concurrency)
+
+
+def _source(plan: Plan, recording: Path | None, seed: int, faults: Faults | None) -> ReplySource:
+    if recording is None:
+        return SimulatedReplies(seed, plan.phases, faults)
+    return RecordedReplies(parse_recording(read_input(recording), str(recording)))
+
+
+def _execute(job: Job, stop: StopSignals) -> int:
+    """Runs a job from its first line to its summary; its exit code."""
+    from autopack.database import describe_database
+
+    outcomes: list[Outcome] = []
+    phase_count = len(job.plan.phases)
+    with Telemetry.from_env() as telemetry:
+        click.echo(f"database: {printable(describe_database(), 1000)}", err=True)
+        state = "on" if telemetry.enabled else "off (TELEMETRY_DB_ENABLED=1 turns it on)"
+        click.echo(f"telemetry: {state}", err=True)
+        with open_report(phase_count) as report:
+            anyio.run(_run_phases, job, telemetry, report, stop, outcomes)
+    stats = telemetry.stats() if telemetry.enabled else None
+    for line in summary_lines(job.run_id, outcomes, phase_count, stats, stop.signum):
+        click.echo(line)
+    return exit_code(outcomes, stop.signum)
+
+
+async def _run_phases(
+    job: Job, telemetry: Telemetry, report: Report, stop: StopSignals, outcomes: list[Outcome]
+) -> None:
+    """Runs all phases, so many at a time; adds each that ends to `outcomes`, also when the run is stopped."""
+    limiter = anyio.CapacityLimiter(job.concurrency)
+
+    async def run_one(client: AnthropicBuilderClient, phase: Phase) -> None:
+        async with limiter:
+            existing = find_existing(job.workspace, phase.deliverables)
+            outcome = Outcome(phase.phase_id, await client.execute_phase(phase.spec(job.run_id), existing=existing))
+        outcomes.append(outcome)
+        report.finished(outcome)
+
+    async with _open_provider(job, telemetry) as client:
+        with anyio.CancelScope() as scope, stop.cancelling(scope):
+            async with anyio.create_task_group() as phases:
+                for phase in job.plan.phases:
+                    phases.start_soon(run_one, client, phase)
+
+
+@asynccontextmanager
+async def _open_provider(job: Job, telemetry: Telemetry) -> AsyncIterator[AnthropicBuilderClient]:
+    options: dict[str, Any] = {
+        "provider": job.provider,
+        "model": job.model,
+        "telemetry": telemetry,
+        "coefficients": job.coefficients,
+    }
+    if job.source is None:
+        async with open_client(**options) as client:
+            yield client
+        return
+    with serve_messages(job.source) as base_url:
+        async with open_loopback_client(base_url, **options) as client:
+            yield client
+
+
+if __name__ == "__main__":
+    run_command(prog_name="python -m autopack.autonomous_executor")

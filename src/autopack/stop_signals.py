@@ -1,0 +1,62 @@
+"""SIGINT and SIGTERM as a request to stop, for programs that own their process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import anyio
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While the context is open, the first SIGINT or SIGTERM is kept in `signum` and cancels a scope, if one is bound.
+
+    Later ones change nothing, so that nobody's impatience cuts a flush short that has a deadline anyway. A handler
+    that was installed before is called too, and is back in place afterwards. Outside the main thread, where Python
+    allows no handlers, nothing is installed.
+    """
+
+    signum: int | None = None
+
+    def __init__(self) -> None:
+        self._previous: dict[int, Any] = {}
+        self._wake: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+    @contextmanager
+    def cancelling(self, scope: anyio.CancelScope) -> Iterator[None]:
+        """Cancels `scope`, of the running loop, at the signal; at once where it has come already."""
+        loop = asyncio.get_running_loop()
+        self._wake = lambda: loop.call_soon_threadsafe(scope.cancel)  # the handler runs between any two instructions
+        if self.signum is not None:
+            scope.cancel()
+        try:
+            yield
+        finally:
+            self._wake = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signum is None:
+            self.signum = number
+        if self._wake is not None:
+            self._wake()
+        previous = self._previous.get(number)
+        if callable(previous) and previous is not signal.default_int_handler:
+            previous(number, frame)

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import anyio
+import pytest
+from click.testing import CliRunner, Result
+
+from autopack.anthropic_clients import PhaseResult
+from autopack.autonomous_executor import choose_provider, exit_code, run_command
+from autopack.run_report import Outcome, outcome_line, summary_lines
+from autopack.stop_signals import StopSignals
+from autopack.telemetry import TelemetryStats
+
+SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+PROGRAM = [sys.executable, "-m", "autopack.autonomous_executor"]
+UNSET = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "AUTOPACK_ESTIMATOR_COEFFICIENTS")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and an environment with telemetry into a database outside it."""
+    working_directory = tmp_path / "work"
+    working_directory.mkdir()
+    monkeypatch.chdir(working_directory)
+    for name in UNSET:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TELEMETRY_DB_ENABLED", "1")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/events.db")
+    return tmp_path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(run_command, [str(argument) for argument in arguments])
+
+
+def rows(place: Path, columns: str = "*", name: str = "events.db") -> list[Any]:
+    with contextlib.closing(sqlite3.connect(place / name)) as database:
+        return database.execute(f"SELECT {columns} FROM token_estimation_v2_events ORDER BY phase_id").fetchall()
+
+
+def plan_file(place: Path, *phases: Mapping[str, Any]) -> Path:
+    path = place / "plan.json"
+    path.write_text(json.dumps({"phases": phases}))
+    return path
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the recorded data is not beside this clone (../shared/data)")
+def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path) -> None:
+    plan, recording = SHARED_DATA / "plan_v5.json", SHARED_DATA / "recording_v5.json"
+    options = ["--run-id", "v5", "--provider", "recorded", "--plan", str(plan), "--recording", str(recording)]
+    done = subprocess.run([*PROGRAM, *options], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("FAILED") == 1
+    assert "FAILED  telemetry-v5-d3-design-notes: 404 not_found_error: no recorded reply" in done.stderr
+    assert done.stdout.splitlines()[0] == "run v5: 25 phases, 24 ok, 1 failed"
+    assert "accepted=25 written=25 duplicates=0 dead_lettered=0 pending=0 dropped=0" in done.stdout
+
+    deliverables = {phase["phase_id"]: phase["deliverables"] for phase in json.loads(plan.read_bytes())["phases"]}
+    recorded = json.loads(recording.read_bytes())
+    names = (
+        "phase_id", "model", "input_tokens", "actual_output_tokens", "actual_max_tokens", "stop_reason",
+        "selected_budget", "success", "deliverables_json", "predicted_output_tokens",
+    )  # fmt: skip
+    found = [(*row[:-3], bool(row[-3]), json.loads(row[-2]), row[-1]) for row in rows(place, ", ".join(names))]
+    expected = [
+        (
+            entry["phase_id"],
+            entry["model"],
+            entry["input_tokens"],
+            entry["output_tokens"],
+            entry["max_tokens"],
+            entry["stop_reason"],
+            entry["selected_budget"],
+            entry["success"],
+            deliverables[entry["phase_id"]],
+            entry["predicted_output_tokens"],
+        )
+        for entry in recorded
+    ]
+    assert len(found) == 25
+    assert sorted(map(str, (row[:-1] for row in found))) == sorted(map(str, (row[:-1] for row in expected)))
+    predictions = {row[0]: row[-1] for row in found}
+    differing = {row[0] for row in expected if predictions[row[0]] != row[-1]}
+    assert differing == {"telemetry-v5-p15-cli-demo"}
+
+
+def test_without_key_plan_or_recording_the_shipped_plan_is_simulated_and_succeeds(place: Path) -> None:
+    done = run("--run-id", "first", "--concurrency", 8)
+    assert done.exit_code == 0, done.output
+    assert "provider: simulated (ANTHROPIC_API_KEY is not set)" in done.stderr
+    assert f"database: sqlite:///{place}/events.db" in done.stderr
+    assert "telemetry: on\n" in done.stderr
+    assert {model for (model,) in rows(place, "model")} == {"simulated-writer-1"}
+    assert len({phase for (phase,) in rows(place, "phase_id")}) >= 40
+    assert any(truncated for (truncated,) in rows(place, "truncated"))
+    assert list((place / "work").iterdir()) == []
+
+
+def test_the_same_seed_leaves_the_same_rows_at_any_concurrency(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for name, seed, concurrency in (("a.db", 3, 1), ("b.db", 3, 8), ("c.db", 4, 8)):
+        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{place}/{name}")
+        run("--run-id", "r", "--seed", seed, "--concurrency", concurrency)
+        columns = "phase_id, actual_output_tokens, input_tokens, stop_reason, attributes_json"
+        found.append(sorted(rows(place, columns, name)))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_with_the_flag_off_there_is_no_file_and_no_sqlalchemy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TELEMETRY_DB_ENABLED")
+    program = (
+        "import sys; from autopack.autonomous_executor import run_command;"
+        "import atexit; atexit.register(lambda: print('sqlalchemy' in sys.modules));"
+        "run_command(['--run-id', 'off'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert "telemetry: off" in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["telemetry: off, nothing was recorded", "False"]
+    assert [path.name for path in place.iterdir()] == ["work"]
+    assert list((place / "work").iterdir()) == []
+
+
+def test_a_failed_phase_does_not_stop_the_others(place: Path) -> None:
+    done = run("--run-id", "r", "--fault", "drop=0.3")
+    failed = done.stderr.count("FAILED")
+    assert done.exit_code == 1
+    assert 3 < failed < 40
+    assert f"45 phases, {45 - failed} ok, {failed} failed" in done.stdout
+    assert sum(success for (success,) in rows(place, "success")) == 45 - failed
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_run_and_every_finished_call_is_in_the_database(
+    place: Path, signum: signal.Signals, code: int
+) -> None:
+    options = ["--run-id", "r", "--concurrency", "8", "--fault", "stall=0.4"]
+    with subprocess.Popen([*PROGRAM, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if line.startswith("[5/"):
+                break
+        process.send_signal(signum)
+        process.send_signal(signum)
+        sent = time.monotonic()
+        seen += list(process.stderr)
+        said = process.stdout.read()
+        assert process.wait(20) == code
+    assert time.monotonic() - sent < 5
+    finished_calls = sum("[TokenEstimationV2]" in line for line in seen)
+    assert 5 <= finished_calls < 45
+    assert len(rows(place)) == finished_calls
+    assert f"stopped by {signum.name}: " in said
+    assert "Traceback" not in "".join(seen)
+
+
+def test_on_a_terminal_there_is_a_bar(place: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [*PROGRAM, "--run-id", "r"], stdout=subprocess.DEVNULL, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # what Linux says at the end of a terminal
+            while piece := os.read(ours, 65536):
+                shown += piece
+        os.close(ours)
+        assert process.wait(20) == 0
+    assert b"45/45" in shown
+    assert b"tide-12-storage" in shown
+    assert b"[TokenEstimationV2]" not in shown
+
+
+def test_existing_deliverables_of_the_workspace_are_recorded_and_counted_as_modified(place: Path) -> None:
+    workspace = place / "project"
+    workspace.mkdir()
+    (workspace / "here.py").touch()
+    plan = plan_file(place, {"phase_id": "p1", "complexity": "low", "deliverables": {"all": ["here.py", "gone.py"]}})
+    done = run("--run-id", "r", "--plan", plan, "--workspace", workspace)
+    assert done.exit_code == 0
+    assert rows(place, "existing_json, predicted_output_tokens") == [('["here.py"]', int((2000 + 700 + 2000) * 1.3))]
+
+
+def test_names_from_a_plan_cannot_act_on_the_terminal(place: Path) -> None:
+    evil = "\x1b[2J\u202eevil\n[red]"
+    done = run("--run-id", evil, "--plan", plan_file(place, {"phase_id": evil, "category": evil, "description": evil}))
+    assert done.exit_code == 0
+    assert "\x1b" not in done.output
+    assert "\u202e" not in done.output
+    assert "\\x1b[2J\\u202eevil\\n[red]" in done.stderr
+    assert rows(place, "run_id, phase_id, category") == [(evil, evil, evil)]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--plan", "gone.json"], "gone.json: No such file or directory"),
+        (["--plan", "text.txt"], "text.txt: not valid JSON"),
+        (["--plan", "bad.json"], "bad.json: phase 2 ('p2'): Expected `str`, got `int` - at `$.complexity`"),
+        (["--provider", "recorded", "--recording", "gone.json"], "gone.json: No such file or directory"),
+        (["--provider", "recorded", "--recording", "text.txt"], "text.txt: not valid JSON"),
+        (["--provider", "anthropic"], "set ANTHROPIC_API_KEY"),
+    ],
+)
+def test_a_bad_file_or_no_key_is_one_clear_line_and_nothing_is_started(
+    place: Path, options: list[str], complaint: str
+) -> None:
+    Path("text.txt").write_text("no json")
+    Path("bad.json").write_text('{"phases": [{"phase_id": "p1"}, {"phase_id": "p2", "complexity": 3}]}')
+    done = run("--run-id", "r", *options)
+    assert done.exit_code == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert done.stderr.count("Error: ") == 1
+    assert done.stdout == ""
+    assert [path.name for path in place.iterdir()] == ["work"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "Missing option '--run-id'"),
+        (["--run-id", " "], "--run-id"),
+        (["--run-id", "x" * 201], "between 1 and 200"),
+        (["--run-id", "r", "--provider", "recorded"], "go together"),
+        (["--run-id", "r", "--recording", "x"], "go together"),
+        (["--run-id", "r", "--provider", "anthropic", "--fault", "drop=1"], "--fault is for --provider simulated"),
+        (["--run-id", "r", "--fault", "fire=1"], "unknown fault 'fire'"),
+        (["--run-id", "r", "--concurrency", "0"], "--concurrency"),
+        (["--run-id", "r", "--workspace", "gone"], "does not exist"),
+        (["--run-id", "r", "--provider", "oracle"], "oracle"),
+    ],
+)
+def test_wrong_use_is_refused_with_exit_code_2(place: Path, options: list[str], complaint: str) -> None:
+    done = run(*options)
+    assert done.exit_code == 2
+    assert complaint in done.stderr
+    assert [path.name for path in place.iterdir()] == ["work"]
+
+
+def test_a_bad_file_of_coefficients_is_refused_before_anything_starts(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPACK_ESTIMATOR_COEFFICIENTS", "none.json")
+    done = run("--run-id", "r")
+    assert done.exit_code == 2
+    assert done.stderr == "Error: AUTOPACK_ESTIMATOR_COEFFICIENTS: none.json: No such file or directory\n"
+
+
+def test_the_help_has_an_example() -> None:
+    done = run("--help")
+    assert done.exit_code == 0
+    assert "TELEMETRY_DB_ENABLED=1 autopack run --run-id nightly --concurrency 8" in done.stdout
+
+
+def test_the_provider_is_the_real_api_where_there_is_a_key() -> None:
+    assert choose_provider(None, {"ANTHROPIC_API_KEY": "k"}) == ("anthropic", "ANTHROPIC_API_KEY is set")
+    assert choose_provider(None, {"ANTHROPIC_API_KEY": ""})[0] == "simulated"
+    assert choose_provider("simulated", {"ANTHROPIC_API_KEY": "k"}) == ("simulated", "as asked")
+
+
+def outcome(success: bool = True, attempts: int = 1) -> Outcome:
+    return Outcome("p1", PhaseResult(success, 1234, "", None, None if success else "503: away", attempts))
+
+
+def test_the_exit_code_says_how_the_run_ended() -> None:
+    assert exit_code([outcome()], None) == 0
+    assert exit_code([outcome(), outcome(success=False)], None) == 1
+    assert exit_code([outcome()], signal.SIGINT) == 130
+    assert exit_code([outcome(success=False)], signal.SIGTERM) == 143
+
+
+def test_the_report_says_what_happened() -> None:
+    assert outcome_line(outcome(attempts=2)) == "ok      p1: 1,234 tokens in 2 attempts"
+    assert outcome_line(outcome(success=False)) == "FAILED  p1: 503: away"
+    stats = TelemetryStats(accepted=3, written=2, pending=1, dropped={"queue_full": 2, "closed": 0}, last_error="E")
+    assert summary_lines("r", [outcome(), outcome(success=False)], 5, stats, signal.SIGTERM) == [
+        "run r: 5 phases, 1 ok, 1 failed",
+        "stopped by SIGTERM: 3 phases were not finished",
+        "tokens used: 2,468",
+        "telemetry: accepted=3 written=2 duplicates=0 dead_lettered=0 pending=1 dropped=2 queue_full=2 last_error=E",
+    ]
+    assert summary_lines("r", [], 0, None, None)[-1] == "telemetry: off, nothing was recorded"
+
+
+async def test_a_signal_cancels_the_bound_scope_and_calls_and_restores_the_handler_of_before() -> None:
+    heard = []
+
+    def earlier(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+
+    original = signal.signal(signal.SIGTERM, earlier)
+    try:
+        with StopSignals() as stop:
+            with anyio.CancelScope() as scope, stop.cancelling(scope):
+                signal.raise_signal(signal.SIGTERM)
+                await anyio.sleep(30)
+            with anyio.CancelScope() as late, stop.cancelling(late):
+                await anyio.sleep(30)
+        assert signal.getsignal(signal.SIGTERM) is earlier
+    finally:
+        signal.signal(signal.SIGTERM, original)
+    assert heard == [signal.SIGTERM]
+    assert stop.signum == signal.SIGTERM
+    assert scope.cancelled_caught
+    assert late.cancelled_caught
