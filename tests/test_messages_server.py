@@ -256,6 +256,21 @@ def test_a_client_that_goes_away_during_a_stall_does_not_hold_up_the_stop() -> N
     assert time.monotonic() - started < 1
 
 
+def test_a_client_that_goes_away_in_the_middle_of_its_request_leaves_nothing_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = Answers(a_reply())
+    with connected(source) as http:
+        port = http.base_url.port
+        with socket.create_connection(("127.0.0.1", port or 0), timeout=5) as half:
+            half.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            http.post("/v1/messages", json=body())
+        for _ in range(3):
+            http.post("/v1/messages", json=body())
+    assert len(source.asked) == 4
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_the_callers_loop_goes_on_while_the_server_answers() -> None:
     loop = asyncio.get_running_loop()
     with serve_messages(Answers(a_reply())) as url:

@@ -97,10 +97,15 @@ def messages_app(source: ReplySource) -> Starlette:
     """The ASGI application that answers from `source`."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
     from starlette.routing import Route
 
     async def messages(request: Request) -> _Response:
-        return _answer(source, await request.body(), request.headers)
+        try:
+            body = await request.body()
+        except ClientDisconnect:  # a cancelled call; nobody is there to read this
+            return _refusal(Refusal(400, "invalid_request_error", "the request broke off before its end"))
+        return _answer(source, body, request.headers)
 
     return Starlette(
         routes=[Route("/v1/messages", messages, methods=["POST"])],
