@@ -1,0 +1,107 @@
+"""`autopack replay`: parse, wire, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+
+from autopack.analysis.commands import is_terminal, note
+from autopack.analysis.options import selection_options
+from autopack.analysis.replay import Observation, Predict, Replay, Report
+from autopack.analysis.replay_sources import bounded_lines, from_events, from_log, from_ndjson
+from autopack.analysis.replay_table import ABOUT, notes, plain_table, rich_table
+from autopack.analysis.rows import open_events
+from autopack.analysis.selection import EVERYTHING, Selection
+from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
+from autopack.database import current_destination
+from autopack.text import for_json
+from autopack.token_estimator import estimate
+
+Source = Literal["db", "log", "ndjson"]
+
+
+@click.command("replay", short_help="Compare today's estimator with what really came.")
+@click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--source",
+    type=click.Choice(["db", "log", "ndjson"]),
+    default="db",
+    show_default=True,
+    help="The database, [TokenEstimationV2] lines of a log FILE, or an export FILE (- is standard input).",
+)
+@click.option("--include-simulated", is_flag=True, help="Also replies of a model whose name begins with 'simulated'.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
+@selection_options  # fmt: skip
+def replay_command(
+    file: Path | None, source: Source, include_simulated: bool, as_json: bool, selection: Selection
+) -> None:
+    """Run today's estimator on the recorded deliverables and compare it, and the prediction recorded then, with the
+    output tokens that really came: overall, by category, by complexity and by number of deliverables.
+
+    The options that select events are for the database.
+
+    Example: autopack replay --source db --since 2025-12-01
+    """
+    _check_use(file, source, selection)
+    replay = Replay(_predict(), include_simulated=include_simulated)
+    read_from = _feed_from_database(replay, selection) if file is None else _feed_from_file(replay, file, source)
+    report = replay.report(read_from, os.environ.get(ENVIRONMENT_NAME) or "shipped coefficients")
+    if report.counts.synthetic:
+        note(f"WARNING: no deliverables found for {report.counts.synthetic} events, using synthetic")
+    _show(report, as_json=as_json)
+
+
+def _check_use(file: Path | None, source: Source, selection: Selection) -> None:
+    if source == "db" and file is not None:
+        raise click.UsageError("--source db reads the database of DATABASE_URL; for a FILE use --source log or ndjson")
+    if source != "db" and file is None:
+        raise click.UsageError(f"--source {source} needs a FILE (- is standard input)")
+    if source != "db" and selection != EVERYTHING:
+        raise click.UsageError("the options that select events are for --source db")
+
+
+def _predict() -> Predict:
+    coefficients = load_coefficients()
+
+    def predict(deliverables: Sequence[str], category: str, complexity: str, existing: Collection[str]) -> int:
+        return estimate(deliverables, category, complexity, coefficients, existing).predicted_output_tokens
+
+    return predict
+
+
+def _feed_from_database(replay: Replay, selection: Selection) -> str:
+    destination = current_destination()
+    note(f"# Database: {destination}")
+    with open_events(destination, selection) as events:
+        replay.add_all(from_events(events.records))
+    return str(destination)
+
+
+def _feed_from_file(replay: Replay, file: Path, source: Source) -> str:
+    with click.open_file(str(file), "rb") as stream:
+        lines = bounded_lines(stream.readline)
+        observations: Iterable[Observation | None] = from_log(lines) if source == "log" else from_ndjson(lines)
+        replay.add_all(observations)
+    return str(file)
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(for_json(msgspec.json.encode(report).decode()))
+        return
+    click.echo("\n".join(notes(report)))
+    if report.overall is None:
+        return
+    click.echo(f"\n{ABOUT}\n")
+    if is_terminal(sys.stdout):
+        from rich.console import Console
+
+        Console().print(rich_table(report))
+    else:
+        click.echo(plain_table(report))
