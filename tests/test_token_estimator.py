@@ -5,6 +5,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +104,12 @@ def test_without_deliverables_the_budget_is_the_floor_and_the_prediction_the_ove
     assert nothing.selected_budget == floor
     assert nothing.predicted_output_tokens == 2600
     assert nothing.deliverable_count == 0
+
+
+def test_without_deliverables_not_even_a_large_overhead_lifts_the_budget_above_the_floor() -> None:
+    heavy = msgspec.structs.replace(COEFFICIENTS, default_overhead=50_000.0)
+    assert estimate([], "nothing known", "low", heavy).selected_budget == 8192
+    assert estimate(["a.py"], "nothing known", "low", heavy).selected_budget == 64_000
 
 
 @pytest.mark.parametrize(
