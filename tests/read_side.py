@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from autopack.models import Base, TokenEstimationV2Event
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 START = datetime(2025, 12, 29, 19, 40, 1, tzinfo=UTC)
+
+_NOT_INHERITED = {"DATABASE_URL", "TELEMETRY_DB_ENABLED", "PYTHONUNBUFFERED", "AUTOPACK_ESTIMATOR_COEFFICIENTS"}
 
 
 def event(number: int, **changes: Any) -> TokenEstimationV2Event:
@@ -58,9 +59,9 @@ def make_database(path: Path, rows: Iterable[TokenEstimationV2Event] = ()) -> De
 
 
 def environment(database: Path | str | None, **changes: str) -> dict[str, str]:
-    """This process's environment, with `DATABASE_URL` naming the database."""
+    """This process's environment, with `DATABASE_URL` naming the database and buffered output as users have it."""
     url = f"sqlite:///{database}" if isinstance(database, Path) else database
-    kept = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     return kept | ({} if url is None else {"DATABASE_URL": url}) | changes
 
 
@@ -77,14 +78,3 @@ def autopack(
         encoding="utf-8",
         timeout=60,
     )
-
-
-@contextmanager
-def working_directory(path: Path) -> Iterator[None]:
-    """Stand there for a while."""
-    before = Path.cwd()
-    os.chdir(path)
-    try:
-        yield
-    finally:
-        os.chdir(before)

@@ -401,21 +401,33 @@ def test_a_place_where_nothing_can_be_written_is_one_clear_line(database: Path, 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_behind_standard_output_is_one_clear_line(database: Path) -> None:
+@pytest.mark.parametrize("command", ["export", "status"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_one_clear_line(database: Path, command: str, unbuffered: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([sys.executable, "-m", "autopack.cli", "export"], env=environment(database),
-                              stdout=full, stderr=subprocess.PIPE, check=False, text=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "autopack.cli", command],
+            env=environment(database, PYTHONUNBUFFERED=unbuffered),
+            stdout=full, stderr=subprocess.PIPE, check=False, text=True,
+        )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Error: [Errno 28] No space left on device"
 
 
-@pytest.mark.parametrize(("rows", "lines"), [(3, 0), (2_000, 1), (2_000, 0)])
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, rows: int, lines: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "rows", "lines"),
+    [("export", 3, 0), ("export", 2_000, 1), ("export", 2_000, 0), ("status", 1, 0), ("replay", 1, 0)],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(
+    tmp_path: Path, command: str, rows: int, lines: int, unbuffered: str
+) -> None:
     make_database(tmp_path / "x.db", [event(n) for n in range(rows)])
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as reader, subprocess.Popen(
-        [sys.executable, "-m", "autopack.cli", "export"],
-        env=environment(tmp_path / "x.db"), stdout=writing, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "autopack.cli", command],
+        env=environment(tmp_path / "x.db", PYTHONUNBUFFERED=unbuffered),
+        stdout=writing, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         os.close(writing)
         if lines:

@@ -68,9 +68,21 @@ class AutopackGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
+            _discard_buffered_output()
             ctx.exit(0)
         except (AnalysisError, DatabaseUrlError, InputFileError, OSError) as exc:
+            _discard_buffered_output()
             raise click.ClickException(for_terminal(_message(exc))) from exc
+
+
+def _discard_buffered_output() -> None:
+    """What could not be written must not be tried again at exit, where it would fail the process with status 120.
+    Whatever could be written is already: click flushes each line.
+    """
+    if sys.stdout is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _message(exc: Exception) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 import click
 import msgspec
@@ -20,6 +19,8 @@ from autopack.analysis.status import Status, database_status
 from autopack.analysis.whole_file import whole_file
 from autopack.database import current_destination
 from autopack.text import for_json, for_terminal
+
+_BUFFER_BYTES = 1 << 16
 
 
 @click.command("export", short_help="Write the recorded events, newest first.")
@@ -100,19 +101,9 @@ def _sink(output: Path | None) -> AbstractContextManager[BinaryIO]:
 def _standard_output() -> Iterator[BinaryIO]:
     if sys.stdout is None:
         raise click.ClickException("standard output is closed; use --output FILE")
-    try:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-    except OSError:
-        discard_output(sys.stdout)
-        raise
-
-
-def discard_output(stream: TextIO) -> None:
-    """Nothing can be written there any more: what is still buffered must not fail a second time at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    # A buffer of its own: with PYTHONUNBUFFERED there is none, and what could not be written is dropped with it.
+    with open(sys.stdout.fileno(), "wb", buffering=_BUFFER_BYTES, closefd=False) as stream:
+        yield stream
 
 
 def _with_progress(lines: Iterable[bytes], events: Events, output: Path | None) -> Iterable[bytes]:
