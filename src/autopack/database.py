@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
@@ -28,8 +28,12 @@ _SCHEMES: Mapping[str, Literal["sqlite"]] = {
     "sqlite+pysqlite": "sqlite",
 }
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
-_USERINFO_PASSWORD = re.compile(r"(?P<user>://[^/?#@:\s]*):\S*@")  # to the last @: real passwords hold / and @
-_QUERY_PASSWORD = re.compile(r"(?P<name>[?&][^=&#]*(?:password|secret|token)[^=&#]*)=[^&#]*", re.IGNORECASE)
+# To the last @, whatever is in between: real passwords hold `/`, `@` and blanks, and real users `@` (user@server).
+_USERINFO = re.compile(r"(?P<user>://[^:]*):.*@", re.DOTALL)
+_BROKEN_USERINFO = re.compile(r"(?P<user>[^\s:@]+):[^\s@]+@")
+_SECRET = r"[\w%.\-]*(?:pass|pwd|secret|token|key)[\w%.\-]*"  # noqa: S105 (a pattern)
+_SECRET_OPTION = re.compile(rf"(?P<name>{_SECRET})=[^&\s#]*", re.IGNORECASE)
+_ENCODED_OPTION = re.compile(r"(?P<name>[\w.\-]*%[\w%.\-]*)=[^&\s#]*")
 
 
 class DatabaseUrlError(ValueError):
@@ -58,6 +62,14 @@ class Destination:
     def telemetry_dir(self) -> Path | None:
         """Where this destination's dead letters live; None for a database in memory."""
         return None if self.path is None else self.path.with_name(self.path.name + ".telemetry")
+
+    @property
+    def identity(self) -> str | None:
+        """What tells this database from others, without credentials: the file that the path really leads to.
+
+        None in memory.
+        """
+        return None if self.path is None else f"{self.dialect}:{os.path.realpath(self.path)}"
 
     def exists(self) -> bool:
         """Whether there is a database file to read; asking does not create one."""
@@ -100,12 +112,28 @@ def _parse_sqlite(rest: str, url: str) -> Destination:
         raise DatabaseUrlError(f"{mask(url)!r}: SQLite's file: URIs are not supported; give the path itself")
     if "\0" in location:
         raise DatabaseUrlError("a path in a database URL cannot hold a NUL character")
-    return Destination("sqlite", Path(os.path.abspath(location[1:])), query)  # noqa: PTH100 (keeps links as they are)
+    try:
+        path = os.path.abspath(location[1:])  # noqa: PTH100 (keeps links as they are)
+    except OSError as exc:
+        raise DatabaseUrlError(f"{mask(url)!r}: the path is relative, and the working directory is gone") from exc
+    return Destination("sqlite", Path(path), query)
 
 
 def mask(text: str) -> str:
-    """The text with every password of a URL in it, in the userinfo or the query, replaced by `***`."""
-    return _QUERY_PASSWORD.sub(r"\g<name>=***", _USERINFO_PASSWORD.sub(r"\g<user>:***@", text))
+    """The text without the passwords of URLs in it, in the userinfo or the query, well-formed or not.
+
+    Rather hides too much: in a text that holds several URLs, what lies between the first password and the last `@`.
+    """
+    masked = _USERINFO.sub(r"\g<user>:***@", text)
+    if masked == text:
+        masked = _BROKEN_USERINFO.sub(r"\g<user>:***@", text)
+    return _ENCODED_OPTION.sub(_mask_encoded, _SECRET_OPTION.sub(r"\g<name>=***", masked))
+
+
+def _mask_encoded(option: re.Match[str]) -> str:
+    """An option whose name is percent-encoded is a secret if the name that is meant is one."""
+    secret = re.fullmatch(_SECRET, unquote(option["name"]), re.IGNORECASE)
+    return f"{option['name']}=***" if secret else option[0]
 
 
 def database_url(environ: Mapping[str, str] | None = None) -> str:

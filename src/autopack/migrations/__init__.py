@@ -6,6 +6,8 @@ Importing Alembic costs half a second, so it is imported only when there is some
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,4 +94,18 @@ def _upgrade(connection: Connection) -> None:
 
     config = alembic_config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _one_at_a_time:
+        command.upgrade(config, "head")
+
+
+# Alembic's `op` and `context` are proxies of the whole process: two upgrades at once would write into each other's
+# database.
+_one_at_a_time = threading.Lock()
+
+
+def _fresh_lock() -> None:
+    global _one_at_a_time  # noqa: PLW0603 (a thread of the parent may hold the former for ever)
+    _one_at_a_time = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_fresh_lock)

@@ -1,4 +1,4 @@
-"""The bounded queue between the call site and the worker, and the account of every event in it.
+"""What stands between the call site and the worker, and the one that lives in memory.
 
 An event is accepted by two atomic steps without any lock, which a signal handler or `__del__` may interrupt anywhere:
 it takes a slot (`list.pop`), then it is appended (`deque.append`). A slot stands for one event and for its share of
@@ -7,7 +7,7 @@ worker takes events in order of arrival, and an event leaves the buffer only whe
 return. To be woken at a full batch the worker marks the free slot that the last event of the batch will take; whoever
 takes a marked slot wakes it, so that the call site need not look at the length of the queue.
 
-`accepted` is not counted but derived (taken + still queued), which makes the identity
+`accepted` is not counted but derived (in the worker's hands + still queued + settled), which makes the identity
 `accepted = written + duplicates + dead_lettered + pending` true at every moment by construction.
 
 The lock here guards only the worker's side of the account. It is re-entrant and never held across I/O.
@@ -16,54 +16,84 @@ The lock here guards only the worker's side of the account. It is re-entrant and
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
-from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from autopack.telemetry.ledger import Account, Ledger
 
 
-class AtomicCounter:
-    """Counts up from any thread or signal handler without a lock: `next` on `itertools.count` is one step in C."""
+class Refused(Exception):  # noqa: N818 (an answer, not an error)
+    """The buffer takes no event now; `reason` is one of `counters.Drops.REASONS`."""
 
-    def __init__(self) -> None:
-        self.ticks = itertools.count()
-        self._reads = 0
-        self._lock = threading.RLock()
-
-    def add(self) -> None:
-        """Count one. Where every nanosecond counts, `next(counter.ticks)` does the same."""
-        next(self.ticks)
-
-    @property
-    def value(self) -> int:
-        """How often `add` was called. Reading takes a tick of its own, which is subtracted."""
-        with self._lock:
-            self._reads += 1
-            return next(self.ticks) - self._reads + 1
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Where the accepted events are, at one moment."""
+class Buffer(Protocol):
+    """Accepted events on their way to the worker.
 
-    written: int
-    duplicates: int
-    dead_lettered: int
-    pending: int
-
-    @property
-    def accepted(self) -> int:
-        """All of them."""
-        return self.written + self.duplicates + self.dead_lettered + self.pending
-
-
-class Buffer:
-    """Encoded events, bounded by count and by bytes.
-
-    The call site uses `take_slot`, which returns whether to wake the worker, and `append` directly: a method of ours
-    around them would cost a tenth of the whole hot path.
+    The call site uses `take_slot`, which returns whether to wake the worker, and then `append` directly, for payloads
+    of at most `slot_bytes`; either may raise. For others, and after a failure, it calls `offer`.
     """
+
+    slot_bytes: int
+    take_slot: Callable[[], bool]
+    append: Callable[[bytes], None]
+
+    def offer(self, payload: bytes) -> bool:
+        """Accept a payload of any size; returns whether to wake the worker. Raises Refused."""
+
+    def refuse(self) -> None:
+        """Let nothing in any more."""
+
+    @property
+    def has_stragglers(self) -> bool:
+        """After `refuse`: whether callers that were let in have not put their event down yet."""
+
+    @property
+    def backlog(self) -> int:
+        """Accepted events that the worker has not taken yet."""
+
+    def take(self, limit: int) -> Mapping[int, bytes]:
+        """The next events in order, at most `limit`, under keys for `settle`; first those that were taken and never
+        settled because the worker died.
+        """
+
+    def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
+        """Release events whose fate is decided; the counts say what it was and add up to their number."""
+
+    def account(self) -> Account:
+        """A consistent snapshot."""
+
+    @property
+    def accepted_here(self) -> int:
+        """How many events this process has accepted by `record()`."""
+
+    @property
+    def settled_through(self) -> int:
+        """How many of those, counted from the first, are all settled; less than 0 while recovered ones are not."""
+
+    def arm(self, length: int) -> None:
+        """Have the call site wake the worker when about so many are waiting."""
+
+    def disarm(self) -> None:
+        """The worker is awake."""
+
+    def tend(self) -> None:
+        """Do what should not be left to the call site. Called by the worker between batches; may do I/O."""
+
+    def close(self) -> None:
+        """The worker has ended, nothing will be taken any more."""
+
+    def forget(self) -> None:
+        """In a forked child: let go of everything that the parent shares with it, without changing it."""
+
+
+class MemoryBuffer:
+    """Encoded events in memory, bounded by count and by bytes."""
 
     def __init__(self, capacity: int, capacity_bytes: int) -> None:
         self.capacity = capacity
@@ -71,38 +101,15 @@ class Buffer:
         # Marked from the start: the slot of the first event, which starts the worker.
         self._slots = [False] * (capacity - 1) + [True]
         self._marked = 0
-        self.queued: deque[bytes] = deque()
-        self.take_slot = self._slots.pop
-        self.append = self.queued.append
-        self._in_flight: dict[int, bytes] = {}
-        self._keys = itertools.count()
-        self._taken = 0
-        self._written = 0
-        self._duplicates = 0
-        self._dead_lettered = 0
+        self._queued: deque[bytes] = deque()
+        self.take_slot: Callable[[], bool] = self._slots.pop
+        self.append: Callable[[bytes], None] = self._queued.append
+        self._ledger = Ledger()
         self._withdrawn: int | None = None  # slots that `refuse` has taken out of use; None while it is open
         self._lock = threading.RLock()
 
-    def refuse(self) -> None:
-        """Let nothing in any more: every slot that is free now, or becomes free, is taken out of use."""
-        with self._lock:
-            self._withdrawn = self._withdrawn or 0
-            while self._slots:
-                try:
-                    self._slots.pop()
-                except IndexError:
-                    break
-                self._withdrawn += 1
-
-    @property
-    def stragglers(self) -> int:
-        """After `refuse`: slots of callers that were let in and have not put their event down yet."""
-        with self._lock:
-            held = sum(map(self._slots_of, self.queued)) + sum(map(self._slots_of, self._in_flight.values()))
-            return self.capacity - (self._withdrawn or 0) - held
-
-    def take_slots_for(self, payload: bytes) -> bool | None:
-        """Take all the slots that a payload of any size needs; returns whether to wake the worker, None if refused."""
+    def offer(self, payload: bytes) -> bool:
+        """See `Buffer.offer`."""
         taken: list[bool] = []
         try:
             for _ in range(self._slots_of(payload)):
@@ -110,57 +117,79 @@ class Buffer:
         except IndexError:
             with self._lock:
                 self._give_back(len(taken))
-            return None
+            raise Refused("queue_full") from None
+        self._queued.append(payload)
         return any(taken)
 
-    def take(self, limit: int) -> dict[int, bytes]:
-        """The next events in order, at most `limit`, under keys for `settle`; first those that were taken and never
-        settled because the worker died.
-        """
+    def refuse(self) -> None:
+        """Let nothing in any more: every slot that is free now, or becomes free, is taken out of use."""
         with self._lock:
-            if not self._in_flight:
-                for _ in range(min(limit, len(self.queued))):
-                    self._in_flight[next(self._keys)] = self.queued.popleft()
-                self._taken += len(self._in_flight)
-            return dict(self._in_flight)
+            self._withdrawn = self._withdrawn or 0
+            with contextlib.suppress(IndexError):
+                while True:
+                    self._slots.pop()
+                    self._withdrawn += 1
+
+    @property
+    def has_stragglers(self) -> bool:
+        """See `Buffer.has_stragglers`: some slots are neither free nor held by an event."""
+        with self._lock:
+            events = [*self._queued, *self._ledger.in_flight.values()]
+            return self.capacity - (self._withdrawn or 0) > sum(map(self._slots_of, events))
+
+    @property
+    def backlog(self) -> int:
+        """See `Buffer.backlog`."""
+        return len(self._queued)
+
+    def take(self, limit: int) -> Mapping[int, bytes]:
+        """See `Buffer.take`."""
+        with self._lock:
+            if not self._ledger.in_flight:
+                for _ in range(min(limit, len(self._queued))):
+                    self._ledger.enter(self._queued.popleft())
+            return self._ledger.batch()
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
-        """Release events whose fate is decided; the three counts say what it was and add up to their number."""
+        """See `Buffer.settle`."""
         with self._lock:
-            payloads = [self._in_flight.pop(key) for key in keys]
-            if written + duplicates + dead_lettered != len(payloads):
-                raise ValueError(f"{len(payloads)} events settled as {written} + {duplicates} + {dead_lettered}")
-            self._written += written
-            self._duplicates += duplicates
-            self._dead_lettered += dead_lettered
+            payloads = self._ledger.settle(keys, written=written, duplicates=duplicates, dead_lettered=dead_lettered)
             self._give_back(sum(map(self._slots_of, payloads)))
 
     def account(self) -> Account:
-        """A consistent snapshot."""
+        """See `Buffer.account`."""
         with self._lock:
-            settled = self._written + self._duplicates + self._dead_lettered
-            pending = self._taken + len(self.queued) - settled
-            return Account(self._written, self._duplicates, self._dead_lettered, pending)
+            return self._ledger.account(len(self._queued))
+
+    @property
+    def accepted_here(self) -> int:
+        """See `Buffer.accepted_here`."""
+        with self._lock:
+            return self._ledger.next_key + len(self._queued)
 
     @property
     def settled_through(self) -> int:
-        """How many events, counted from the first accepted, are all settled: order of arrival, whole batches."""
+        """See `Buffer.settled_through`."""
         with self._lock:
-            settled = self._written + self._duplicates + self._dead_lettered
-            return settled if not self._in_flight else self._batch_start
-
-    @property
-    def _batch_start(self) -> int:
-        return next(iter(self._in_flight))
+            return self._ledger.settled_through
 
     def arm(self, length: int) -> None:
-        """Have the call site wake the worker when about so many are queued; other threads may get in between."""
-        self._marked = max(0, len(self._slots) - max(1, length - len(self.queued)))
+        """See `Buffer.arm`. Other threads may take slots meanwhile; then it is woken that much earlier or later."""
+        self._marked = max(0, len(self._slots) - max(1, length - len(self._queued)))
         self._mark(wake=True)
 
     def disarm(self) -> None:
-        """The worker is awake."""
+        """See `Buffer.disarm`."""
         self._mark(wake=False)
+
+    def tend(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """What is left stays until the process ends."""
+
+    def forget(self) -> None:
+        """The child's copy is collected with its owner."""
 
     def _mark(self, *, wake: bool) -> None:
         with contextlib.suppress(IndexError):  # the slot is taken already
@@ -174,24 +203,3 @@ class Buffer:
 
     def _slots_of(self, payload: bytes) -> int:
         return -(-len(payload) // self.slot_bytes)
-
-
-class Drops:
-    """Events that were not accepted, counted by reason."""
-
-    REASONS = ("queue_full", "too_large", "unencodable", "closed", "disabled")
-
-    def __init__(self) -> None:
-        self._counters = {reason: AtomicCounter() for reason in self.REASONS}
-
-    def add(self, reason: str) -> None:
-        """Count one. Safe from any thread and signal handler."""
-        self._counters[reason].add()
-
-    def counter(self, reason: str) -> AtomicCounter:
-        """The counter of a reason."""
-        return self._counters[reason]
-
-    def snapshot(self) -> Counter[str]:
-        """The counts that are not zero; any other reason reads as 0."""
-        return Counter({reason: value for reason, counter in self._counters.items() if (value := counter.value)})

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from autopack.telemetry.buffer import AtomicCounter
+from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.wakeup import Bell
 
 
@@ -24,6 +24,10 @@ class Orders:
     def closing(self) -> bool:
         """Whether the worker is to drain and stop."""
         return self.deadline_s is not None
+
+    def seconds_left(self) -> float:
+        """Until the deadline of a close; 0 when it is over, or where none was ordered."""
+        return 0.0 if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
 
     def flush(self, through: int) -> None:
         """Write at once what is waiting, up to the event of this number."""
@@ -58,5 +62,5 @@ class Progress:
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until the predicate holds, at most so long; returns whether it does. A dead worker ends the wait."""
         with self.changed:
-            self.changed.wait_for(lambda: predicate() or not self.running, timeout_s)
+            self.changed.wait_for(lambda: predicate() or not self.running, min(timeout_s, threading.TIMEOUT_MAX))
         return predicate()

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +21,9 @@ from typing import Any, Protocol
 import msgspec
 
 from autopack.identifiers import event_uid
-from autopack.telemetry.events import Rejected, encode_given
+from autopack.telemetry.decoding import encode_given
+from autopack.telemetry.events import Rejected
+from autopack.telemetry.private_files import ensure_private_folder, is_at, open_private, try_lock
 
 FILE_NAME = "dead-letters.ndjson"
 MAX_BYTES = 64 << 20
@@ -129,7 +129,7 @@ class DeadLetterFile:
             yield False
             return
         try:
-            yield self._lock(file) and _same_file(file, path)
+            yield try_lock(file) and is_at(file, path)
         finally:
             os.close(file)
 
@@ -163,45 +163,13 @@ class DeadLetterFile:
         for _ in range(_LOCK_TRIES):
             file = open_private(self.path, os.O_APPEND | os.O_RDWR | (os.O_CREAT if create else 0))
             try:
-                if self._lock(file) and _same_file(file, self.path):
+                if try_lock(file) and is_at(file, self.path):
                     yield file
                     return
             finally:
                 os.close(file)
             self._sleep(_LOCK_PAUSE_S)
         raise OSError(errno.EBUSY, "the dead letters are locked by another process", str(self.path))
-
-    def _lock(self, file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
-def ensure_private_folder(folder: Path) -> None:
-    """Make a folder for its owner alone. Raises OSError if the path is a link, not a folder, or somebody else's."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700, parents=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder of this user", str(folder))
-
-
-def open_private(path: Path, flags: int) -> int:
-    """Open a regular file of this user, 0600 if it is made. Raises OSError for a link or anything else."""
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-        os.close(file)
-        raise PermissionError(errno.EPERM, "not a regular file of this user", str(path))
-    return file
-
-
-def _same_file(file: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file), path.lstat())
-    return False
 
 
 def _fitting(lines: Iterable[bytes], room: int) -> Iterator[bytes]:

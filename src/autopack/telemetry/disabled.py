@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopack.telemetry.buffer import Drops
+from autopack.telemetry.counters import Drops
 from autopack.telemetry.dead_letters import DeadLetterOffice, MemoryDeadLetters
 from autopack.telemetry.recorder import Telemetry, TelemetryStats
 
@@ -23,6 +23,7 @@ class DisabledTelemetry(Telemetry):
 
     def record(
         self,
+        /,
         *_args: Any,
         run_id: Any = None,
         phase_id: Any = None,

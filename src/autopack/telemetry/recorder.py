@@ -18,12 +18,14 @@ from typing import Any, Self, TypeVar
 from autopack.database import DatabaseUrlError, database_url, parse_database_url
 from autopack.identifiers import random_sequence_start
 from autopack.telemetry import process
-from autopack.telemetry.buffer import AtomicCounter, Drops
+from autopack.telemetry.buffer import Refused
+from autopack.telemetry.counters import AtomicCounter, Drops
 from autopack.telemetry.dead_letters import DeadLetterOffice
 from autopack.telemetry.errors import ConfigError
-from autopack.telemetry.events import FIELDS, MISSING, encode, encode_hostile
+from autopack.telemetry.events import FIELDS
 from autopack.telemetry.settings import is_enabled, resolve
 from autopack.telemetry.stores.base import Store
+from autopack.telemetry.wire import MISSING, encode, encode_hostile
 from autopack.telemetry.writer import Writer
 
 Redact = Callable[[Any], Any]
@@ -138,6 +140,7 @@ class Telemetry:
 
     def record(
         self,
+        /,
         *args: Any,
         run_id: str = MISSING,
         phase_id: str = MISSING,
@@ -182,6 +185,7 @@ class Telemetry:
             if unknown or args or len(payload) > self._slot_bytes:
                 raise _Uncommon  # noqa: TRY301 (the one way out of the common path)
             wake = self._take_slot()
+            self._append(payload)
         except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
             values = (
                 run_id, phase_id, category, complexity, deliverables,
@@ -189,7 +193,6 @@ class Telemetry:
                 actual_max_tokens, input_tokens, duration_ms, existing, attributes,
             )  # fmt: skip
             return self._record_uncommon(values, args, unknown)
-        self._append(payload)
         if wake:
             self._writer.wake()
         return True
@@ -269,7 +272,7 @@ class Telemetry:
         """A writer of our own, and what the hot path needs of it at hand."""
         self._writer = Writer(self._store, self._settings)
         buffer = self._writer.buffer
-        self._encode = encode if self._redact is None else self._redact_and_encode
+        self._encode = encode if self._redact is None else _refuse_common
         self._sequence = itertools.count(random_sequence_start())
         self._max_event_bytes = min(self._settings.max_event_bytes, self._settings.queue_bytes)
         self._slot_bytes = min(buffer.slot_bytes, self._max_event_bytes)
@@ -300,31 +303,38 @@ class Telemetry:
         """Accept the event after all and return None, or the reason why not."""
         if self._writer.closing:
             return "closed"
-        stamped = (time_ns(), next(self._sequence), *self._redacted(values))
-        payload = encode_hostile(stamped, {**unknown, "args": args} if args else unknown)
+        unknown = {**unknown, "args": args} if args else unknown
+        redacted = True
+        if self._redact is not None:
+            values, redacted = _redacted(self._redact, values)
+            # Under a misspelt keyword there may be anything.
+            unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
+        payload = encode_hostile((time_ns(), next(self._sequence), *values), unknown)
         if len(payload) > self._max_event_bytes:
             return "too_large"
-        wake = self._writer.buffer.take_slots_for(payload)
-        if wake is None:
-            return "closed" if self._writer.closing else "queue_full"
-        self._append(payload)
+        try:
+            wake = self._writer.buffer.offer(payload)
+        except Refused as exc:
+            return "closed" if self._writer.closing else exc.reason
+        if not redacted:
+            self._redaction_failures.add()
         if wake:
             self._writer.wake()
         return None
 
-    def _redact_and_encode(self, event: tuple[Any, ...]) -> bytes:
-        return encode((*event[:2], *self._redacted(event[2:])))
 
-    def _redacted(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if self._redact is None:
-            return values
-        paths = {position: values[position] for position in (_DELIVERABLES, _EXISTING)}
-        try:
-            paths = {k: v if v is MISSING or v is None else self._redact(v) for k, v in paths.items()}
-        except Exception:  # noqa: BLE001 (the user's own callable: its failure costs the paths, not the event)
-            self._redaction_failures.add()
-            paths = {_DELIVERABLES: [], _EXISTING: None}
-        return tuple(paths.get(position, value) for position, value in enumerate(values))
+def _refuse_common(_event: tuple[Any, ...]) -> bytes:
+    raise _Uncommon
+
+
+def _redacted(redact: Redact, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
+    """The values with their paths as `redact` leaves them, or without paths; and whether it did not raise."""
+    paths = {position: values[position] for position in (_DELIVERABLES, _EXISTING)}
+    try:
+        paths = {k: v if v is MISSING or v is None else redact(v) for k, v in paths.items()}
+    except Exception:  # noqa: BLE001 (the user's own callable: its failure costs the paths, not the event)
+        return tuple({_DELIVERABLES: [], _EXISTING: None}.get(k, v) for k, v in enumerate(values)), False
+    return tuple(paths.get(position, value) for position, value in enumerate(values)), True
 
 
 def store_for(url: str) -> Store:

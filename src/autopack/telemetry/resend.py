@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autopack.telemetry.dead_letters import DeadLetter, DeadLetterFile, dead_letter, letters_in
+from autopack.telemetry.decoding import Decoder
 from autopack.telemetry.errors import DataRejectedError
-from autopack.telemetry.events import Decoder, Rejected
+from autopack.telemetry.events import Rejected
 from autopack.telemetry.stores.base import Store
 
 

@@ -22,8 +22,9 @@ from autopack.telemetry.backoff import Retries
 from autopack.telemetry.buffer import Buffer
 from autopack.telemetry.control import Orders, Progress
 from autopack.telemetry.dead_letters import DeadLetter, DeadLetterOffice, dead_letter
+from autopack.telemetry.decoding import Decoder
 from autopack.telemetry.errors import DataRejectedError, StoreError
-from autopack.telemetry.events import Decoder, Rejected, Row
+from autopack.telemetry.events import Rejected, Row
 from autopack.telemetry.settings import Settings
 from autopack.telemetry.stores.base import Store
 
@@ -82,6 +83,7 @@ class Worker:
         """The next events, as soon as there is a reason to write them; nothing when it is time to stop."""
         while True:
             await self._pause_if_asked()
+            self._buffer.tend()
             self._buffer.arm(self._settings.batch_size)
             if not self._has_reason_to_write():
                 await self._orders.bell.wait(self._settings.flush_interval_s)
@@ -95,9 +97,9 @@ class Worker:
     async def _nobody_is_late(self) -> bool:
         """False while a `record()` that was let in before the close has not put its event down yet."""
         for _ in range(_STRAGGLER_TRIES):
-            if self._buffer.queued:
+            if self._buffer.backlog:
                 return False
-            if not self._buffer.stragglers:
+            if not self._buffer.has_stragglers:
                 return True
             await anyio.sleep(_STRAGGLER_PAUSE_S)
         return True
@@ -105,11 +107,11 @@ class Worker:
     def _has_reason_to_write(self) -> bool:
         if self._orders.closing or self._orders.flush_through > self._buffer.settled_through:
             return True
-        return len(self._buffer.queued) >= self._settings.batch_size
+        return self._buffer.backlog >= self._settings.batch_size
 
     def _batch_limit(self) -> int:
         """A backlog is written in larger batches: fewer transactions, fewer hops between threads."""
-        backlog = len(self._buffer.queued) >= 2 * self._settings.batch_size
+        backlog = self._buffer.backlog >= 2 * self._settings.batch_size
         return self._store.max_batch_rows if backlog else min(self._settings.batch_size, self._store.max_batch_rows)
 
     async def _deliver(self, payloads: Mapping[int, bytes]) -> None:

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from autopack.telemetry import process
-from autopack.telemetry.buffer import Buffer
+from autopack.telemetry.buffer import Buffer, MemoryBuffer
 from autopack.telemetry.control import Orders, Progress
 from autopack.telemetry.dead_letters import DeadLetterFile, DeadLetterOffice, MemoryDeadLetters
 from autopack.telemetry.settings import Settings
@@ -27,13 +27,14 @@ logger = logging.getLogger("autopack.telemetry")
 
 _GRACE_S = 0.5  # after the deadline, for the worker to notice it and to close its connection
 _MAX_RESTART_DELAY_S = 30.0
+_CLOSING_DELAY_S = 0.25
 
 
 class Writer:
     """Buffer, worker and thread of one `Telemetry`; a forked child gets another one."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        self.buffer = Buffer(settings.queue_size, settings.queue_bytes)
+        self.buffer: Buffer = MemoryBuffer(settings.queue_size, settings.queue_bytes)
         self.progress = Progress()
         self.dead_letters: DeadLetterOffice = (
             MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
@@ -56,9 +57,11 @@ class Writer:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is accepted now is settled; returns whether it is."""
-        target = self.buffer.account().accepted
+        target = self.buffer.accepted_here
         if self._settled(target) or threading.get_ident() == self._thread_id:
             return self._settled(target)
+        if not self.progress.running:
+            self.wake()
         self._orders.flush(target)
         return self.progress.wait_for(lambda: self._settled(target), timeout_s)
 
@@ -67,16 +70,17 @@ class Writer:
         if self._close_once.acquire(blocking=False):
             self.buffer.refuse()
             self._orders.close(timeout_s)
+            self.progress.announce()
 
     def close(self, timeout_s: float) -> None:
         """Close, and wait for it, at most to the deadline of the first call."""
         self.begin_close(timeout_s)
         if threading.get_ident() == self._thread_id:
             return
-        if self._start_once.acquire(blocking=False) and self.buffer.queued:
+        if self._start_once.acquire(blocking=False) and self.buffer.backlog:
             # Events, but no thread: the interpreter refused to start one, at its exit. So the worker runs here.
             self._work()
-        self.progress.wait_for(lambda: not self.progress.running, timeout_s + _GRACE_S)
+        self.progress.wait_for(lambda: not self.progress.running, self._orders.seconds_left() + _GRACE_S)
         if self._report_once.acquire(blocking=False):
             process.live.discard(self)
             self._report()
@@ -135,6 +139,7 @@ class Writer:
         self.progress.last_error = type(exc).__name__
         self.progress.running = False
         self._start_once.release()
+        self.buffer.arm(self._settings.batch_size)
         self.progress.announce()
 
     def _work(self) -> None:
@@ -162,13 +167,22 @@ class Writer:
                 self.progress.last_error = type(exc).__name__
                 logger.exception("The telemetry writer died of a bug and starts again")
                 self._wait_before_restart()
-            if self._orders.closing:
+            else:
+                return
+            if self._orders.closing and not self._orders.seconds_left():
                 return
 
     def _wait_before_restart(self) -> None:
-        delay_s = min(_MAX_RESTART_DELAY_S, 0.1 * 2 ** min(self.progress.restarts.value, 16))
+        """Wait a random time that grows with the restarts; an order to close cuts it short."""
+        limit_s = min(_MAX_RESTART_DELAY_S, 0.1 * 2 ** min(self.progress.restarts.value, 16))
+        if self._orders.closing:
+            limit_s = min(limit_s, _CLOSING_DELAY_S, self._orders.seconds_left())
+        was_closing = self._orders.closing
         with self.progress.changed:
-            self.progress.changed.wait_for(lambda: self._orders.closing, random.uniform(0, delay_s))  # noqa: S311
+            self.progress.changed.wait_for(
+                lambda: self._orders.closing and not was_closing,
+                random.uniform(0, limit_s),  # noqa: S311 (jitter, no secret)
+            )
 
     def _make_worker(self) -> Worker:
         from autopack.telemetry.worker import Worker

@@ -7,7 +7,7 @@ we do not fill stay, with a default, so that rows without them can be written. T
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,10 +31,11 @@ _EVENT_UID = """
         substr(printf('%012x', max(0, coalesce(julianday("timestamp") - 2440587.5, 0)) * 86400000), 9, 4),
         substr(lower(hex(randomblob(2))), 2), substr(lower(hex(randomblob(2))), 2), lower(hex(randomblob(6))))
 """
-_BOTH_POSITIVE = "predicted_output_tokens > 0 AND actual_output_tokens > 0"
-# What a column of ours gets for an older row; a column that the older table has keeps its value.
+# SQLite compares text with numbers without complaint, and says that it is the larger.
+_BOTH_POSITIVE = """typeof(predicted_output_tokens) = 'integer' AND typeof(actual_output_tokens) = 'integer'
+    AND predicted_output_tokens > 0 AND actual_output_tokens > 0"""
+# What these columns of ours hold for an older row, whatever they held before.
 _COMPUTED = {
-    "event_uid": _EVENT_UID,
     "smape_percent": f"""CASE WHEN {_BOTH_POSITIVE} THEN CAST(abs(actual_output_tokens - predicted_output_tokens)
         / max(1.0, (actual_output_tokens + predicted_output_tokens) / 2.0) * 100 AS INTEGER) END""",
     "waste_ratio": f"""CASE WHEN {_BOTH_POSITIVE} THEN
@@ -77,8 +78,7 @@ def upgrade() -> None:
         _rebuild(bind)
     else:
         op.create_table(TABLE, *_keyed(_columns(), "event_id"))
-    existing = {index["name"] for index in sa.inspect(bind).get_indexes(TABLE)}
-    if INDEX not in existing:
+    if not _schema_of(bind, "name = :name", name=INDEX):
         op.create_index(INDEX, TABLE, ["timestamp"])
 
 
@@ -94,51 +94,75 @@ def _keyed(columns: list[sa.Column[Any]], key: str) -> Iterator[sa.schema.Schema
 
 
 def _rebuild(bind: sa.Connection) -> None:
-    old = sa.Table(TABLE, sa.MetaData(), autoload_with=bind, resolve_fks=False)
+    inspector = sa.inspect(bind)
+    old = {column["name"].lower(): column for column in inspector.get_columns(TABLE)}
+    keys = [name.lower() for name in inspector.get_pk_constraint(TABLE)["constrained_columns"]]
     ours = {column.name: column for column in _columns()}
-    foreign = [_with_default(column) for column in old.columns if column.name not in ours]
-    for column in ours.values():
-        if column.name in old.columns and not old.columns[column.name].primary_key:
-            column.nullable = bool(old.columns[column.name].nullable)
-    key = next((column.name for column in old.primary_key if _is_row_number(column)), "event_id")
-    statements = _indexes_and_triggers(bind)
-    op.create_table(REBUILT, *_keyed([*ours.values(), *foreign], key))
-    _copy(bind, [column.name for column in old.columns])
+    renamed = {"event_id": "former_event_id"} if "event_id" in old and not _is_integer(old["event_id"]) else {}
+    foreign = {name: column for name, column in old.items() if name not in ours or name in renamed}
+    for name, column in ours.items():
+        if name in old and name not in keys:
+            column.nullable = old[name]["nullable"]
+    key = next((name for name in keys if _is_integer(old[name]) and len(keys) == 1), "event_id")
+    statements = _schema_of(bind, "tbl_name = :table AND type IN ('index', 'trigger')", table=TABLE)
+    extra = [_with_default(renamed.get(name, column["name"]), column) for name, column in foreign.items()]
+    op.create_table(REBUILT, *_keyed([*ours.values(), *extra], key))
+    _copy(bind, _sources(bind, ours, old, renamed))
     op.drop_table(TABLE)
+    # As SQLite did before 3.26: views and triggers that mention the table are left as they are, and find it again.
+    bind.exec_driver_sql("PRAGMA legacy_alter_table = ON")
     op.rename_table(REBUILT, TABLE)
+    bind.exec_driver_sql("PRAGMA legacy_alter_table = OFF")
     for statement in statements:
         bind.exec_driver_sql(statement)
 
 
-def _copy(bind: sa.Connection, old_columns: list[str]) -> None:
+def _sources(
+    bind: sa.Connection,
+    ours: Mapping[str, sa.Column[Any]],
+    old: Mapping[str, Mapping[str, Any]],
+    renamed: Mapping[str, str],
+) -> dict[str, str]:
+    """For each column of the new table the expression over the old one that fills it."""
     quote = bind.dialect.identifier_preparer.quote
-    sources = {name: quote(name) for name in old_columns}
-    sources |= {name: value for name, value in _COMPUTED.items() if name != "event_uid" or name not in old_columns}
+    sources = {renamed.get(name, column["name"]): quote(column["name"]) for name, column in old.items()}
+    for name, column in ours.items():
+        if name not in old and not column.nullable:
+            sources[name] = _default_for(column.type)
+    sources["event_uid"] = f"coalesce({quote('event_uid')}, {_EVENT_UID})" if "event_uid" in old else _EVENT_UID
+    both = {"predicted_output_tokens", "actual_output_tokens"} <= old.keys()
+    return sources | (_COMPUTED if both else {})
+
+
+def _copy(bind: sa.Connection, sources: Mapping[str, str]) -> None:
+    quote = bind.dialect.identifier_preparer.quote
     columns, values = ", ".join(map(quote, sources)), ", ".join(sources.values())
     bind.exec_driver_sql(f"INSERT INTO {REBUILT} ({columns}) SELECT {values} FROM {TABLE}")  # noqa: S608 (our own names)
 
 
-def _with_default(column: sa.Column[Any]) -> sa.Column[Any]:
+def _with_default(name: str, column: Mapping[str, Any]) -> sa.Column[Any]:
     """A column of the older system's: as it was, and with a default if it insists on a value."""
-    default: Any = getattr(column.server_default, "arg", None)
-    if default is None and not column.nullable and not column.primary_key:
-        default = sa.text(_default_for(column.type))
-    return sa.Column(column.name, column.type, nullable=column.nullable, server_default=default)
+    # A column without a type holds anything, and so does a BLOB.
+    type_ = sa.LargeBinary() if isinstance(column["type"], sa.types.NullType) else column["type"]
+    default = None if column["default"] is None else sa.text(column["default"])
+    if default is None and not column["nullable"]:
+        default = sa.text(_default_for(type_))
+    return sa.Column(name, type_, nullable=column["nullable"], server_default=default)
 
 
 def _default_for(type_: sa.types.TypeEngine[Any]) -> str:
     if isinstance(type_, sa.DateTime | sa.Date | sa.Time):
         return "CURRENT_TIMESTAMP"
-    return "0" if isinstance(type_, sa.Numeric | sa.Integer | sa.Boolean) else "''"
+    if isinstance(type_, sa.Numeric | sa.Integer | sa.Boolean):
+        return "0"
+    return "'[]'" if isinstance(type_, sa.Text) else "'unknown'"
 
 
-def _is_row_number(column: sa.Column[Any]) -> bool:
-    return isinstance(column.type, sa.Integer)
+def _is_integer(column: Mapping[str, Any]) -> bool:
+    return isinstance(column["type"], sa.Integer)
 
 
-def _indexes_and_triggers(bind: sa.Connection) -> list[str]:
-    rows = bind.execute(
-        sa.text("SELECT sql FROM sqlite_master WHERE tbl_name = :t AND type IN ('index', 'trigger') AND sql NOT NULL"),
-        {"t": TABLE},
-    )
+def _schema_of(bind: sa.Connection, where: str, **parameters: str) -> list[str]:
+    """The statements that made parts of the schema. Not by reflection, which warns of indexes on expressions."""
+    rows = bind.execute(sa.text(f"SELECT sql FROM sqlite_master WHERE sql NOT NULL AND {where}"), parameters)  # noqa: S608
     return [row.sql for row in rows]

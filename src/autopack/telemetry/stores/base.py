@@ -20,6 +20,12 @@ class Store(Protocol):
     def telemetry_dir(self) -> Path | None:
         """Where dead letters for this store belong; None: in memory only."""
 
+    @property
+    def identity(self) -> str | None:
+        """What tells this database from others, without credentials; None: it does not outlive the process, so events
+        for it are not journalled.
+        """
+
     def load(self) -> None:
         """Import what the store needs. Called in the worker's thread before anything else, under a lock that a fork
         waits for: a child forked in the middle of an import can never import that module again.

@@ -19,6 +19,7 @@ class MemoryStore:
 
     max_batch_rows = 10_000
     telemetry_dir: Path | None = None
+    identity: str | None = None
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Row] = {}

@@ -22,6 +22,7 @@ from autopack.database import Destination
 from autopack.migrations import SchemaError
 from autopack.telemetry.errors import DataRejectedError, StoreError, StoreUnusableError, TransientStoreError
 from autopack.telemetry.events import Row
+from autopack.telemetry.private_files import make_folders
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -110,7 +111,12 @@ def _insert_template() -> str:
 
     table = TokenEstimationV2Event.__table__
     columns = ", ".join(table.c[name].name for name in Row.__struct_fields__)
-    return f"INSERT INTO {TokenEstimationV2Event.__tablename__} ({columns}) VALUES {{row}} ON CONFLICT DO NOTHING"  # noqa: S608 (our own names)
+    # The conflict is named: a unique index of the user's own must not make another event vanish as a duplicate.
+    identity = ", ".join(column.name for column in table.primary_key)
+    return (
+        f"INSERT INTO {TokenEstimationV2Event.__tablename__} ({columns}) VALUES {{row}} "  # noqa: S608 (our own names)
+        f"ON CONFLICT ({identity}) DO NOTHING"
+    )
 
 
 class SqliteStore:
@@ -130,6 +136,11 @@ class SqliteStore:
     def telemetry_dir(self) -> Path | None:
         """`<database file>.telemetry`, or None in memory."""
         return self._destination.telemetry_dir
+
+    @property
+    def identity(self) -> str | None:
+        """The real path of the file; None in memory."""
+        return self._destination.identity
 
     def load(self) -> None:
         """SQLAlchemy, aiosqlite and Alembic, with what they import late."""
@@ -243,7 +254,7 @@ def _create_private(path: Path | None) -> None:
     """A database that does not exist yet is made for its owner alone; SQLite gives its other files the same mode."""
     if path is None or path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 

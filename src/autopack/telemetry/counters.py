@@ -1,0 +1,44 @@
+"""Counters that any thread and any signal handler may add to without a lock."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+
+class AtomicCounter:
+    """Counts up: `next` on `itertools.count` is one step in C."""
+
+    def __init__(self) -> None:
+        self.ticks = itertools.count()
+
+    def add(self) -> None:
+        """Count one. Where every nanosecond counts, `next(counter.ticks)` does the same."""
+        next(self.ticks)
+
+    @property
+    def value(self) -> int:
+        """How often it was added to."""
+        # `count(7)`: its documented form is the one way to read it in one step and without taking a number.
+        return int(repr(self.ticks)[len("count(") : -1])
+
+
+class Drops:
+    """Events that were not accepted, counted by reason."""
+
+    REASONS = ("queue_full", "journal_full", "too_large", "unencodable", "closed", "disabled")
+
+    def __init__(self) -> None:
+        self._counters = {reason: AtomicCounter() for reason in self.REASONS}
+
+    def add(self, reason: str) -> None:
+        """Count one."""
+        self._counters[reason].add()
+
+    def counter(self, reason: str) -> AtomicCounter:
+        """The counter of a reason."""
+        return self._counters[reason]
+
+    def snapshot(self) -> Counter[str]:
+        """The counts that are not zero; any other reason reads as 0."""
+        return Counter({reason: value for reason, counter in self._counters.items() if (value := counter.value)})

@@ -1,0 +1,346 @@
+"""The journal: accepted events in memory-mapped files, which outlive the process.
+
+*Theory of operation.* `append` copies an encoded event into the current segment, under a short lock and without a
+system call, and only then is it accepted. The kernel holds the pages: SIGKILL, OOM or a crash of the process do not
+touch them (a power loss of the machine may). The worker reads the same segments in order, so the journal is the queue:
+while the database is away events stay in it, as many as fit, and memory stays flat. After a commit the worker moves the
+acknowledged mark forward, and deletes a segment that is settled to its end. Nothing is read from a file that this
+process does not own.
+
+*Ownership.* A segment belongs to whoever holds its `flock`. The kernel gives the lock up when the process is gone, and
+the next writer with the same destination takes the segment over: `recover` reads what was not acknowledged and puts it
+before everything else. Two may try; one gets the lock. Sending an event twice is harmless, since its id is in it.
+
+*Re-entrancy.* A signal handler or `__del__` may record while the same thread is inside `append`. It sees the flag and
+puts its event aside; the outer call journals it before it gives up the lock. Any other thread waits for the lock, which
+is never held across I/O, but for the making of the next segment when the worker has not made it in time; that is
+counted (`inline_segments`).
+
+*Fork.* The child closes file and map of every segment and touches nothing in them: the lock is the parent's, and a
+child that kept the file open would keep the lock alive when the parent is dead.
+
+*Bounds.* Segments of all writers in the folder together hold at most `journal_bytes`; beyond that the newest event is
+refused as `journal_full`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from zlib import crc32
+
+from autopack.identifiers import random_sequence_start
+from autopack.telemetry.buffer import Refused
+from autopack.telemetry.counters import AtomicCounter
+from autopack.telemetry.ledger import Account, Ledger
+from autopack.telemetry.private_files import ensure_private_folder
+from autopack.telemetry.recovery import Orphan, orphans_in
+from autopack.telemetry.segment import FORMAT_VERSION, RECORD, RECORD_BYTES, SUFFIX, Header, Segment
+from autopack.telemetry.settings import Settings
+
+logger = logging.getLogger("autopack.telemetry")
+
+_NEVER = 1 << 62
+_FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
+_LOW_32 = 0xFFFF_FFFF
+_pack = RECORD.pack_into
+
+
+class Journal:
+    """A `Buffer` on disk. Raises OSError when the folder cannot be used at all: then there is no journal."""
+
+    def __init__(self, folder: Path, fingerprint: bytes, settings: Settings, wake: Callable[[], None]) -> None:
+        self.folder = folder
+        self.slot_bytes = settings.max_event_bytes
+        self.inline_segments = AtomicCounter()
+        self.damaged = 0
+        self._settings = settings
+        self._wake = wake
+        self._writer_id = os.urandom(16)
+        self._fingerprint = fingerprint
+        self._segments_made = 0
+        self._lock = threading.RLock()  # the call site's: the segment that is written
+        self._account_lock = threading.RLock()  # the worker's: what was read and settled
+        self._inside = False
+        self._aside: deque[bytes] = deque()
+        self._appended = 0
+        self._taken_here = 0
+        self._wake_at = 1  # the first event starts the worker
+        self._closed = False
+        self._full_until_s = 0.0
+        self._ledger = Ledger()
+        self._places: dict[int, tuple[Segment, int]] = {}
+        self._recovered = 0
+        self._recovery_begun = False
+        self._orphans: deque[Orphan] = deque()
+        ensure_private_folder(folder)
+        self._own: deque[Segment] = deque()  # ours that are not settled to their end, oldest first; the last is written
+        self._next: Segment | None = None
+        self._write_to(self._make_segment(settings.journal_first_segment_bytes))
+
+    # The call site.
+
+    def take_slot(self) -> bool:
+        """Room is looked for in `append`, which also wakes the worker."""
+        return False
+
+    def append(self, payload: bytes) -> None:
+        """Accept an event: when this returns it outlives the process. Raises Refused."""
+        with self._lock:
+            if self._inside:
+                self._put_aside(payload)
+                return
+            self._inside = True
+            try:
+                self._put(payload)
+            finally:
+                self._inside = False
+            if self._aside:
+                self._put_what_is_aside()
+        if self._appended >= self._wake_at:
+            self._wake()
+
+    def offer(self, payload: bytes) -> bool:
+        """See `Buffer.offer`."""
+        self.append(payload)
+        return False
+
+    def _put(self, payload: bytes) -> None:
+        start = self._offset + RECORD_BYTES
+        end = start + len(payload)
+        if end > self._capacity:
+            self._roll()
+            start = self._offset + RECORD_BYTES
+            end = start + len(payload)
+        sequence = self._sequence
+        self._map[start:end] = payload
+        _pack(self._map, start - RECORD_BYTES, end - start, crc32(payload, sequence & _LOW_32), sequence)
+        # From here on it is accepted. An exception of a signal handler before this leaves no trace: it is overwritten.
+        self._sequence = sequence + 1
+        self._segment.write_offset = self._offset = (end + 7) & ~7
+        self._appended += 1
+
+    def _put_aside(self, payload: bytes) -> None:
+        """What interrupts `append` in its own thread may only add what surely finds room behind it."""
+        waiting = sum(map(len, self._aside)) + len(self._aside) * (RECORD_BYTES + 8)
+        if self._offset + waiting + 2 * (self.slot_bytes + RECORD_BYTES + 8) > self._capacity:
+            raise Refused("closed" if self._closed else "journal_full")
+        self._aside.append(payload)
+
+    def _put_what_is_aside(self) -> None:
+        while self._aside:
+            self._inside = True
+            try:
+                self._put(self._aside[0])
+                self._aside.popleft()
+            finally:
+                self._inside = False
+
+    def _roll(self) -> None:
+        """Go on in the next segment. Raises Refused."""
+        if self._closed:
+            raise Refused("closed")
+        if self._next is None:
+            self._next = self._make_next()
+            self.inline_segments.add()
+        segment, self._next = self._next, None
+        self._write_to(segment)
+
+    def _write_to(self, segment: Segment) -> None:
+        self._segment = segment
+        self._map = segment.map
+        self._offset = segment.write_offset
+        self._capacity = segment.size_bytes
+        self._sequence = segment.header.first_sequence
+        self._own.append(segment)
+
+    def _make_next(self) -> Segment:
+        """Raises Refused where there is no room, in the folder or on the disk."""
+        if time.monotonic() < self._full_until_s:
+            raise Refused("journal_full")
+        size_bytes = self._settings.journal_segment_bytes
+        try:
+            if size_bytes + _bytes_of_segments(self.folder) <= self._settings.journal_bytes:
+                return self._make_segment(size_bytes)
+        except OSError as exc:
+            logger.warning("No new journal segment in %s: %s", self.folder, exc.strerror)
+        self._full_until_s = time.monotonic() + _FULL_FOR_S
+        raise Refused("journal_full")
+
+    def _make_segment(self, size_bytes: int) -> Segment:
+        self._segments_made += 1
+        header = Header(
+            version=FORMAT_VERSION,
+            size_bytes=size_bytes,
+            created_ns=time.time_ns(),
+            first_sequence=random_sequence_start(),
+            writer=self._writer_id,
+            fingerprint=self._fingerprint,
+        )
+        name = f"journal-{self._writer_id.hex()}-{self._segments_made:06d}{SUFFIX}"
+        return Segment.create(self.folder / name, header)
+
+    # The worker.
+
+    def recover(self) -> None:
+        """Take over what dead writers left for this destination, and put it before everything else."""
+        if self._recovery_begun:
+            return
+        self._recovery_begun = True
+        orphans = list(orphans_in(self.folder, self._fingerprint))
+        with self._account_lock:
+            self._orphans.extend(orphans)
+            self._recovered = sum(orphan.events for orphan in orphans)
+            self.damaged = sum(orphan.damaged for orphan in orphans)
+            # Their keys are negative, so that `settled_through` counts our own only when theirs are settled.
+            self._ledger.next_key = -self._recovered
+        if orphans:
+            logger.warning(
+                "Recovered %d event(s) of earlier processes from %d journal segment(s), %d damaged",
+                self._recovered,
+                len(orphans),
+                self.damaged,
+            )
+        self._finish_segments()
+
+    def take(self, limit: int) -> Mapping[int, bytes]:
+        """See `Buffer.take`."""
+        with self._lock:
+            if self._aside and not self._inside:
+                self._put_what_is_aside()
+        with self._account_lock:
+            if not self._ledger.in_flight:
+                for segment, start, payload in self._unread(limit):
+                    self._places[self._ledger.enter(payload)] = (segment, start)
+            return self._ledger.batch()
+
+    def _unread(self, limit: int) -> Iterator[tuple[Segment, int, bytes]]:
+        for orphan in self._orphans:
+            while limit and (record := orphan.next_record()) is not None:
+                limit -= 1
+                yield orphan.segment, record.start, record.payload
+        for segment in self._own:
+            while limit and segment.read_offset < segment.write_offset:
+                limit -= 1
+                self._taken_here += 1
+                start = segment.read_offset
+                yield segment, start, segment.next_record()
+
+    def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
+        """See `Buffer.settle`."""
+        with self._account_lock:
+            keys = list(keys)
+            self._ledger.settle(keys, written=written, duplicates=duplicates, dead_lettered=dead_lettered)
+            for key in keys:
+                del self._places[key]
+        self._finish_segments()
+
+    def _finish_segments(self) -> None:
+        """Move the acknowledged marks up to the first event that is not settled; delete what lies before it."""
+        unsettled, start = next(iter(self._places.values()), (None, 0))
+        for segment in [*(orphan.segment for orphan in self._orphans), *self._own]:
+            if segment is unsettled:
+                segment.acknowledge(start)
+                return
+            segment.acknowledge(segment.read_offset)
+            if not self._is_finished(segment):
+                return
+
+    def _is_finished(self, segment: Segment) -> bool:
+        """Whether a segment is read to its end, and then gone."""
+        if self._orphans and segment is self._orphans[0].segment:
+            if self._orphans[0].exhausted:
+                self._orphans.popleft().dispose()
+                return True
+            return False
+        if segment is self._segment or segment.read_offset < segment.write_offset:
+            return False
+        with self._lock:
+            self._own.popleft()
+        segment.remove()
+        return True
+
+    def tend(self) -> None:
+        """Make the next segment before the call site needs it."""
+        if self._next is not None or self._closed or self._offset < self._capacity // 2:
+            return
+        with contextlib.suppress(Refused):
+            made = self._make_next()
+            with self._lock:
+                self._next, spare = (made, None) if self._next is None else (self._next, made)
+            if spare is not None:
+                spare.remove()
+
+    @property
+    def backlog(self) -> int:
+        """See `Buffer.backlog`."""
+        left = sum(orphan.events_left for orphan in self._orphans)
+        return left + self.accepted_here - self._taken_here
+
+    def account(self) -> Account:
+        """See `Buffer.account`."""
+        with self._account_lock:
+            return self._ledger.account(self.backlog, self._recovered)
+
+    @property
+    def accepted_here(self) -> int:
+        """See `Buffer.accepted_here`."""
+        return self._appended + len(self._aside)
+
+    @property
+    def settled_through(self) -> int:
+        """See `Buffer.settled_through`."""
+        with self._account_lock:
+            return self._ledger.settled_through
+
+    def arm(self, length: int) -> None:
+        """See `Buffer.arm`."""
+        self._wake_at = self._appended + max(1, length - self.backlog)
+
+    def disarm(self) -> None:
+        """See `Buffer.disarm`."""
+        self._wake_at = _NEVER
+
+    # The end.
+
+    def refuse(self) -> None:
+        """See `Buffer.refuse`."""
+        self._closed = True
+        self._capacity = 0  # which sends every `append` to `_roll`, and there it is refused
+
+    @property
+    def has_stragglers(self) -> bool:
+        """None: an event is in before `append` gives up its lock."""
+        return False
+
+    def close(self) -> None:
+        """Delete what is settled, and leave the rest to the next writer with this destination."""
+        with self._lock:
+            self.refuse()
+            settled = not self.account().pending
+            for segment in filter(None, [*self._own, self._next]):
+                if settled or segment is self._next:
+                    segment.remove()
+                else:
+                    segment.release()
+            for orphan in self._orphans:
+                orphan.segment.release()
+            self._own.clear()
+            self._orphans.clear()
+            self._next = None
+
+    def forget(self) -> None:
+        """See `Buffer.forget`: close file and map of every segment; the locks stay the parent's."""
+        for segment in filter(None, [*self._own, self._next, *(orphan.segment for orphan in self._orphans)]):
+            segment.release()
+
+
+def _bytes_of_segments(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries if entry.name.endswith(SUFFIX))

@@ -1,0 +1,64 @@
+"""The account of accepted events on the worker's side: which are in its hands, and what became of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where the accepted events are, at one moment."""
+
+    written: int
+    duplicates: int
+    dead_lettered: int
+    pending: int
+    recovered: int = 0
+
+    @property
+    def accepted(self) -> int:
+        """All of them, those of dead processes that this one has recovered included."""
+        return self.written + self.duplicates + self.dead_lettered + self.pending
+
+
+class Ledger:
+    """Events that were taken from a buffer, in order, under keys that count up. The caller holds a lock around it."""
+
+    def __init__(self) -> None:
+        self.in_flight: dict[int, bytes] = {}
+        self.next_key = 0
+        self._written = 0
+        self._duplicates = 0
+        self._dead_lettered = 0
+
+    def enter(self, payload: bytes) -> int:
+        """One more event is in the worker's hands; returns its key."""
+        key = self.next_key
+        self.in_flight[key] = payload
+        self.next_key = key + 1
+        return key
+
+    def settle(self, keys: Iterable[int], *, written: int, duplicates: int, dead_lettered: int) -> list[bytes]:
+        """The fate of these events is decided; the three counts add up to their number. Returns their payloads."""
+        payloads = [self.in_flight.pop(key) for key in keys]
+        if written + duplicates + dead_lettered != len(payloads):
+            raise ValueError(f"{len(payloads)} events settled as {written} + {duplicates} + {dead_lettered}")
+        self._written += written
+        self._duplicates += duplicates
+        self._dead_lettered += dead_lettered
+        return payloads
+
+    def account(self, waiting: int, recovered: int = 0) -> Account:
+        """The snapshot, given how many accepted events were not taken yet."""
+        pending = len(self.in_flight) + waiting
+        return Account(self._written, self._duplicates, self._dead_lettered, pending, recovered)
+
+    @property
+    def settled_through(self) -> int:
+        """The key of the first event that is not settled: all before it are."""
+        return next(iter(self.in_flight), self.next_key)
+
+    def batch(self) -> Mapping[int, bytes]:
+        """What is in the worker's hands, oldest first."""
+        return dict(self.in_flight)

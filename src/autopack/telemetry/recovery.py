@@ -1,0 +1,102 @@
+"""Segments that dead writers left behind: found, taken over, read to their end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from autopack.telemetry.segment import SUFFIX, Record, Segment, SegmentError
+
+logger = logging.getLogger("autopack.telemetry")
+
+
+class Found(NamedTuple):
+    """A file of the journal folder, and what it is: `segment` is open and ours where it could be taken over.
+
+    `why_not` says why it was left alone: its writer lives, or it cannot be used, or it is for another destination.
+    """
+
+    path: Path
+    segment: Segment | None
+    why_not: str | None
+
+
+class Orphan:
+    """A segment whose writer is dead, now ours. `events` are what is to be delivered of it."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.events, self.damaged = _survey(segment)
+        self.events_left = self.events
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every good record was read."""
+        return not self.events_left
+
+    def next_record(self) -> Record | None:
+        """The next good record, None at the end."""
+        if not self.events_left:
+            return None
+        record = self.segment.good_record_from(self.segment.read_offset)
+        if record is None:
+            raise SegmentError(f"{self.segment.path} changed while it was read")
+        self.events_left -= 1
+        self.segment.read_offset = record.end
+        return record
+
+    def dispose(self) -> None:
+        """All of it is settled: delete it, or, where it is damaged, set it aside for a person."""
+        if self.damaged:
+            logger.warning("A damaged journal segment was set aside as %s", self.segment.set_aside())
+        else:
+            self.segment.remove()
+
+
+def search(folder: Path, fingerprint: bytes | None) -> Iterator[Found]:
+    """What lies in a journal folder, oldest first; None as the fingerprint: for any destination."""
+    found = [_open(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    found.sort(key=lambda item: item.segment.header.created_ns if item.segment else 0)
+    for item in found:
+        if item.segment is not None and fingerprint not in (None, item.segment.header.fingerprint):
+            item.segment.release()
+            yield Found(item.path, None, "its events are for another database")
+        else:
+            yield item
+
+
+def orphans_in(folder: Path, fingerprint: bytes | None) -> Iterator[Orphan]:
+    """The segments that could be taken over; the others are left alone, and named in the log if that is unexpected."""
+    for path, segment, why_not in search(folder, fingerprint):
+        if segment is not None:
+            yield Orphan(segment)
+        elif why_not is not None:
+            logger.info("The journal segment %s is left alone: %s", path, why_not)
+
+
+def _open(path: Path) -> Found:
+    try:
+        segment = Segment.open(path)
+    except (SegmentError, OSError) as exc:
+        return Found(path, None, str(exc))
+    return Found(path, segment, None if segment else "its writer lives")
+
+
+def _survey(segment: Segment) -> tuple[int, int]:
+    """How many good records there are from the acknowledged mark on, and how many are known to be damaged."""
+    offset = segment.read_offset
+    events = damaged = 0
+    expected: int | None = None
+    while (record := segment.good_record_from(offset)) is not None:
+        if expected is not None:
+            damaged += record.sequence - expected
+        elif record.start != offset:
+            damaged += 1
+        events += 1
+        expected = record.sequence + 1
+        offset = record.end
+    if segment.is_damaged or segment.leftover_after(offset):
+        damaged += 1
+    return events, damaged

@@ -1,0 +1,233 @@
+"""One file of the journal: its bytes, and how they are read back after a crash.
+
+A segment is a file of fixed size, made in full before it is used, so that a full disk is refused then and not with a
+SIGBUS later. It begins with a header, written twice with a checksum each, so that no single damaged byte makes the
+segment unreadable, and an acknowledged mark with a checksum of its own: what lies before it is settled. Then come
+records, each on a multiple of 8 bytes:
+
+    length u32 · CRC-32 u32 · sequence u64 · payload
+
+The payload is written first, then the 16 bytes before it: a record that a crash has torn has a length of 0 or a wrong
+checksum. The checksum covers the sequence and the payload. Where a record is damaged, the next good one is looked for
+at every multiple of 8, and recognised by a sequence that this segment can hold and by its checksum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+from autopack.telemetry.private_files import open_private, try_lock
+
+MAGIC = b"AUTOPACK"
+FORMAT_VERSION = 1
+SUFFIX = ".seg"
+MAX_BYTES = 256 << 20
+_PAGE_BYTES = 4096
+
+_HEADER = struct.Struct("<8sHHIQQQ16s32s")
+_CHECKSUM = struct.Struct("<I")
+_COPY_BYTES = 96
+_ACKNOWLEDGED = struct.Struct("<QI")
+_ACKNOWLEDGED_AT = 2 * _COPY_BYTES
+FIRST_RECORD = 256
+RECORD = struct.Struct("<IIQ")
+RECORD_BYTES = RECORD.size
+_LOW_32 = 0xFFFF_FFFF
+
+
+class SegmentError(Exception):
+    """A file cannot be used as a segment; the message says why."""
+
+
+class Header(NamedTuple):
+    """What a segment says of itself.
+
+    `fingerprint` tells which destination its events are for. `first_sequence` is the sequence of its first record.
+    """
+
+    version: int
+    size_bytes: int
+    created_ns: int
+    first_sequence: int
+    writer: bytes
+    fingerprint: bytes
+
+    def pack(self) -> bytes:
+        """One copy, with its checksum."""
+        body = _HEADER.pack(
+            MAGIC, self.version, 0, FIRST_RECORD, self.size_bytes, self.created_ns, self.first_sequence, self.writer,
+            self.fingerprint,
+        )  # fmt: skip
+        return (body + _CHECKSUM.pack(crc32(body))).ljust(_COPY_BYTES, b"\0")
+
+
+class Record(NamedTuple):
+    """A record that was read back: where it lies, and what it holds."""
+
+    start: int
+    end: int
+    sequence: int
+    payload: bytes
+
+
+class Segment:
+    """An open, mapped and locked segment. Whoever holds it owns it until `release` or `remove`."""
+
+    def __init__(self, path: Path, file: int, header: Header) -> None:
+        self.path = path
+        self.header = header
+        self._file = file
+        self.size_bytes = os.fstat(file).st_size
+        self.map = mmap.mmap(file, self.size_bytes)
+        self.read_offset = FIRST_RECORD
+        self.write_offset = FIRST_RECORD
+
+    @classmethod
+    def create(cls, path: Path, header: Header) -> Segment:
+        """A new segment, locked. It gets its name when it is complete, so that nobody ever sees half of one.
+
+        Raises OSError: the disk is full, the folder cannot be written, locks do not work there.
+        """
+        unfinished = path.with_suffix(".tmp")
+        file = open_private(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            try_lock(file)
+            os.posix_fallocate(file, 0, header.size_bytes)
+            copies = header.pack() * 2
+            os.pwrite(file, copies + _packed_mark(FIRST_RECORD), 0)
+            segment = cls(path, file, header)
+            segment.touch_pages()
+            unfinished.rename(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            os.close(file)
+            raise
+        return segment
+
+    @classmethod
+    def open(cls, path: Path) -> Segment | None:
+        """A segment that somebody left behind, locked by us now; None if its owner lives.
+
+        Raises:
+            SegmentError: it is no segment of a form that we know, and is to be left alone.
+            OSError: it is not a regular file of this user, or cannot be read.
+
+        """
+        file = open_private(path, os.O_RDWR)
+        try:
+            if not try_lock(file):
+                os.close(file)
+                return None
+            _check_size(os.fstat(file).st_size)
+            segment = cls(path, file, _read_header(os.pread(file, FIRST_RECORD, 0)))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(file)
+            raise
+        segment.read_offset = segment._acknowledged()
+        return segment
+
+    def touch_pages(self) -> None:
+        """Have the kernel map every page for writing now: later, the first touch of each would be felt."""
+        for offset in range(_PAGE_BYTES, self.size_bytes, _PAGE_BYTES):
+            self.map[offset] = 0
+
+    def acknowledge(self, offset: int) -> None:
+        """Everything before the offset is settled: it will not be read again."""
+        mark = _packed_mark(offset)
+        self.map[_ACKNOWLEDGED_AT : _ACKNOWLEDGED_AT + len(mark)] = mark
+
+    def next_record(self) -> bytes:
+        """The payload at `read_offset`, which must lie before `write_offset`, and step over it."""
+        start = self.read_offset + RECORD_BYTES
+        length = RECORD.unpack_from(self.map, self.read_offset)[0]
+        self.read_offset = aligned(start + length)
+        return self.map[start : start + length]
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the file is shorter or longer than it was made."""
+        return self.size_bytes != self.header.size_bytes
+
+    def leftover_after(self, offset: int) -> bool:
+        """Whether there is anything but zeros from here to the end: the remains of a damaged record."""
+        return any(self.map[at : at + (1 << 20)].strip(b"\0") for at in range(offset, self.size_bytes, 1 << 20))
+
+    def good_record_from(self, offset: int) -> Record | None:
+        """The first record at or after an offset that is whole; None if there is no more."""
+        while offset + RECORD_BYTES <= self.size_bytes:
+            if (record := self._record_at(offset)) is not None:
+                return record
+            if self.map[offset : offset + _PAGE_BYTES].count(0) == _PAGE_BYTES:
+                offset += _PAGE_BYTES  # the empty rest of a segment, mostly
+            else:
+                offset += 8
+        return None
+
+    def _record_at(self, offset: int) -> Record | None:
+        length, checksum, sequence = RECORD.unpack_from(self.map, offset)
+        start, end = offset + RECORD_BYTES, offset + RECORD_BYTES + length
+        first = self.header.first_sequence
+        if not length or end > self.size_bytes or not first <= sequence < first + self.size_bytes // RECORD_BYTES:
+            return None
+        payload = self.map[start:end]
+        if crc32(payload, sequence & _LOW_32) != checksum:
+            return None
+        return Record(offset, aligned(end), sequence, payload)
+
+    def _acknowledged(self) -> int:
+        """The mark, or the first record if the mark is damaged: sending twice is harmless, leaving out is not."""
+        offset, checksum = _ACKNOWLEDGED.unpack_from(self.map, _ACKNOWLEDGED_AT)
+        good = checksum == crc32(_ACKNOWLEDGED.pack(offset, 0)) and FIRST_RECORD <= offset <= self.size_bytes
+        return offset if good else FIRST_RECORD
+
+    def remove(self) -> None:
+        """Delete the file: every event in it is settled."""
+        self.path.unlink(missing_ok=True)
+        self.release()
+
+    def set_aside(self) -> Path:
+        """Keep a damaged file for a person, under a name that nobody recovers; returns the name."""
+        name = self.path.with_suffix(".corrupt")
+        self.path.rename(name)
+        self.release()
+        return name
+
+    def release(self) -> None:
+        """Close the file and give up its lock. In a forked child the lock stays the parent's."""
+        self.map.close()
+        os.close(self._file)
+
+
+def aligned(offset: int) -> int:
+    """The next multiple of 8."""
+    return (offset + 7) & ~7
+
+
+def _check_size(size_bytes: int) -> None:
+    if not FIRST_RECORD <= size_bytes <= MAX_BYTES:
+        raise SegmentError(f"{size_bytes} bytes are not the size of a segment")
+
+
+def _packed_mark(offset: int) -> bytes:
+    return _ACKNOWLEDGED.pack(offset, crc32(_ACKNOWLEDGED.pack(offset, 0)))
+
+
+def _read_header(data: bytes) -> Header:
+    for at in (0, _COPY_BYTES):
+        body = data[at : at + _HEADER.size]
+        (checksum,) = _CHECKSUM.unpack_from(data, at + _HEADER.size)
+        if crc32(body) == checksum:
+            magic, version, _, _, size_bytes, created_ns, first_sequence, writer, fingerprint = _HEADER.unpack(body)
+            if magic != MAGIC:
+                break
+            if version > FORMAT_VERSION:
+                raise SegmentError(f"format {version} is newer than this program's {FORMAT_VERSION}")
+            return Header(version, size_bytes, created_ns, first_sequence, writer, fingerprint)
+    raise SegmentError("neither copy of its header can be read")
