@@ -1,15 +1,19 @@
 """What the tests of the read side share: real databases with real rows, and the real programs."""
 
+import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from autopack.cli import main
 from autopack.database import Destination, engine_for, parse_database_url
 from autopack.models import Base, TokenEstimationV2Event
 
@@ -68,13 +72,47 @@ def environment(database: Path | str | None, **changes: str) -> dict[str, str]:
 def autopack(
     *arguments: str | Path, database: Path | str | None = None, cwd: Path | None = None, **changes: str
 ) -> subprocess.CompletedProcess[str]:
+    """Run the real command as the console script does, on real files and in this process, which saves its imports."""
+    words = [str(argument) for argument in arguments]
+    with _text_file() as out, _text_file() as err:
+        before = os.environ.copy()
+        os.environ.clear()
+        os.environ.update(environment(database, **changes))
+        try:
+            with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
+                code = _exit_code(words)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        return subprocess.CompletedProcess(words, code, _contents(out), _contents(err))
+
+
+def autopack_process(
+    *arguments: str | Path, database: Path | str | None = None, **changes: str
+) -> subprocess.CompletedProcess[str]:
     """Run the real command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "autopack.cli", *map(str, arguments)],
         env=environment(database, **changes),
-        cwd=cwd,
         capture_output=True,
         check=False,
         encoding="utf-8",
         timeout=60,
     )
+
+
+def _text_file() -> io.TextIOWrapper:
+    return io.TextIOWrapper(tempfile.TemporaryFile(), encoding="utf-8", errors="strict", write_through=True)
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        main(arguments)
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    return 0
+
+
+def _contents(file: io.TextIOWrapper) -> str:
+    file.seek(0)
+    return file.read()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.read_side import autopack, environment, event, make_database
+from tests.read_side import autopack, autopack_process, environment, event, make_database
 
 from autopack import __version__
 from autopack.cli import COMMANDS, cli
@@ -73,7 +73,7 @@ def test_the_example_in_the_help_of_the_read_side_runs(tmp_path: Path, name: str
 
 
 def test_the_version_is_the_packages() -> None:
-    done = autopack("--version")
+    done = autopack_process("--version")
     assert (done.returncode, done.stdout) == (0, f"autopack, version {__version__}\n")
 
 
@@ -159,7 +159,7 @@ def test_a_path_that_is_not_unicode_can_be_used(tmp_path: Path) -> None:
 
 def test_output_that_the_locale_cannot_encode_is_escaped_and_no_error(tmp_path: Path) -> None:
     make_database(tmp_path / "x.db", [event(1, category="π", deliverables_json="[]")])
-    done = autopack("replay", database=tmp_path / "x.db", PYTHONIOENCODING="latin-1")
+    done = autopack_process("replay", database=tmp_path / "x.db", PYTHONIOENCODING="latin-1")
     assert done.returncode == 0, done.stderr
     assert "\\u03c0 " in done.stdout
 

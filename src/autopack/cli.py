@@ -68,18 +68,19 @@ class AutopackGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            _discard_buffered_output()
+            _give_up_unwritable_output()
             ctx.exit(0)
         except (AnalysisError, DatabaseUrlError, InputFileError, OSError) as exc:
-            _discard_buffered_output()
+            _give_up_unwritable_output()
             raise click.ClickException(for_terminal(_message(exc))) from exc
 
 
-def _discard_buffered_output() -> None:
-    """What could not be written must not be tried again at exit, where it would fail the process with status 120.
-    Whatever could be written is already: click flushes each line.
-    """
-    if sys.stdout is not None:
+def _give_up_unwritable_output() -> None:
+    """What could not be written must not be tried again at exit, where it would end the process with status 120."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
