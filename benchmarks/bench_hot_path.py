@@ -77,12 +77,17 @@ def measure(blocks: int, calls: int) -> dict[str, dict[str, float]]:
     """Interleaved blocks of every candidate; ns."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'bench.db'}"
-        with Telemetry(url, queue_size=max(10_000, 2 * calls)) as telemetry:
+        queue_size = max(10_000, 2 * calls)
+        with (
+            Telemetry(url, queue_size=queue_size, journal_dir=None) as telemetry,
+            Telemetry(f"sqlite:///{Path(folder) / 'journalled.db'}") as journalled,
+        ):
             loops = {
                 "empty call, keywords by name": block_of(empty_named),
                 "empty call, keywords as a mapping": block_of(empty_mapping),
                 "record(), telemetry off": block_of(DisabledTelemetry().record),
                 "record(), in memory, writing to SQLite": block_of(telemetry.record),
+                "record(), with journal, the same": block_of(journalled.record),
             }
             samples: dict[str, list[list[int]]] = {name: [] for name in loops}
             telemetry.flush(60)
@@ -90,8 +95,9 @@ def measure(blocks: int, calls: int) -> dict[str, dict[str, float]]:
                 for name, loop in loops.items():
                     samples[name].append(sorted(loop(calls)))
                 telemetry.flush(60)
-            stats = telemetry.stats()
-    assert stats.dropped == {}, stats
+                journalled.flush(60)
+            for stats in (telemetry.stats(), journalled.stats()):
+                assert stats.dropped == {}, stats
     return {name: summary(blocks_) for name, blocks_ in samples.items()}
 
 

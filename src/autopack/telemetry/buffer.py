@@ -40,8 +40,14 @@ class Buffer(Protocol):
     """
 
     slot_bytes: int
-    take_slot: Callable[[], bool]
-    append: Callable[[bytes], None]
+
+    @property
+    def take_slot(self) -> Callable[[], bool]:
+        """Take one slot."""
+
+    @property
+    def append(self) -> Callable[[bytes], None]:
+        """Accept a payload for the slot that was taken."""
 
     def offer(self, payload: bytes) -> bool:
         """Accept a payload of any size; returns whether to wake the worker. Raises Refused."""
@@ -56,6 +62,9 @@ class Buffer(Protocol):
     @property
     def backlog(self) -> int:
         """Accepted events that the worker has not taken yet."""
+
+    def recover(self) -> None:
+        """Put events that dead processes have left behind before everything else. Called once, by the worker."""
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         """The next events in order, at most `limit`, under keys for `settle`; first those that were taken and never
@@ -181,6 +190,9 @@ class MemoryBuffer:
     def disarm(self) -> None:
         """See `Buffer.disarm`."""
         self._mark(wake=False)
+
+    def recover(self) -> None:
+        """Memory leaves nothing behind."""
 
     def tend(self) -> None:
         """Nothing to do."""

@@ -26,12 +26,15 @@ refused as `journal_full`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -40,8 +43,8 @@ from autopack.telemetry.buffer import Refused
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.ledger import Account, Ledger
 from autopack.telemetry.private_files import ensure_private_folder
-from autopack.telemetry.recovery import Orphan, orphans_in
-from autopack.telemetry.segment import FORMAT_VERSION, RECORD, RECORD_BYTES, SUFFIX, Header, Segment
+from autopack.telemetry.recovery import Orphan, orphans_in, remove_unfinished
+from autopack.telemetry.segment import FIRST_RECORD, FORMAT_VERSION, RECORD, RECORD_BYTES, SUFFIX, Header, Segment
 from autopack.telemetry.settings import Settings
 
 logger = logging.getLogger("autopack.telemetry")
@@ -79,10 +82,12 @@ class Journal:
         self._recovered = 0
         self._recovery_begun = False
         self._orphans: deque[Orphan] = deque()
-        ensure_private_folder(folder)
         self._own: deque[Segment] = deque()  # ours that are not settled to their end, oldest first; the last is written
         self._next: Segment | None = None
-        self._write_to(self._make_segment(settings.journal_first_segment_bytes))
+        # Where `_put` goes on. No segment is made before the first event: most forked children never record one.
+        self._segment: Segment | None = None
+        self._offset = self._capacity = self._sequence = 0
+        _check_folder(folder)
 
     # The call site.
 
@@ -123,7 +128,7 @@ class Journal:
         _pack(self._map, start - RECORD_BYTES, end - start, crc32(payload, sequence & _LOW_32), sequence)
         # From here on it is accepted. An exception of a signal handler before this leaves no trace: it is overwritten.
         self._sequence = sequence + 1
-        self._segment.write_offset = self._offset = (end + 7) & ~7
+        self._segment.write_offset = self._offset = (end + 7) & ~7  # type: ignore[union-attr]
         self._appended += 1
 
     def _put_aside(self, payload: bytes) -> None:
@@ -164,9 +169,10 @@ class Journal:
         """Raises Refused where there is no room, in the folder or on the disk."""
         if time.monotonic() < self._full_until_s:
             raise Refused("journal_full")
-        size_bytes = self._settings.journal_segment_bytes
+        settings = self._settings
+        size_bytes = settings.journal_segment_bytes if self._segments_made else settings.journal_first_segment_bytes
         try:
-            if size_bytes + _bytes_of_segments(self.folder) <= self._settings.journal_bytes:
+            if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
                 return self._make_segment(size_bytes)
         except OSError as exc:
             logger.warning("No new journal segment in %s: %s", self.folder, exc.strerror)
@@ -174,7 +180,6 @@ class Journal:
         raise Refused("journal_full")
 
     def _make_segment(self, size_bytes: int) -> Segment:
-        self._segments_made += 1
         header = Header(
             version=FORMAT_VERSION,
             size_bytes=size_bytes,
@@ -184,7 +189,9 @@ class Journal:
             fingerprint=self._fingerprint,
         )
         name = f"journal-{self._writer_id.hex()}-{self._segments_made:06d}{SUFFIX}"
-        return Segment.create(self.folder / name, header)
+        segment = Segment.create(self.folder / name, header)
+        self._segments_made += 1
+        return segment
 
     # The worker.
 
@@ -193,6 +200,7 @@ class Journal:
         if self._recovery_begun:
             return
         self._recovery_begun = True
+        remove_unfinished(self.folder)
         orphans = list(orphans_in(self.folder, self._fingerprint))
         with self._account_lock:
             self._orphans.extend(orphans)
@@ -268,7 +276,7 @@ class Journal:
 
     def tend(self) -> None:
         """Make the next segment before the call site needs it."""
-        if self._next is not None or self._closed or self._offset < self._capacity // 2:
+        if self._segment is None or self._next is not None or self._closed or self._offset < self._capacity // 2:
             return
         with contextlib.suppress(Refused):
             made = self._make_next()
@@ -286,7 +294,10 @@ class Journal:
     def account(self) -> Account:
         """See `Buffer.account`."""
         with self._account_lock:
-            return self._ledger.account(self.backlog, self._recovered)
+            account = self._ledger.account(self.backlog)
+        return replace(
+            account, recovered=self._recovered, damaged=self.damaged, inline_segments=self.inline_segments.value
+        )
 
     @property
     def accepted_here(self) -> int:
@@ -339,6 +350,19 @@ class Journal:
         """See `Buffer.forget`: close file and map of every segment; the locks stay the parent's."""
         for segment in filter(None, [*self._own, self._next, *(orphan.segment for orphan in self._orphans)]):
             segment.release()
+
+
+@cache
+def _check_folder(folder: Path) -> None:
+    """Raise OSError where a segment could never be made: no right to write, a link, no locks, no shared mappings."""
+    ensure_private_folder(folder)
+    header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32))
+    Segment.create(folder / f"check-{os.urandom(8).hex()}", header).remove()
+
+
+def fingerprint_of(identity: str) -> bytes:
+    """What a segment says of its destination: enough to tell it from others, nothing to read in it."""
+    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).digest()
 
 
 def _bytes_of_segments(folder: Path) -> int:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where the accepted events are, at one moment."""
+    """Where the accepted events are, at one moment; the last three are the journal's."""
 
     written: int
     duplicates: int
     dead_lettered: int
     pending: int
     recovered: int = 0
+    damaged: int = 0
+    inline_segments: int = 0
 
     @property
     def accepted(self) -> int:
@@ -49,10 +51,9 @@ class Ledger:
         self._dead_lettered += dead_lettered
         return payloads
 
-    def account(self, waiting: int, recovered: int = 0) -> Account:
+    def account(self, waiting: int) -> Account:
         """The snapshot, given how many accepted events were not taken yet."""
-        pending = len(self.in_flight) + waiting
-        return Account(self._written, self._duplicates, self._dead_lettered, pending, recovered)
+        return Account(self._written, self._duplicates, self._dead_lettered, len(self.in_flight) + waiting)
 
     @property
     def settled_through(self) -> int:

@@ -35,7 +35,7 @@ def warn_once(message: str) -> None:
 
 def close_all() -> None:
     """Close every live writer: the deadlines run at the same time, so the exit waits for the longest only."""
-    writers = list(live)
+    writers = {*live, *(telemetry.writer for telemetry in instances)}
     for writer in writers:
         writer.begin_close(writer.shutdown_timeout_s)
     for writer in writers:

@@ -9,6 +9,7 @@ out by `_record_uncommon`, so that the common path pays for none of it.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import time_ns
@@ -23,7 +24,7 @@ from autopack.telemetry.counters import AtomicCounter, Drops
 from autopack.telemetry.dead_letters import DeadLetterOffice
 from autopack.telemetry.errors import ConfigError
 from autopack.telemetry.events import FIELDS
-from autopack.telemetry.settings import is_enabled, resolve
+from autopack.telemetry.settings import AUTO, is_enabled, journal_folder, resolve
 from autopack.telemetry.stores.base import Store
 from autopack.telemetry.wire import MISSING, encode, encode_hostile
 from autopack.telemetry.writer import Writer
@@ -45,14 +46,17 @@ class TelemetryStats:
     duplicates         rows that were there already, after a retry of a commit whose answer was lost
     dead_lettered      events that no database would take; `autopack dead-letters list` shows them
     pending            events in memory that are none of these yet
-    dropped            calls of `record()` that returned False, by reason: queue_full, too_large, unencodable, closed,
-                       disabled; a reason that did not occur reads as 0
+    dropped            calls of `record()` that returned False, by reason: queue_full, journal_full, too_large,
+                       unencodable, closed, disabled; a reason that did not occur reads as 0
     retries            transactions that failed and were tried again
     last_error         class and code of the last failure of the database, never its text; None: there was none
     worker_alive       whether the writer's thread runs
     worker_restarts    how often the writer died of a bug and was started again
     dead_letters_lost  those of `dead_lettered` that found no place in the file
     redaction_failures events that lost their paths because `redact` raised
+    recovered          of `accepted`: events of dead processes that this one found in the journal
+    journal_damaged    records of the journal that could not be read; their file was set aside as `*.corrupt`
+    journal_inline_segments  calls of `record()` that had to make a journal file, since the writer had not in time
     """
 
     accepted: int = 0
@@ -67,6 +71,9 @@ class TelemetryStats:
     worker_restarts: int = 0
     dead_letters_lost: int = 0
     redaction_failures: int = 0
+    recovered: int = 0
+    journal_damaged: int = 0
+    journal_inline_segments: int = 0
 
 
 class _Uncommon(Exception):  # noqa: N818 (not an error)
@@ -79,7 +86,9 @@ class Telemetry:
     >>> with Telemetry("sqlite:///autopack.db") as telemetry:
     ...     telemetry.record(run_id="nightly-42", phase_id="p3", ...)
 
-    destination: a database URL, or a `Store`. The options are those of `Settings`; what is not given comes from the
+    destination: a database URL, or a `Store`. journal_dir: where accepted events are kept until they are written, so
+    that they outlive the process; "auto" is `<database file>.telemetry`, None keeps them in memory only. A database in
+    memory has no journal. The other options are those of `Settings`; what is not given comes from the
     environment (`TELEMETRY_QUEUE_SIZE`, …), then from the default. `redact` gets the deliverables of each event, and
     those that existed, before they leave the caller, and returns what may be stored; if it raises, the event loses its
     paths and is counted.
@@ -100,6 +109,7 @@ class Telemetry:
         batch_size: int | None = None,
         flush_interval_s: float | None = None,
         shutdown_timeout_s: float | None = None,
+        journal_dir: str | os.PathLike[str] | None = AUTO,
         redact: Redact | None = None,
     ) -> None:
         given = {
@@ -110,6 +120,9 @@ class Telemetry:
         }
         self._settings = resolve(given)
         self._store = store_for(destination) if isinstance(destination, str) else destination
+        self._journal_folder = None
+        if self._store.identity is not None:
+            self._journal_folder = journal_folder(journal_dir, self._store.telemetry_dir)
         self._redact = redact
         self._drops = Drops()
         self._redaction_failures = AtomicCounter()
@@ -245,6 +258,9 @@ class Telemetry:
             worker_restarts=progress.restarts.value,
             dead_letters_lost=progress.dead_letters_lost.value,
             redaction_failures=self._redaction_failures.value,
+            recovered=account.recovered,
+            journal_damaged=account.damaged,
+            journal_inline_segments=account.inline_segments,
         )
 
     def __enter__(self) -> Self:
@@ -264,13 +280,18 @@ class Telemetry:
         await self.aclose()
 
     @property
+    def writer(self) -> Writer:
+        """The background writer."""
+        return self._writer
+
+    @property
     def dead_letters(self) -> DeadLetterOffice:
         """Where refused events go: a `DeadLetterFile`, or `MemoryDeadLetters` for a database in memory."""
         return self._writer.dead_letters
 
     def _begin(self) -> None:
         """A writer of our own, and what the hot path needs of it at hand."""
-        self._writer = Writer(self._store, self._settings)
+        self._writer = Writer(self._store, self._settings, self._journal_folder)
         buffer = self._writer.buffer
         self._encode = encode if self._redact is None else _refuse_common
         self._sequence = itertools.count(random_sequence_start())
@@ -282,6 +303,7 @@ class Telemetry:
     def _start_afresh(self) -> None:
         """In a forked child: leave everything of the parent's untouched, and begin again, empty."""
         was_closing = self._writer.closing
+        self._writer.forget()
         process.keep(self._writer)
         self._store = self._store.forked()
         self._drops = Drops()

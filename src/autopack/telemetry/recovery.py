@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from autopack.telemetry.segment import SUFFIX, Record, Segment, SegmentError
+from autopack.telemetry.private_files import is_at, open_private, try_lock
+from autopack.telemetry.segment import SUFFIX, UNFINISHED_SUFFIX, Record, Segment, SegmentError
 
 logger = logging.getLogger("autopack.telemetry")
 
@@ -74,6 +77,18 @@ def orphans_in(folder: Path, fingerprint: bytes | None) -> Iterator[Orphan]:
             yield Orphan(segment)
         elif why_not is not None:
             logger.info("The journal segment %s is left alone: %s", path, why_not)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete files whose writer died while it made them: no event ever got into one."""
+    for path in folder.glob(f"*{UNFINISHED_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            file = open_private(path, os.O_RDWR)
+            try:
+                if try_lock(file) and is_at(file, path):
+                    path.unlink()
+            finally:
+                os.close(file)
 
 
 def _open(path: Path) -> Found:

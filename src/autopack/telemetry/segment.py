@@ -27,6 +27,7 @@ from autopack.telemetry.private_files import open_private, try_lock
 MAGIC = b"AUTOPACK"
 FORMAT_VERSION = 1
 SUFFIX = ".seg"
+UNFINISHED_SUFFIX = ".tmp"
 MAX_BYTES = 256 << 20
 _PAGE_BYTES = 4096
 
@@ -94,7 +95,7 @@ class Segment:
 
         Raises OSError: the disk is full, the folder cannot be written, locks do not work there.
         """
-        unfinished = path.with_suffix(".tmp")
+        unfinished = path.with_suffix(UNFINISHED_SUFFIX)
         file = open_private(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             try_lock(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from autopack.telemetry.errors import ConfigError
 
 ENABLED_VARIABLE = "TELEMETRY_DB_ENABLED"
+AUTO = "auto"
 _ON = frozenset({"1", "true", "yes"})
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
@@ -85,6 +87,18 @@ def _convert(name: str, value: Any, source: str, *, strict: bool) -> Any:
         return msgspec.convert(value, _FIELDS[name].type, strict=strict)
     except (msgspec.ValidationError, OverflowError) as exc:
         raise ConfigError(f"{source}={value!r}: {exc}; the default is {_FIELDS[name].default}") from exc
+
+
+def journal_folder(given: str | os.PathLike[str] | None, automatic: Path | None) -> Path | None:
+    """Where the journal is, None for no journal.
+
+    `given`: a path, None for none, or "auto": what `TELEMETRY_JOURNAL_DIR` says (a path, or `off`), else `automatic`.
+    """
+    if given == AUTO:
+        given = os.environ.get("TELEMETRY_JOURNAL_DIR", "").strip() or AUTO
+    if given is None or given == "off":
+        return None
+    return automatic if given == AUTO else Path(given).absolute()
 
 
 def is_enabled(environ: Mapping[str, str] | None = None) -> bool:

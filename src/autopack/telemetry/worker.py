@@ -70,6 +70,7 @@ class Worker:
         """Work until the end."""
         self._orders.bell.bind()
         try:
+            self._buffer.recover()
             while batch := await self._next_batch():
                 await self._deliver(batch)
         except DeadlineExpired:
@@ -185,7 +186,7 @@ class Worker:
         delay_s = retries.delay_s(self._clock_s())
         if not self._in_outage and (retries.is_outage(self._clock_s()) or not exc.transient):
             self._in_outage = True
-            logger.warning("The database cannot be written (%s); events wait in memory, it is tried again", exc.code)
+            logger.warning("The database cannot be written (%s); events wait, and it is tried again", exc.code)
         await self._sleep(min(delay_s, _CLOSING_DELAY_S) if self._orders.closing else delay_s)
         if self._deadline_is_over():
             raise DeadlineExpired

@@ -11,12 +11,14 @@ import _thread
 import logging
 import random
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopack.telemetry import process
 from autopack.telemetry.buffer import Buffer, MemoryBuffer
 from autopack.telemetry.control import Orders, Progress
 from autopack.telemetry.dead_letters import DeadLetterFile, DeadLetterOffice, MemoryDeadLetters
+from autopack.telemetry.journal import Journal, fingerprint_of
 from autopack.telemetry.settings import Settings
 from autopack.telemetry.stores.base import Store
 
@@ -33,8 +35,8 @@ _CLOSING_DELAY_S = 0.25
 class Writer:
     """Buffer, worker and thread of one `Telemetry`; a forked child gets another one."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self.buffer: Buffer = MemoryBuffer(settings.queue_size, settings.queue_bytes)
+    def __init__(self, store: Store, settings: Settings, journal_folder: Path | None) -> None:
+        self.buffer = self._make_buffer(store, settings, journal_folder)
         self.progress = Progress()
         self.dead_letters: DeadLetterOffice = (
             MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
@@ -46,6 +48,18 @@ class Writer:
         self._thread_id: int | None = None
         self._close_once = threading.Lock()
         self._report_once = threading.Lock()
+
+    def _make_buffer(self, store: Store, settings: Settings, journal_folder: Path | None) -> Buffer:
+        if journal_folder is not None and store.identity is not None:
+            try:
+                return Journal(journal_folder, fingerprint_of(store.identity), settings, self.wake)
+            except OSError as exc:
+                process.warn_once(f"No journal in {journal_folder} ({exc.strerror or exc}): events are in memory only")
+        return MemoryBuffer(settings.queue_size, settings.queue_bytes)
+
+    def forget(self) -> None:
+        """In a forked child: let go of what the parent shares with it."""
+        self.buffer.forget()
 
     def wake(self) -> None:
         """There is a batch to write. Called from the hot path: never waits, never raises."""
@@ -77,13 +91,19 @@ class Writer:
         self.begin_close(timeout_s)
         if threading.get_ident() == self._thread_id:
             return
-        if self._start_once.acquire(blocking=False) and self.buffer.backlog:
-            # Events, but no thread: the interpreter refused to start one, at its exit. So the worker runs here.
-            self._work()
+        if self._start_once.acquire(blocking=False):
+            self._end_without_thread()
         self.progress.wait_for(lambda: not self.progress.running, self._orders.seconds_left() + _GRACE_S)
         if self._report_once.acquire(blocking=False):
             process.live.discard(self)
             self._report()
+
+    def _end_without_thread(self) -> None:
+        """No event has come, or there are some and the interpreter, at its exit, starts no thread: work here."""
+        if self.buffer.backlog:
+            self._work()
+        else:
+            self.buffer.close()
 
     @property
     def shutdown_timeout_s(self) -> float:
@@ -152,6 +172,8 @@ class Writer:
             self.progress.last_error = type(exc).__name__
             logger.exception("The telemetry writer ended; what is not written stays in memory until the process ends")
         finally:
+            if self._orders.closing:
+                self.buffer.close()
             self.progress.running = False
             self._thread_id = None
             self.progress.announce()
