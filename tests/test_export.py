@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -519,16 +520,20 @@ def test_a_database_of_the_plans_own_system_is_exported_with_metrics_in_our_form
     assert (record.event_uid, record.actual_max_tokens, record.existing) == (None, 16384, None)
 
 
-def test_a_directory_that_cannot_be_written_can_be_read(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    make_database(folder / "x.db", [event(1)])
-    folder.chmod(0o500)
-    try:
-        (record,) = read(parse_database_url(f"sqlite:///{folder}/x.db"))
-    finally:
-        folder.chmod(0o700)
-    assert record.phase_id == "p1"
+def test_where_sqlite_cannot_make_its_helper_files_the_database_is_read_as_it_lies(tmp_path: Path) -> None:
+    destination = make_database(tmp_path / "x.db", [event(1)])
+    (tmp_path / "x.db-shm").symlink_to("x")  # stops root as well, which a directory without write permission does not
+    with pytest.raises(sqlite3.OperationalError), closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        connection.execute("SELECT 1 FROM token_estimation_v2_events")
+    assert [record.phase_id for record in read(destination)] == ["p1"]
+
+
+def test_what_lies_in_a_wal_is_never_left_out_in_silence(tmp_path: Path) -> None:
+    destination = make_database(tmp_path / "x.db", [event(1)])
+    (tmp_path / "x.db-shm").symlink_to("x")
+    (tmp_path / "x.db-wal").write_bytes(b"frames of a writer that died")
+    with pytest.raises(ReadError, match="cannot be read"):
+        read(destination)
 
 
 def test_a_name_with_url_characters_names_the_same_file(tmp_path: Path) -> None:
