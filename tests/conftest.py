@@ -1,0 +1,53 @@
+"""Fixtures for every test: an environment without our settings, and places to write to."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.stores import PLACES, Place
+from tests.write_side import DATA, url_of
+
+from autopack.telemetry import process
+
+
+@pytest.fixture(autouse=True)
+def _environment_without_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TELEMETRY_") or name == "DATABASE_URL"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A file that does not exist yet."""
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def database_url(database: Path) -> str:
+    """The URL of that file."""
+    return url_of(database)
+
+
+@pytest.fixture(params=sorted(PLACES))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Each kind of store in turn."""
+    made: Place = PLACES[request.param](tmp_path)
+    return made
+
+
+@pytest.fixture
+def plan_table_sql() -> str:
+    """The table of the plan's own system."""
+    file = DATA / "plan_table.sql"
+    if not file.exists():
+        pytest.skip("the recorded data is not beside this checkout")
+    return file.read_text()
+
+
+@pytest.fixture
+def _nothing_left_running() -> Iterator[None]:
+    """Holds the test to closing what it opened."""
+    before = set(process.live)
+    yield
+    assert set(process.live) <= before, "a writer still runs"

@@ -1,0 +1,210 @@
+"""Stores that misbehave, each around a real one, and the places that one behaviour suite runs against."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.write_side import dead_letters_of, rows_of, url_of
+
+from autopack.telemetry import Telemetry
+from autopack.telemetry.dead_letters import MemoryDeadLetters
+from autopack.telemetry.errors import DataRejectedError, StoreError, TransientStoreError
+from autopack.telemetry.events import Row
+from autopack.telemetry.stores import MemoryStore, Store
+
+
+class WrappedStore:
+    """A store around another one that lets everything through, and counts."""
+
+    def __init__(self, inner: Store | None = None) -> None:
+        self.inner = MemoryStore() if inner is None else inner
+        self.writes = 0
+        self.closes = 0
+
+    @property
+    def rows(self) -> list[Row]:
+        assert isinstance(self.inner, MemoryStore)
+        return self.inner.rows
+
+    @property
+    def max_batch_rows(self) -> int:
+        return self.inner.max_batch_rows
+
+    @property
+    def telemetry_dir(self) -> Path | None:
+        return self.inner.telemetry_dir
+
+    @property
+    def identity(self) -> str | None:
+        return self.inner.identity
+
+    def load(self) -> None:
+        self.inner.load()
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        self.writes += 1
+        return await self.inner.write(rows)
+
+    async def close(self) -> None:
+        self.closes += 1
+        await self.inner.close()
+
+    def forked(self) -> Store:
+        return self.inner.forked()
+
+
+class FlakyStore(WrappedStore):
+    """Fails its first writes; with `after_write` each is done and then fails: the answer to a commit is lost."""
+
+    def __init__(
+        self,
+        inner: Store | None = None,
+        *,
+        failures: float,
+        after_write: bool = False,
+        error: Callable[[], Exception] = lambda: TransientStoreError("flaky"),
+    ) -> None:
+        super().__init__(inner)
+        self.failures_left = failures
+        self.failed = threading.Event()
+        self._after_write = after_write
+        self._error = error
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        failing = self.failures_left > 0
+        if failing:
+            self.failures_left -= 1
+            self.failed.set()
+        if failing and not self._after_write:
+            self.writes += 1
+            raise self._error()
+        new = await super().write(rows)
+        if failing:
+            raise self._error()
+        return new
+
+
+class FaultStore(WrappedStore):
+    """Fails one write, the `nth`, before or after it is done."""
+
+    def __init__(self, inner: Store | None = None, *, nth: int, after_write: bool, error: StoreError) -> None:
+        super().__init__(inner)
+        self.faults = 0
+        self._nth = nth
+        self._after_write = after_write
+        self._error = error
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        fault = self.writes + 1 == self._nth
+        self.faults += fault
+        if fault and not self._after_write:
+            self.writes += 1
+            raise self._error
+        new = await super().write(rows)
+        if fault:
+            raise self._error
+        return new
+
+
+class HangingStore(WrappedStore):
+    """Blocks the worker's thread in every write, as a dead network mount does, until it is released."""
+
+    def __init__(self, inner: Store | None = None) -> None:
+        super().__init__(inner)
+        self.entered = threading.Event()
+        self.released = threading.Event()
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        self.entered.set()
+        self.released.wait()
+        return await super().write(rows)
+
+
+class RefusingStore(WrappedStore):
+    """Refuses a batch that holds a bad row, like a constraint that our own validation does not know of."""
+
+    def __init__(self, inner: Store | None = None, *, bad: Callable[[Row], bool]) -> None:
+        super().__init__(inner)
+        self._bad = bad
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        if any(map(self._bad, rows)):
+            self.writes += 1
+            raise DataRejectedError("CHECK")
+        return await super().write(rows)
+
+
+class Place(ABC):
+    """A destination, and plain eyes for what reached it. The behaviour suite runs against each kind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "events.db"
+
+    @abstractmethod
+    def open(self, **options: Any) -> Telemetry:
+        """A telemetry that writes here."""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """What was written, in order, in Python's types."""
+
+    @abstractmethod
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """What was refused, in order."""
+
+
+class MemoryPlace(Place):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._store = MemoryStore()
+        self._letters: list[MemoryDeadLetters] = []
+
+    def open(self, **options: Any) -> Telemetry:
+        telemetry = Telemetry(self._store, **options)
+        office = telemetry.dead_letters
+        assert isinstance(office, MemoryDeadLetters)
+        self._letters.append(office)
+        return telemetry
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [msgspec.structs.asdict(row) for row in self._store.rows]
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        letters = [letter for office in self._letters for letter in office.letters]
+        return [msgspec.json.decode(msgspec.json.encode(letter)) for letter in letters]
+
+
+class SqlitePlace(Place):
+    def open(self, **options: Any) -> Telemetry:
+        return Telemetry(url_of(self.path), **options)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [_in_python(row) for row in rows_of(self.path)] if self.path.exists() else []
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        return dead_letters_of(self.path)
+
+
+class SqliteWithoutJournalPlace(SqlitePlace):
+    def open(self, **options: Any) -> Telemetry:
+        return super().open(**{"journal_dir": None} | options)
+
+
+# A further store is one more entry here.
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "memory": MemoryPlace,
+    "sqlite": SqlitePlace,
+    "sqlite-without-journal": SqliteWithoutJournalPlace,
+}
+
+
+def _in_python(row: dict[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in row.items() if name != "event_id"}
+    values["timestamp"] = datetime.fromisoformat(values["timestamp"]).replace(tzinfo=UTC)
+    for name in ("success", "truncated", "underestimated"):
+        values[name] = None if values[name] is None else bool(values[name])
+    return values
