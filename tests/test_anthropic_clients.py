@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from autopack.anthropic_clients import (
     AnthropicBuilderClient,
+    MissingCredentialsError,
     PhaseResult,
     _reason,
     _write_token_estimation_v2_telemetry,
+    check_credentials,
     open_client,
     open_loopback_client,
 )
@@ -307,6 +309,22 @@ async def test_only_the_loopback_server_is_told_the_phase(monkeypatch: pytest.Mo
         async with open_client(telemetry=Events()) as client:
             assert (await client.execute_phase(SPEC)).success
     assert source.asked[0].phase_id is None
+
+
+async def test_without_credentials_a_call_is_a_failed_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with serve_messages(Script()) as url:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+        async with open_client(telemetry=Events()) as client:
+            result = await client.execute_phase(SPEC)
+    assert not result.success
+    assert "Could not resolve authentication method" in (result.error or "")
+    with pytest.raises(MissingCredentialsError, match="set ANTHROPIC_API_KEY"):
+        check_credentials()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+    check_credentials()
 
 
 def test_a_phase_that_says_little_gets_the_plans_fallbacks() -> None:

@@ -164,7 +164,7 @@ def test_a_signal_stops_the_run_and_every_finished_call_is_in_the_database(
         seen += list(process.stderr)
         said = process.stdout.read()
         assert process.wait(20) == code
-    assert time.monotonic() - sent < 5
+    assert time.monotonic() - sent < 15  # 1.5 s on an idle machine
     finished_calls = sum("[TokenEstimationV2]" in line for line in seen)
     assert 5 <= finished_calls < 45
     assert len(rows(place)) == finished_calls

@@ -158,17 +158,24 @@ class AnthropicBuilderClient:
         _record_safely(_process_wide_telemetry if self._telemetry is None else lambda: self._telemetry, fields)
 
 
+def check_credentials() -> None:
+    """Raises `MissingCredentialsError` where the SDK finds no credentials in the environment; asks no server."""
+    from anthropic import Anthropic
+
+    with Anthropic() as sdk:
+        if not (sdk.api_key or sdk.auth_token or sdk.credentials):
+            raise MissingCredentialsError("no credentials for the Messages API: set ANTHROPIC_API_KEY")
+
+
 @asynccontextmanager
 async def open_client(**options: Any) -> AsyncIterator[AnthropicBuilderClient]:
     """A client of the real API, with the credentials that the SDK finds in the environment; closed at the end.
 
-    Options are those of `AnthropicBuilderClient`. Raises `MissingCredentialsError`.
+    Options are those of `AnthropicBuilderClient`. Without credentials every call is a failed result.
     """
     from anthropic import AsyncAnthropic
 
     async with AsyncAnthropic() as sdk:
-        if not (sdk.api_key or sdk.auth_token or sdk.credentials):
-            raise MissingCredentialsError("no credentials for the Messages API: set ANTHROPIC_API_KEY")
         yield AnthropicBuilderClient(sdk, **options)
 
 

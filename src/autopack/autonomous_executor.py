@@ -24,6 +24,7 @@ from autopack.anthropic_clients import (
     DEFAULT_MODEL,
     AnthropicBuilderClient,
     MissingCredentialsError,
+    check_credentials,
     open_client,
     open_loopback_client,
 )
@@ -160,7 +161,10 @@ def _prepare(
     model: str,
     faults: Faults | None,
 ) -> Job:
-    """Reads and checks everything; nothing is started. Raises `InputFileError` or `click.UsageError`."""
+    """Reads and checks everything; nothing is started.
+
+    Raises `InputFileError`, `MissingCredentialsError` or `click.UsageError`.
+    """
     chosen, why = choose_provider(provider, os.environ)
     if (chosen == "recorded") is not (recording is not None):
         raise click.UsageError("--provider recorded and --recording FILE go together")
@@ -169,6 +173,8 @@ def _prepare(
     plan = load_plan(plan_path)
     source = _source(plan, recording, seed, faults) if chosen != "anthropic" else None
     coefficients = load_coefficients()
+    if chosen == "anthropic":
+        check_credentials()
     click.echo(f"provider: {chosen} ({why})", err=True)
     click.echo(f"plan: {printable(plan.source)}, {len(plan.phases)} phases", err=True)
     return Job(run_id, plan, chosen, source, model, coefficients, workspace, concurrency)
