@@ -298,6 +298,8 @@ def test_the_report_says_what_happened() -> None:
         "tokens used: 2,468",
         "telemetry: accepted=3 written=2 duplicates=0 dead_lettered=0 pending=1 dropped=2 queue_full=2 last_error=E",
     ]
+    recovered = summary_lines("r", [], 0, TelemetryStats(accepted=4, written=4, recovered=3), None)[-1]
+    assert "pending=0 (recovered=3 of earlier runs) dropped=0" in recovered
     assert summary_lines("r", [], 0, None, None)[-1] == "telemetry: off, nothing was recorded"
 
 

@@ -83,8 +83,9 @@ def _stats_text(stats: TelemetryStats | None) -> str:
     reasons = "".join(f" {reason}={count}" for reason, count in stats.dropped.items() if count)
     counts = ("accepted", "written", "duplicates", "dead_lettered", "pending")
     text = " ".join(f"{name}={getattr(stats, name)}" for name in counts)
+    earlier = f" (recovered={stats.recovered} of earlier runs)" if stats.recovered else ""
     trouble = f" last_error={printable(stats.last_error)}" if stats.last_error else ""
-    return f"{text} dropped={dropped}{reasons}{trouble}"
+    return f"{text}{earlier} dropped={dropped}{reasons}{trouble}"
 
 
 class _PlainReport:
