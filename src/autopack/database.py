@@ -30,7 +30,7 @@ _SCHEMES: Mapping[str, Literal["sqlite"]] = {
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 # To the last @, whatever is in between: real passwords hold `/`, `@` and blanks, and real users `@` (user@server).
 _USERINFO = re.compile(r"(?P<user>://[^:]*):.*@", re.DOTALL)
-_BROKEN_USERINFO = re.compile(r"(?P<user>[^\s:@]+):[^\s@]+@")
+_BROKEN_USERINFO = re.compile(r"(?P<user>[^\s:@]+):(?!//)[^\s@]+@")
 _SECRET = r"[\w%.\-]*(?:pass|pwd|secret|token|key)[\w%.\-]*"  # noqa: S105 (a pattern)
 _SECRET_OPTION = re.compile(rf"(?P<name>{_SECRET})=[^&\s#]*", re.IGNORECASE)
 _ENCODED_OPTION = re.compile(r"(?P<name>[\w.\-]*%[\w%.\-]*)=[^&\s#]*")
@@ -106,8 +106,9 @@ def _parse_sqlite(rest: str, url: str) -> Destination:
     if location in ("", "/", "/:memory:"):
         return Destination("sqlite", None)
     if not location.startswith("/"):
-        raise DatabaseUrlError(f"{mask(url)!r}: a SQLite URL has three slashes before a relative path, four before "
-                               f"an absolute one: sqlite:///{location}")  # fmt: skip
+        raise DatabaseUrlError(
+            f"{mask(url)!r}: a SQLite URL has three slashes before a relative path, four before an absolute one"
+        )
     if location.startswith("/file:"):
         raise DatabaseUrlError(f"{mask(url)!r}: SQLite's file: URIs are not supported; give the path itself")
     if "\0" in location:

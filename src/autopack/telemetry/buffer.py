@@ -119,9 +119,12 @@ class MemoryBuffer:
 
     def offer(self, payload: bytes) -> bool:
         """See `Buffer.offer`."""
+        wanted = self._slots_of(payload)
+        if wanted > self.capacity:
+            raise Refused("too_large")
         taken: list[bool] = []
         try:
-            for _ in range(self._slots_of(payload)):
+            for _ in range(wanted):
                 taken.append(self._slots.pop())  # noqa: PERF401 (what was taken until then has to be given back)
         except IndexError:
             with self._lock:

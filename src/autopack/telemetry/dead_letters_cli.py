@@ -17,25 +17,20 @@ _COLUMNS = "{:<36}  {:<8}  {:<24}  {:<24}  {}"
 
 @click.group("dead-letters")
 def dead_letters_command() -> None:
-    r"""Events that the database would not take: list them, send them again.
+    """Events that the database would not take: list them, send them again.
 
     Each is a line of JSON in the folder <database file>.telemetry, with the reason. DATABASE_URL says which database.
 
-    \b
-    Example:
-      autopack dead-letters list
-      autopack dead-letters retry
+    Example: autopack dead-letters list
     """
 
 
 @dead_letters_command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with every field of the event.")
 def list_command(as_json: bool) -> None:
-    r"""Show the dead letters of the database that DATABASE_URL names, oldest first.
+    """Show the dead letters of the database that DATABASE_URL names, oldest first.
 
-    \b
-    Example:
-      autopack dead-letters list --json
+    Example: autopack dead-letters list --json
     """
     unreadable = 0
     shown = 0
@@ -52,13 +47,11 @@ def list_command(as_json: bool) -> None:
 
 @dead_letters_command.command("retry")
 def retry_command() -> None:
-    r"""Send every dead letter again, under its own id, and remove what has landed.
+    """Send every dead letter again, under its own id, and remove what has landed.
 
     What is refused again stays, with the new reason. Ends with 1 if anything stayed.
 
-    \b
-    Example:
-      autopack dead-letters retry
+    Example: autopack dead-letters retry
     """
     import anyio
 

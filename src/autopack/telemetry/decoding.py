@@ -134,9 +134,13 @@ def _as_given(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """The value with everything that JSON does not have replaced by a description."""
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else repr(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, _Unrecordable):
-        return value._asdict()
+        # As text such a key would be a good one when the event is sent again.
+        odd = next((key for key in value if not isinstance(key, str)), None)
+        if odd is not None:
+            return {"unrecordable": f"mapping with a key of type {type(odd).__name__}"}
+        return {key: _as_json(item) for key, item in value.items()}
+    if isinstance(value, _Unrecordable | _MissingValue):
+        return {"unrecordable": value.unrecordable if isinstance(value, _Unrecordable) else "no value"}
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
     if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import threading
 import time
@@ -38,7 +37,7 @@ from functools import cache
 from pathlib import Path
 from zlib import crc32
 
-from autopack.identifiers import random_sequence_start
+from autopack.telemetry import log
 from autopack.telemetry.buffer import Refused
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.ledger import Account, Ledger
@@ -47,11 +46,8 @@ from autopack.telemetry.recovery import Orphan, orphans_in, remove_unfinished
 from autopack.telemetry.segment import FIRST_RECORD, FORMAT_VERSION, RECORD, RECORD_BYTES, SUFFIX, Header, Segment
 from autopack.telemetry.settings import Settings
 
-logger = logging.getLogger("autopack.telemetry")
-
 _NEVER = 1 << 62
 _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
-_LOW_32 = 0xFFFF_FFFF
 _pack = RECORD.pack_into
 
 
@@ -69,8 +65,10 @@ class Journal:
         self._fingerprint = fingerprint
         self._segments_made = 0
         self._lock = threading.RLock()  # the call site's: the segment that is written
+        self._acquire, self._release = self._lock.acquire, self._lock.release
         self._account_lock = threading.RLock()  # the worker's: what was read and settled
         self._inside = False
+        self._draining = False
         self._aside: deque[bytes] = deque()
         self._appended = 0
         self._taken_here = 0
@@ -97,39 +95,44 @@ class Journal:
 
     def append(self, payload: bytes) -> None:
         """Accept an event: when this returns it outlives the process. Raises Refused."""
-        with self._lock:
+        # Like `with self._lock`, at half its price.
+        try:
+            self._acquire()
             if self._inside:
                 self._put_aside(payload)
                 return
             self._inside = True
             try:
-                self._put(payload)
+                start = self._offset + RECORD_BYTES
+                end = start + len(payload)
+                if end > self._capacity:
+                    self._roll()
+                    start = self._offset + RECORD_BYTES
+                    end = start + len(payload)
+                sequence = self._sequence
+                self._map[start:end] = payload
+                _pack(self._map, start - RECORD_BYTES, end - start, crc32(payload, sequence), sequence)
+                # From here on it is accepted. An exception of a signal handler before this leaves no trace: the next
+                # event overwrites it.
+                self._sequence = sequence + 1
+                self._offset = (end + 7) & ~7
+                self._appended = appended = self._appended + 1
             finally:
                 self._inside = False
-            if self._aside:
-                self._put_what_is_aside()
-        if self._appended >= self._wake_at:
+            if self._aside and not self._draining:
+                self._append_what_is_aside()
+        finally:
+            try:  # noqa: SIM105 (contextlib.suppress costs more than the whole lock)
+                self._release()
+            except RuntimeError:
+                pass  # a signal handler raised while this thread was waiting for the lock
+        if appended >= self._wake_at:
             self._wake()
 
     def offer(self, payload: bytes) -> bool:
         """See `Buffer.offer`."""
         self.append(payload)
         return False
-
-    def _put(self, payload: bytes) -> None:
-        start = self._offset + RECORD_BYTES
-        end = start + len(payload)
-        if end > self._capacity:
-            self._roll()
-            start = self._offset + RECORD_BYTES
-            end = start + len(payload)
-        sequence = self._sequence
-        self._map[start:end] = payload
-        _pack(self._map, start - RECORD_BYTES, end - start, crc32(payload, sequence & _LOW_32), sequence)
-        # From here on it is accepted. An exception of a signal handler before this leaves no trace: it is overwritten.
-        self._sequence = sequence + 1
-        self._segment.write_offset = self._offset = (end + 7) & ~7  # type: ignore[union-attr]
-        self._appended += 1
 
     def _put_aside(self, payload: bytes) -> None:
         """What interrupts `append` in its own thread may only add what surely finds room behind it."""
@@ -138,14 +141,15 @@ class Journal:
             raise Refused("closed" if self._closed else "journal_full")
         self._aside.append(payload)
 
-    def _put_what_is_aside(self) -> None:
-        while self._aside:
-            self._inside = True
-            try:
-                self._put(self._aside[0])
+    def _append_what_is_aside(self) -> None:
+        """The lock is held. An event leaves the side deque only when it is in the segment."""
+        self._draining = True
+        try:
+            while self._aside:
+                self.append(self._aside[0])
                 self._aside.popleft()
-            finally:
-                self._inside = False
+        finally:
+            self._draining = False
 
     def _roll(self) -> None:
         """Go on in the next segment. Raises Refused."""
@@ -155,9 +159,8 @@ class Journal:
             self._next = self._make_next()
             self.inline_segments.add()
         segment, self._next = self._next, None
-        self._write_to(segment)
-
-    def _write_to(self, segment: Segment) -> None:
+        if self._segment is not None:
+            self._segment.write_offset = self._offset
         self._segment = segment
         self._map = segment.map
         self._offset = segment.write_offset
@@ -175,7 +178,7 @@ class Journal:
             if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
                 return self._make_segment(size_bytes)
         except OSError as exc:
-            logger.warning("No new journal segment in %s: %s", self.folder, exc.strerror)
+            log.warning("No new journal segment in %s: %s", self.folder, exc.strerror)
         self._full_until_s = time.monotonic() + _FULL_FOR_S
         raise Refused("journal_full")
 
@@ -184,11 +187,12 @@ class Journal:
             version=FORMAT_VERSION,
             size_bytes=size_bytes,
             created_ns=time.time_ns(),
-            first_sequence=random_sequence_start(),
+            first_sequence=int.from_bytes(os.urandom(4)) >> 1,
             writer=self._writer_id,
             fingerprint=self._fingerprint,
         )
         name = f"journal-{self._writer_id.hex()}-{self._segments_made:06d}{SUFFIX}"
+        ensure_private_folder(self.folder)  # somebody may have deleted it
         segment = Segment.create(self.folder / name, header)
         self._segments_made += 1
         return segment
@@ -209,7 +213,7 @@ class Journal:
             # Their keys are negative, so that `settled_through` counts our own only when theirs are settled.
             self._ledger.next_key = -self._recovered
         if orphans:
-            logger.warning(
+            log.warning(
                 "Recovered %d event(s) of earlier processes from %d journal segment(s), %d damaged",
                 self._recovered,
                 len(orphans),
@@ -221,7 +225,7 @@ class Journal:
         """See `Buffer.take`."""
         with self._lock:
             if self._aside and not self._inside:
-                self._put_what_is_aside()
+                self._append_what_is_aside()
         with self._account_lock:
             if not self._ledger.in_flight:
                 for segment, start, payload in self._unread(limit):
@@ -234,11 +238,14 @@ class Journal:
                 limit -= 1
                 yield orphan.segment, record.start, record.payload
         for segment in self._own:
-            while limit and segment.read_offset < segment.write_offset:
+            while limit and segment.read_offset < self._written_to(segment):
                 limit -= 1
                 self._taken_here += 1
                 start = segment.read_offset
                 yield segment, start, segment.next_record()
+
+    def _written_to(self, segment: Segment) -> int:
+        return self._offset if segment is self._segment else segment.write_offset
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
         """See `Buffer.settle`."""
@@ -275,7 +282,10 @@ class Journal:
         return True
 
     def tend(self) -> None:
-        """Make the next segment before the call site needs it."""
+        """Make the next segment before the call site needs it, and leave one that somebody has deleted."""
+        if self._segment is not None and not self._closed and not self._segment.is_in_place():
+            with self._lock:
+                self._segment.write_offset, self._capacity = self._offset, 0
         if self._segment is None or self._next is not None or self._closed or self._offset < self._capacity // 2:
             return
         with contextlib.suppress(Refused):

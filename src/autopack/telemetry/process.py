@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import atexit
-import logging
+import contextlib
 import os
 import sys
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING
 
+from autopack.telemetry import log
+
 if TYPE_CHECKING:
     from autopack.telemetry.recorder import Telemetry
     from autopack.telemetry.writer import Writer
-
-logger = logging.getLogger("autopack.telemetry")
 
 # A fork waits at most so long for the writers to finish a batch, or an import: a child that is forked in the middle of
 # an import can never import that module again.
@@ -30,7 +31,7 @@ def warn_once(message: str) -> None:
     """Log a warning, the first time that it is said in this process."""
     if message not in _warned:
         _warned.add(message)
-        logger.warning(message)
+        log.warning(message)
 
 
 def close_all() -> None:
@@ -55,22 +56,32 @@ def keep(parents: object) -> None:
     _inherited.append(parents)
 
 
+# One fork at a time: the end of one must not let the writers go on while another is about to happen.
+_forking = threading.RLock()
+
+
 def _before_fork() -> None:
     deadline_s = time.monotonic() + FORK_WAIT_S
+    _forking.acquire(timeout=FORK_WAIT_S)
     writers = list(live)
     for writer in writers:
         writer.hold_still()
     for writer in writers:
         if not writer.is_still(max(0.0, deadline_s - time.monotonic())):
-            logger.warning("Forking while the telemetry writer is busy: the child may not be able to write")
+            log.warning("Forking while the telemetry writer is busy: the child may not be able to write")
 
 
 def _after_fork_in_parent() -> None:
     for writer in list(live):
         writer.go_on()
+    # RuntimeError: the other fork took longer than the wait for it.
+    with contextlib.suppress(RuntimeError):
+        _forking.release()
 
 
 def _after_fork_in_child() -> None:
+    global _forking  # noqa: PLW0603 (the former is held, and its owner may not be this thread)
+    _forking = threading.RLock()
     _inherited.extend(live)
     live.clear()
     for telemetry in list(instances):

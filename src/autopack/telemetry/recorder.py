@@ -295,8 +295,7 @@ class Telemetry:
         buffer = self._writer.buffer
         self._encode = encode if self._redact is None else _refuse_common
         self._sequence = itertools.count(random_sequence_start())
-        self._max_event_bytes = min(self._settings.max_event_bytes, self._settings.queue_bytes)
-        self._slot_bytes = min(buffer.slot_bytes, self._max_event_bytes)
+        self._slot_bytes = min(buffer.slot_bytes, self._settings.max_event_bytes)
         self._take_slot = buffer.take_slot
         self._append = buffer.append
 
@@ -332,7 +331,7 @@ class Telemetry:
             # Under a misspelt keyword there may be anything.
             unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
         payload = encode_hostile((time_ns(), next(self._sequence), *values), unknown)
-        if len(payload) > self._max_event_bytes:
+        if len(payload) > self._settings.max_event_bytes:
             return "too_large"
         try:
             wake = self._writer.buffer.offer(payload)

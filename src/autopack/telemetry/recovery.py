@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from autopack.telemetry import log
 from autopack.telemetry.private_files import is_at, open_private, try_lock
 from autopack.telemetry.segment import SUFFIX, UNFINISHED_SUFFIX, Record, Segment, SegmentError
-
-logger = logging.getLogger("autopack.telemetry")
 
 
 class Found(NamedTuple):
@@ -53,7 +51,7 @@ class Orphan:
     def dispose(self) -> None:
         """All of it is settled: delete it, or, where it is damaged, set it aside for a person."""
         if self.damaged:
-            logger.warning("A damaged journal segment was set aside as %s", self.segment.set_aside())
+            log.warning("A damaged journal segment was set aside as %s", self.segment.set_aside())
         else:
             self.segment.remove()
 
@@ -76,7 +74,7 @@ def orphans_in(folder: Path, fingerprint: bytes | None) -> Iterator[Orphan]:
         if segment is not None:
             yield Orphan(segment)
         elif why_not is not None:
-            logger.info("The journal segment %s is left alone: %s", path, why_not)
+            log.info("The journal segment %s is left alone: %s", path, why_not)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from autopack.telemetry.private_files import open_private, try_lock
+from autopack.telemetry.private_files import is_at, open_private, try_lock
 
 MAGIC = b"AUTOPACK"
 FORMAT_VERSION = 1
@@ -39,7 +39,6 @@ _ACKNOWLEDGED_AT = 2 * _COPY_BYTES
 FIRST_RECORD = 256
 RECORD = struct.Struct("<IIQ")
 RECORD_BYTES = RECORD.size
-_LOW_32 = 0xFFFF_FFFF
 
 
 class SegmentError(Exception):
@@ -49,7 +48,8 @@ class SegmentError(Exception):
 class Header(NamedTuple):
     """What a segment says of itself.
 
-    `fingerprint` tells which destination its events are for. `first_sequence` is the sequence of its first record.
+    `fingerprint` tells which destination its events are for. `first_sequence` is the sequence of its first record, a
+    random number of 31 bits, so that no record of another segment is taken for one of this.
     """
 
     version: int
@@ -178,7 +178,7 @@ class Segment:
         if not length or end > self.size_bytes or not first <= sequence < first + self.size_bytes // RECORD_BYTES:
             return None
         payload = self.map[start:end]
-        if crc32(payload, sequence & _LOW_32) != checksum:
+        if crc32(payload, sequence) != checksum:
             return None
         return Record(offset, aligned(end), sequence, payload)
 
@@ -187,6 +187,10 @@ class Segment:
         offset, checksum = _ACKNOWLEDGED.unpack_from(self.map, _ACKNOWLEDGED_AT)
         good = checksum == crc32(_ACKNOWLEDGED.pack(offset, 0)) and FIRST_RECORD <= offset <= self.size_bytes
         return offset if good else FIRST_RECORD
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file; if not, nobody would find its events after a crash."""
+        return is_at(self._file, self.path)
 
     def remove(self) -> None:
         """Delete the file: every event in it is settled."""

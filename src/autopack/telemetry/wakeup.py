@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+from typing import TYPE_CHECKING
 
-import anyio
+if TYPE_CHECKING:
+    import asyncio
+
+    import anyio
 
 
 class Bell:
     """Rings once per `ring`, however often it is rung before the listener wakes.
 
     `ring` takes no lock and is safe in a signal handler; it costs a system call, so the call site rings only for a
-    full batch. `bind` and `wait` belong to the listener.
+    full batch. `bind` and `wait` belong to the listener, and import what they need: where telemetry is off nobody
+    listens, and nothing is imported.
     """
 
     def __init__(self) -> None:
@@ -22,6 +26,10 @@ class Bell:
 
     def bind(self) -> None:
         """Listen in the running loop from now on."""
+        import asyncio
+
+        import anyio
+
         self._event = anyio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -39,6 +47,8 @@ class Bell:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when the bell rings, or rang since the last `wait`, or after the timeout."""
+        import anyio
+
         if not self._rung and self._event is not None:
             with anyio.move_on_after(timeout_s):
                 await self._event.wait()

@@ -11,13 +11,13 @@ locks of a process in that process's memory, and a child that inherited them wou
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 
+from autopack.telemetry import log
 from autopack.telemetry.backoff import Retries
 from autopack.telemetry.buffer import Buffer
 from autopack.telemetry.control import Orders, Progress
@@ -27,8 +27,6 @@ from autopack.telemetry.errors import DataRejectedError, StoreError
 from autopack.telemetry.events import Rejected, Row
 from autopack.telemetry.settings import Settings
 from autopack.telemetry.stores.base import Store
-
-logger = logging.getLogger("autopack.telemetry")
 
 _PAUSE_POLL_S = 0.25
 _CLOSING_DELAY_S = 0.25
@@ -125,43 +123,49 @@ class Worker:
                 case Rejected() as rejected:
                     invalid[key] = dead_letter(rejected, kind="invalid")
         self._bury(invalid)
-        pending = [list(rows)]
-        while pending:
-            keys = pending.pop()
-            pending.extend(await self._write(keys, rows, payloads))
+        if rows:
+            await self._write(list(rows), rows, payloads)
 
     async def _write(
-        self, keys: list[int], rows: Mapping[int, Row], payloads: Mapping[int, bytes]
-    ) -> Iterator[list[int]]:
-        """Write and settle these rows; returns what is to be written instead if one of them is the reason of a refusal.
+        self,
+        keys: list[int],
+        rows: Mapping[int, Row],
+        payloads: Mapping[int, bytes],
+        refused: DataRejectedError | None = None,
+    ) -> bool:
+        """Write and settle these rows, refused ones as dead letters; returns whether any was refused.
 
-        Halving finds p bad rows among n in at most 2 · p · log2(n) + 1 statements.
+        `refused`: what the database said to a superset of these rows, when the reason must be among these. Halving
+        finds p bad rows among n in at most 2 · p · log2(n) + 1 statements.
         """
-        if not keys:
-            return iter(())
+        if refused is None or len(keys) == 1:
+            refused, attempts = await self._try(keys, rows)
+            if refused is None:
+                return False
+            if len(keys) == 1:
+                rejected = self._decode.rejected(payloads[keys[0]], f"the database refused it: {refused.code}")
+                self._bury({keys[0]: dead_letter(rejected, kind="data", code=refused.code, attempts=attempts)})
+                return True
+        middle = len(keys) // 2
+        first_refused = await self._write(keys[:middle], rows, payloads)
+        await self._write(keys[middle:], rows, payloads, refused=None if first_refused else refused)
+        return True
+
+    async def _try(self, keys: list[int], rows: Mapping[int, Row]) -> tuple[DataRejectedError | None, int]:
+        """Write these rows in one transaction, as often as it takes; returns the refusal, if any, and the attempts."""
         retries = Retries(self._settings, started_s=self._clock_s(), uniform=self._uniform)
         while True:
             try:
                 new = await self._store.write([rows[key] for key in keys])
             except DataRejectedError as exc:
-                return self._halves(keys, payloads, exc, retries.failures + 1)
+                self._recovered()
+                return exc, retries.failures + 1
             except StoreError as exc:
                 await self._wait_for_store(exc, retries)
             else:
                 self._recovered()
                 self._settle(keys, written=new, duplicates=len(keys) - new)
-                return iter(())
-
-    def _halves(
-        self, keys: list[int], payloads: Mapping[int, bytes], exc: StoreError, attempts: int
-    ) -> Iterator[list[int]]:
-        self._recovered()
-        if len(keys) > 1:
-            middle = len(keys) // 2
-            return iter((keys[middle:], keys[:middle]))
-        rejected = self._decode.rejected(payloads[keys[0]], f"the database refused it: {exc.code}")
-        self._bury({keys[0]: dead_letter(rejected, kind="data", code=exc.code, attempts=attempts)})
-        return iter(())
+                return None, retries.failures + 1
 
     def _bury(self, letters: Mapping[int, DeadLetter]) -> None:
         if not letters:
@@ -169,11 +173,11 @@ class Worker:
         lost = self._office.append(list(letters.values()))
         for _ in range(lost):
             self._progress.dead_letters_lost.add()
-        first = next(iter(letters.values()))
-        logger.warning("%d event(s) went to the dead letters, the first because: %r", len(letters), first.reason)
-        if lost:
-            logger.error("%d dead letter(s) could not be kept: the file is full or cannot be written", lost)
         self._settle(letters, dead_lettered=len(letters))
+        first = next(iter(letters.values()))
+        log.warning("%d event(s) went to the dead letters, the first because: %r", len(letters), first.reason)
+        if lost:
+            log.warning("%d dead letter(s) could not be kept: the file is full or cannot be written", lost)
 
     def _settle(self, keys: Mapping[int, object] | list[int], **counts: int) -> None:
         self._buffer.settle(keys, **counts)
@@ -186,7 +190,7 @@ class Worker:
         delay_s = retries.delay_s(self._clock_s())
         if not self._in_outage and (retries.is_outage(self._clock_s()) or not exc.transient):
             self._in_outage = True
-            logger.warning("The database cannot be written (%s); events wait, and it is tried again", exc.code)
+            log.warning("The database cannot be written (%s); events wait, and it is tried again", exc.code)
         await self._sleep(min(delay_s, _CLOSING_DELAY_S) if self._orders.closing else delay_s)
         if self._deadline_is_over():
             raise DeadlineExpired
@@ -207,7 +211,7 @@ class Worker:
     def _recovered(self) -> None:
         if self._in_outage:
             self._in_outage = False
-            logger.warning("The database can be written again; what waited is being written")
+            log.warning("The database can be written again; what waited is being written")
 
     async def _pause_if_asked(self) -> None:
         if not self._orders.pausing.is_set():

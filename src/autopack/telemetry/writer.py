@@ -8,13 +8,12 @@ the interpreter never waits for it without a deadline; `process` closes every li
 from __future__ import annotations
 
 import _thread
-import logging
 import random
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopack.telemetry import process
+from autopack.telemetry import log, process
 from autopack.telemetry.buffer import Buffer, MemoryBuffer
 from autopack.telemetry.control import Orders, Progress
 from autopack.telemetry.dead_letters import DeadLetterFile, DeadLetterOffice, MemoryDeadLetters
@@ -24,8 +23,6 @@ from autopack.telemetry.stores.base import Store
 
 if TYPE_CHECKING:
     from autopack.telemetry.worker import Worker
-
-logger = logging.getLogger("autopack.telemetry")
 
 _GRACE_S = 0.5  # after the deadline, for the worker to notice it and to close its connection
 _MAX_RESTART_DELAY_S = 30.0
@@ -91,9 +88,10 @@ class Writer:
         self.begin_close(timeout_s)
         if threading.get_ident() == self._thread_id:
             return
-        if self._start_once.acquire(blocking=False):
-            self._end_without_thread()
-        self.progress.wait_for(lambda: not self.progress.running, self._orders.seconds_left() + _GRACE_S)
+        for _ in range(2):  # a thread that was begun may turn out, meanwhile, not to have been startable
+            if self._start_once.acquire(blocking=False):
+                self._end_without_thread()
+            self.progress.wait_for(lambda: not self.progress.running, self._orders.seconds_left() + _GRACE_S)
         if self._report_once.acquire(blocking=False):
             process.live.discard(self)
             self._report()
@@ -168,9 +166,9 @@ class Writer:
         try:
             self._store.load()
             self._run_until_closed()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 (nobody else would ever hear of it)
             self.progress.last_error = type(exc).__name__
-            logger.exception("The telemetry writer ended; what is not written stays in memory until the process ends")
+            log.exception("The telemetry writer ended; what is not written stays in memory until the process ends")
         finally:
             if self._orders.closing:
                 self.buffer.close()
@@ -184,10 +182,10 @@ class Writer:
         while True:
             try:
                 anyio.run(self._make_worker().run)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 (a bug of ours must not end the recording)
                 self.progress.restarts.add()
                 self.progress.last_error = type(exc).__name__
-                logger.exception("The telemetry writer died of a bug and starts again")
+                log.exception("The telemetry writer died of a bug and starts again")
                 self._wait_before_restart()
             else:
                 return
@@ -221,7 +219,7 @@ class Writer:
     def _report(self) -> None:
         account = self.buffer.account()
         if account.pending or account.dead_lettered:
-            logger.warning(
+            log.warning(
                 "Closed with %d event(s) not written (last error: %s) and %d in the dead letters, of %d accepted",
                 account.pending,
                 self.progress.last_error,
