@@ -5,11 +5,18 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${AUTOPACK_VENV:-$root/.venv}"
 
+python="${PYTHON:-python3}"
+
+wanted() { # what the stamp of an environment says when it is up to date
+  echo "$(cat "$root/requirements/$1.txt" "$root/pyproject.toml" | cksum) $root $("$python" --version 2>&1)"
+}
+
 ensure_environment() {
-  local pins="$root/requirements/$1.txt" stamp="$venv/.autopack-$1" want python
-  python="${PYTHON:-python3}"
-  want="$(cat "$pins" "$root/pyproject.toml" | cksum) $root $("$python" --version 2>&1)"
+  local pins="$root/requirements/$1.txt" stamp="$venv/.autopack-$1" want
+  want="$(wanted "$1")"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then return; fi
+  # What the tests need holds all that a run needs.
+  if [ "$1" = runtime ] && [ "$(cat "$venv/.autopack-dev" 2>/dev/null)" = "$(wanted dev)" ]; then return; fi
   if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "autopack needs Python 3.11 or newer; '$python' is $("$python" --version 2>&1). Set PYTHON to another one." >&2
     exit 2
