@@ -1,6 +1,8 @@
 # Sourced by the scripts beside it: makes .venv from the pins, once per change of the pins.
 # shellcheck shell=bash
 # Use: source _environment.sh; ensure_environment runtime|dev
+# AUTOPACK_VENV names an environment of your own instead: it is used as it is, nothing is installed into it.
+# PYTHON names the interpreter that .venv is made with.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${AUTOPACK_VENV:-$root/.venv}"
@@ -13,6 +15,7 @@ wanted() { # what the stamp of an environment says when it is up to date
 
 ensure_environment() {
   local pins="$root/requirements/$1.txt" stamp="$venv/.autopack-$1" want
+  if [ -n "${AUTOPACK_VENV:-}" ]; then return; fi
   want="$(wanted "$1")"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then return; fi
   # What the tests need holds all that a run needs.

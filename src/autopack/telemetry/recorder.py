@@ -20,7 +20,7 @@ from autopack.database import DatabaseUrlError, database_url, parse_database_url
 from autopack.identifiers import random_sequence_start
 from autopack.telemetry import process
 from autopack.telemetry.buffer import Refused
-from autopack.telemetry.counters import AtomicCounter, Drops
+from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.dead_letters import DeadLetterOffice
 from autopack.telemetry.errors import ConfigError
 from autopack.telemetry.events import FIELDS
@@ -124,7 +124,6 @@ class Telemetry:
         if self._store.identity is not None:
             self._journal_folder = journal_folder(journal_dir, self._store.telemetry_dir)
         self._redact = redact
-        self._drops = Drops()
         self._redaction_failures = AtomicCounter()
         self._begin()
         process.instances.add(self)
@@ -251,7 +250,7 @@ class Telemetry:
             duplicates=account.duplicates,
             dead_lettered=account.dead_lettered,
             pending=account.pending,
-            dropped=self._drops.snapshot(),
+            dropped=self._writer.drops.snapshot(),
             retries=progress.retries.value,
             last_error=progress.last_error,
             worker_alive=progress.running,
@@ -305,7 +304,6 @@ class Telemetry:
         self._writer.forget()
         process.keep(self._writer)
         self._store = self._store.forked()
-        self._drops = Drops()
         self._redaction_failures = AtomicCounter()
         self._begin()
         if was_closing:
@@ -317,7 +315,7 @@ class Telemetry:
         except Exception:  # noqa: BLE001 (a list that another thread changes meanwhile, memory that is gone)
             reason = "unencodable"
         if reason is not None:
-            self._drops.add(reason)
+            self._writer.drops.add(reason)
         return reason is None
 
     def _try_uncommon(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> str | None:

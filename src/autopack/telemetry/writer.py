@@ -10,12 +10,14 @@ from __future__ import annotations
 import _thread
 import random
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopack.telemetry import log, process
 from autopack.telemetry.buffer import Buffer, MemoryBuffer
 from autopack.telemetry.control import Orders, Progress
+from autopack.telemetry.counters import Drops
 from autopack.telemetry.dead_letters import DeadLetterFile, DeadLetterOffice, MemoryDeadLetters
 from autopack.telemetry.journal import Journal, fingerprint_of
 from autopack.telemetry.settings import Settings
@@ -35,6 +37,7 @@ class Writer:
     def __init__(self, store: Store, settings: Settings, journal_folder: Path | None) -> None:
         self.buffer = self._make_buffer(store, settings, journal_folder)
         self.progress = Progress()
+        self.drops = Drops()
         self.dead_letters: DeadLetterOffice = (
             MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
         )
@@ -88,10 +91,11 @@ class Writer:
         self.begin_close(timeout_s)
         if threading.get_ident() == self._thread_id:
             return
+        end_s = time.monotonic() + self._orders.seconds_left() + _GRACE_S
         for _ in range(2):  # a thread that was begun may turn out, meanwhile, not to have been startable
             if self._start_once.acquire(blocking=False):
                 self._end_without_thread()
-            self.progress.wait_for(lambda: not self.progress.running, self._orders.seconds_left() + _GRACE_S)
+            self.progress.wait_for(lambda: not self.progress.running, max(0.0, end_s - time.monotonic()))
         if self._report_once.acquire(blocking=False):
             process.live.discard(self)
             self._report()
@@ -217,12 +221,16 @@ class Writer:
         )
 
     def _report(self) -> None:
+        """One line at the end, if there is anything that did not go as it should."""
         account = self.buffer.account()
-        if account.pending or account.dead_lettered:
-            log.warning(
-                "Closed with %d event(s) not written (last error: %s) and %d in the dead letters, of %d accepted",
-                account.pending,
-                self.progress.last_error,
-                account.dead_lettered,
-                account.accepted,
-            )
+        facts = {
+            "not written": account.pending,
+            "in the dead letters": account.dead_lettered,
+            "of these without a place in the file": self.progress.dead_letters_lost.value,
+            "damaged in the journal": account.damaged,
+            **{f"dropped as {reason}": count for reason, count in self.drops.snapshot().items()},
+        }
+        said = ", ".join(f"{count} {fact}" for fact, count in facts.items() if count)
+        if said:
+            error = self.progress.last_error
+            log.warning("Closed; of %d accepted event(s): %s (last error: %s)", account.accepted, said, error)
