@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -43,7 +44,17 @@ from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.ledger import Account, Ledger
 from autopack.telemetry.private_files import ensure_private_folder
 from autopack.telemetry.recovery import Orphan, orphans_in, remove_unfinished
-from autopack.telemetry.segment import FIRST_RECORD, FORMAT_VERSION, RECORD, RECORD_BYTES, SUFFIX, Header, Segment
+from autopack.telemetry.segment import (
+    FIRST_RECORD,
+    FORMAT_VERSION,
+    MAX_BYTES,
+    RECORD,
+    RECORD_BYTES,
+    SUFFIX,
+    UNFINISHED_SUFFIX,
+    Header,
+    Segment,
+)
 from autopack.telemetry.settings import Settings
 
 _NEVER = 1 << 62
@@ -56,7 +67,8 @@ class Journal:
 
     def __init__(self, folder: Path, fingerprint: bytes, settings: Settings, wake: Callable[[], None]) -> None:
         self.folder = folder
-        self.slot_bytes = settings.max_event_bytes
+        smallest = min(settings.journal_first_segment_bytes, settings.journal_segment_bytes)
+        self.slot_bytes = min(settings.max_event_bytes, smallest - FIRST_RECORD - RECORD_BYTES - 8)
         self.inline_segments = AtomicCounter()
         self.damaged = 0
         self._settings = settings
@@ -75,6 +87,7 @@ class Journal:
         self._wake_at = 1  # the first event starts the worker
         self._closed = False
         self._full_until_s = 0.0
+        self._said_full = False
         self._ledger = Ledger()
         self._places: dict[int, tuple[Segment, int]] = {}
         self._recovered = 0
@@ -131,14 +144,20 @@ class Journal:
 
     def offer(self, payload: bytes) -> bool:
         """See `Buffer.offer`."""
+        if len(payload) > self.slot_bytes:
+            raise Refused("too_large")
         self.append(payload)
         return False
 
     def _put_aside(self, payload: bytes) -> None:
         """What interrupts `append` in its own thread may only add what surely finds room behind it."""
         waiting = sum(map(len, self._aside)) + len(self._aside) * (RECORD_BYTES + 8)
-        if self._offset + waiting + 2 * (self.slot_bytes + RECORD_BYTES + 8) > self._capacity:
-            raise Refused("closed" if self._closed else "journal_full")
+        needed = waiting + len(payload) + self.slot_bytes + 2 * (RECORD_BYTES + 8)
+        if self._offset + needed > self._capacity:
+            if self._closed:
+                raise Refused("closed")
+            if FIRST_RECORD + needed > self._prepared().size_bytes:
+                raise Refused("journal_full")
         self._aside.append(payload)
 
     def _append_what_is_aside(self) -> None:
@@ -155,10 +174,7 @@ class Journal:
         """Go on in the next segment. Raises Refused."""
         if self._closed:
             raise Refused("closed")
-        if self._next is None:
-            self._next = self._make_next()
-            self.inline_segments.add()
-        segment, self._next = self._next, None
+        segment, self._next = self._prepared(), None
         if self._segment is not None:
             self._segment.write_offset = self._offset
         self._segment = segment
@@ -168,6 +184,17 @@ class Journal:
         self._sequence = segment.header.first_sequence
         self._own.append(segment)
 
+    def _prepared(self) -> Segment:
+        """The next segment, made here and now if it is not there yet. Raises Refused."""
+        if self._next is None:
+            made = self._make_next()
+            self.inline_segments.add()
+            if self._next is None:
+                self._next = made
+            else:
+                made.remove()  # a signal handler came between and made one too
+        return self._next
+
     def _make_next(self) -> Segment:
         """Raises Refused where there is no room, in the folder or on the disk."""
         if time.monotonic() < self._full_until_s:
@@ -176,9 +203,15 @@ class Journal:
         size_bytes = settings.journal_segment_bytes if self._segments_made else settings.journal_first_segment_bytes
         try:
             if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
-                return self._make_segment(size_bytes)
+                made = self._make_segment(size_bytes)
+                self._said_full = False
+                return made
+            problem = f"{settings.journal_bytes} bytes are in use"
         except OSError as exc:
-            log.warning("No new journal segment in %s: %s", self.folder, exc.strerror)
+            problem = exc.strerror or type(exc).__name__
+        if not self._said_full:
+            self._said_full = True
+            log.warning("No further journal segment in %s (%s): events are dropped, and counted", self.folder, problem)
         self._full_until_s = time.monotonic() + _FULL_FOR_S
         raise Refused("journal_full")
 
@@ -223,9 +256,12 @@ class Journal:
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         """See `Buffer.take`."""
-        with self._lock:
-            if self._aside and not self._inside:
+        # Never waiting: who holds the lock empties the side deque itself.
+        if self._aside and self._lock.acquire(blocking=False):
+            try:
                 self._append_what_is_aside()
+            finally:
+                self._lock.release()
         with self._account_lock:
             if not self._ledger.in_flight:
                 for segment, start, payload in self._unread(limit):
@@ -237,7 +273,7 @@ class Journal:
             while limit and (record := orphan.next_record()) is not None:
                 limit -= 1
                 yield orphan.segment, record.start, record.payload
-        for segment in self._own:
+        for segment in tuple(self._own):  # a copy: the call site may append to it meanwhile
             while limit and segment.read_offset < self._written_to(segment):
                 limit -= 1
                 self._taken_here += 1
@@ -271,29 +307,39 @@ class Journal:
         """Whether a segment is read to its end, and then gone."""
         if self._orphans and segment is self._orphans[0].segment:
             if self._orphans[0].exhausted:
-                self._orphans.popleft().dispose()
+                _try_to(self._orphans.popleft().dispose)
                 return True
             return False
         if segment is self._segment or segment.read_offset < segment.write_offset:
             return False
-        with self._lock:
-            self._own.popleft()
-        segment.remove()
+        self._own.popleft()
+        _try_to(segment.remove)
         return True
 
     def tend(self) -> None:
         """Make the next segment before the call site needs it, and leave one that somebody has deleted."""
-        if self._segment is not None and not self._closed and not self._segment.is_in_place():
-            with self._lock:
-                self._segment.write_offset, self._capacity = self._offset, 0
-        if self._segment is None or self._next is not None or self._closed or self._offset < self._capacity // 2:
+        if self._segment is None or self._closed or not self._lock.acquire(blocking=False):
             return
+        try:
+            if not self._segment.is_in_place():
+                self._segment.write_offset, self._capacity = self._offset, 0
+            wanted = self._next is None and self._offset >= self._capacity // 2
+        finally:
+            self._lock.release()
+        if wanted:
+            self._prepare_next()
+
+    def _prepare_next(self) -> None:
         with contextlib.suppress(Refused):
             made = self._make_next()
-            with self._lock:
-                self._next, spare = (made, None) if self._next is None else (self._next, made)
-            if spare is not None:
-                spare.remove()
+            if self._lock.acquire(blocking=False):
+                try:
+                    if self._next is None:
+                        self._next = made
+                        return
+                finally:
+                    self._lock.release()
+            made.remove()
 
     @property
     def backlog(self) -> int:
@@ -362,12 +408,20 @@ class Journal:
             segment.release()
 
 
+def _try_to(dispose: Callable[[], object]) -> None:
+    """Delete or rename a file that is settled. If that fails, it is found again later and nothing in it is sent."""
+    try:
+        dispose()
+    except OSError as exc:
+        log.warning("A settled journal segment cannot be removed: %s", exc.strerror)
+
+
 @cache
 def _check_folder(folder: Path) -> None:
     """Raise OSError where a segment could never be made: no right to write, a link, no locks, no shared mappings."""
     ensure_private_folder(folder)
     header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32))
-    Segment.create(folder / f"check-{os.urandom(8).hex()}", header).remove()
+    Segment.create_unnamed(folder / f"check-{os.urandom(8).hex()}{UNFINISHED_SUFFIX}", header).remove()
 
 
 def fingerprint_of(identity: str) -> bytes:
@@ -376,5 +430,8 @@ def fingerprint_of(identity: str) -> bytes:
 
 
 def _bytes_of_segments(folder: Path) -> int:
+    """Of segments that are ours to count: not what somebody else has put there under such a name."""
     with os.scandir(folder) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries if entry.name.endswith(SUFFIX))
+        found = [entry.stat(follow_symlinks=False) for entry in entries if entry.name.endswith(SUFFIX)]
+    user = os.geteuid()
+    return sum(f.st_size for f in found if stat.S_ISREG(f.st_mode) and f.st_uid == user and f.st_size <= MAX_BYTES)

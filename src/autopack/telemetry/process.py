@@ -9,20 +9,51 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from autopack.telemetry import log
 
-if TYPE_CHECKING:
-    from autopack.telemetry.recorder import Telemetry
-    from autopack.telemetry.writer import Writer
+
+class Writes(Protocol):
+    """A background writer, as far as the process is concerned."""
+
+    @property
+    def shutdown_timeout_s(self) -> float:
+        """How long its close waits."""
+
+    def begin_close(self, timeout_s: float) -> None:
+        """Let nothing in any more, and drain in the background."""
+
+    def close(self, timeout_s: float) -> None:
+        """Wait for that."""
+
+    def hold_still(self) -> None:
+        """Close what must not be open in a fork."""
+
+    def is_still(self, timeout_s: float) -> bool:
+        """Wait for that; whether it is done."""
+
+    def go_on(self) -> None:
+        """The fork is over."""
+
+
+class Records(Protocol):
+    """An instance with a writer of its own."""
+
+    @property
+    def writer(self) -> Writes:
+        """The present one."""
+
+    def start_afresh(self) -> None:
+        """Begin again, empty, in a forked child."""
+
 
 # A fork waits at most so long for the writers to finish a batch, or an import: a child that is forked in the middle of
 # an import can never import that module again.
 FORK_WAIT_S = 5.0
 
-instances: weakref.WeakSet[Telemetry] = weakref.WeakSet()
-live: set[Writer] = set()  # those with a thread; the thread keeps its instance alive anyway
+instances: weakref.WeakSet[Records] = weakref.WeakSet()
+live: set[Writes] = set()  # those with a thread; the thread keeps its instance alive anyway
 _inherited: list[object] = []  # of the parent's: never used, never collected
 _warned: set[str] = set()
 
@@ -85,7 +116,7 @@ def _after_fork_in_child() -> None:
     _inherited.extend(live)
     live.clear()
     for telemetry in list(instances):
-        telemetry._start_afresh()  # noqa: SLF001 (the two modules are one mechanism)
+        telemetry.start_afresh()
 
 
 atexit.register(close_all)

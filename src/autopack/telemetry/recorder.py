@@ -298,8 +298,8 @@ class Telemetry:
         self._take_slot = buffer.take_slot
         self._append = buffer.append
 
-    def _start_afresh(self) -> None:
-        """In a forked child: leave everything of the parent's untouched, and begin again, empty."""
+    def start_afresh(self) -> None:
+        """For `process`, in a forked child: leave everything of the parent's untouched, and begin again, empty."""
         was_closing = self._writer.closing
         self._writer.forget()
         process.keep(self._writer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,9 @@ from typing import NamedTuple
 from autopack.telemetry import log
 from autopack.telemetry.private_files import is_at, open_private, try_lock
 from autopack.telemetry.segment import SUFFIX, UNFINISHED_SUFFIX, Record, Segment, SegmentError
+
+# Its maker needs milliseconds; a younger file may be in the making, and not locked yet.
+_UNFINISHED_FOR_S = 60.0
 
 
 class Found(NamedTuple):
@@ -83,7 +87,8 @@ def remove_unfinished(folder: Path) -> None:
         with contextlib.suppress(OSError):
             file = open_private(path, os.O_RDWR)
             try:
-                if try_lock(file) and is_at(file, path):
+                old = time.time() - os.fstat(file).st_mtime > _UNFINISHED_FOR_S
+                if old and try_lock(file) and is_at(file, path):
                     path.unlink()
             finally:
                 os.close(file)

@@ -95,18 +95,27 @@ class Segment:
 
         Raises OSError: the disk is full, the folder cannot be written, locks do not work there.
         """
-        unfinished = path.with_suffix(UNFINISHED_SUFFIX)
-        file = open_private(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        segment = cls.create_unnamed(path.with_suffix(UNFINISHED_SUFFIX), header)
+        try:
+            segment.path.rename(path)
+        except BaseException:
+            segment.remove()
+            raise
+        segment.path = path
+        return segment
+
+    @classmethod
+    def create_unnamed(cls, path: Path, header: Header) -> Segment:
+        """A new segment under a name that nobody takes for a segment. Raises OSError."""
+        file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             try_lock(file)
             os.posix_fallocate(file, 0, header.size_bytes)
-            copies = header.pack() * 2
-            os.pwrite(file, copies + _packed_mark(FIRST_RECORD), 0)
+            os.pwrite(file, header.pack() * 2 + _packed_mark(FIRST_RECORD), 0)
             segment = cls(path, file, header)
             segment.touch_pages()
-            unfinished.rename(path)
         except BaseException:
-            unfinished.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             os.close(file)
             raise
         return segment
@@ -122,7 +131,8 @@ class Segment:
         """
         file = open_private(path, os.O_RDWR)
         try:
-            if not try_lock(file):
+            # Not ours if it lives, nor if its last owner has just finished with it.
+            if not (try_lock(file) and is_at(file, path)):
                 os.close(file)
                 return None
             _check_size(os.fstat(file).st_size)
