@@ -101,8 +101,9 @@ def test_status_of_a_healthy_database(tmp_path: Path) -> None:
     done = autopack("status", database=tmp_path / "x.db")
     assert done.returncode == 0
     assert done.stdout == (
-        f"database:   sqlite:///{tmp_path}/x.db\nreachable:  yes\nrows:       2\n"
-        "last event: 2025-12-29T19:40:03+00:00\n"
+        f"database:     sqlite:///{tmp_path}/x.db\nreachable:    yes\nrows:         2\n"
+        f"last event:   2025-12-29T19:40:03+00:00\njournal:      {tmp_path}/x.db.telemetry\n"
+        "waiting:      0 event(s) in 0 segment(s)\ndead letters: 0\n"
     )
 
 
@@ -115,6 +116,12 @@ def test_status_for_programs_is_json(tmp_path: Path) -> None:
         "problem": None,
         "rows": 1,
         "last_event": "2025-12-29T19:40:02+00:00",
+        "healthy": True,
+        "journal": {"folder": f"{tmp_path}/x.db.telemetry", "files": [], "corrupt": []},
+        "waiting": 0,
+        "waiting_of_dead_writers": 0,
+        "dead_letters": {"waiting": 0, "unreadable": 0, "full": False},
+        "problems": [],
     }
 
 
@@ -122,14 +129,14 @@ def test_an_empty_database_is_healthy(tmp_path: Path) -> None:
     make_database(tmp_path / "x.db")
     done = autopack("status", database=tmp_path / "x.db")
     assert done.returncode == 0
-    assert "rows:       0\nlast event: none\n" in done.stdout
+    assert "rows:         0\nlast event:   none\n" in done.stdout
 
 
 def test_status_of_a_missing_database_is_1_and_creates_nothing(tmp_path: Path) -> None:
     plain = autopack("status", database=tmp_path / "x.db")
     programs = autopack("status", "--json", database=tmp_path / "x.db")
     assert (plain.returncode, programs.returncode) == (1, 1)
-    assert "reachable:  no: there is no database at" in plain.stdout
+    assert "reachable:    no: there is no database at" in plain.stdout
     status = json.loads(programs.stdout)
     assert (status["reachable"], status["rows"], status["last_event"]) == (False, None, None)
     assert "there is no database at" in status["problem"]

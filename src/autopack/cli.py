@@ -36,7 +36,10 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "replay": LazyCommand(
         "autopack.analysis.replay_command", "replay_command", "Compare today's estimator with what really came."
     ),
-    "status": LazyCommand("autopack.analysis.commands", "status_command", "Say whether the database can be read."),
+    "status": LazyCommand("autopack.status_command", "status_command", "Say whether everything accepted arrives."),
+    "recover": LazyCommand(
+        "autopack.telemetry.recover_cli", "recover_command", "Deliver what dead processes left in the journal."
+    ),
     "dead-letters": LazyCommand(
         "autopack.telemetry.dead_letters_cli", "dead_letters_command", "List or retry events that were refused."
     ),

@@ -1,4 +1,4 @@
-"""`autopack export` and `autopack status`: parse, wire, print."""
+"""`autopack export`: parse, wire, print."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
-import msgspec
 
 from autopack.analysis.export import Format, encoded_lines
 from autopack.analysis.options import selection_options
 from autopack.analysis.rows import Events, open_events
 from autopack.analysis.selection import Selection
-from autopack.analysis.status import Status, database_status
 from autopack.analysis.whole_file import whole_file
 from autopack.database import current_destination
-from autopack.text import for_json, for_terminal
+from autopack.text import for_terminal
 
 _BUFFER_BYTES = 1 << 16
 
@@ -57,30 +55,6 @@ def _report(events: Events, output: Path | None) -> None:
              "null stands in their place.")  # fmt: skip
     if output is not None:
         note(f"Wrote {events.total} events to {output}")
-
-
-@click.command("status", short_help="Say whether the database can be read.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
-def status_command(as_json: bool) -> None:
-    """Say which database is used, whether it can be read, how many events it holds and when the last one was.
-
-    The exit code is 0 when it can be read and 1 when not.
-
-    Example: autopack status --json
-    """
-    destination = current_destination()
-    note(f"# Database: {destination}")
-    status = database_status(destination)
-    click.echo(for_json(msgspec.json.encode(status).decode()) if as_json else _status_text(status))
-    if not status.reachable:
-        sys.exit(1)
-
-
-def _status_text(status: Status) -> str:
-    lines = [("database", status.database), ("reachable", "yes" if status.reachable else f"no: {status.problem}")]
-    if status.reachable:
-        lines += [("rows", str(status.rows)), ("last event", status.last_event or "none")]
-    return "\n".join(f"{name + ':':<12}{for_terminal(value)}" for name, value in lines)
 
 
 def note(line: str) -> None:
