@@ -49,9 +49,9 @@ class WrappedStore:
         self.writes += 1
         return await self.inner.write(rows)
 
-    async def close(self) -> None:
+    async def close(self, *, final: bool = True) -> None:
         self.closes += 1
-        await self.inner.close()
+        await self.inner.close(final=final)
 
     def forked(self) -> Store:
         return self.inner.forked()

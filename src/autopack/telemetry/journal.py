@@ -202,6 +202,7 @@ class Journal:
         settings = self._settings
         size_bytes = settings.journal_segment_bytes if self._segments_made else settings.journal_first_segment_bytes
         try:
+            ensure_private_folder(self.folder)  # somebody may have deleted it
             if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
                 made = self._make_segment(size_bytes)
                 self._said_full = False
@@ -225,7 +226,6 @@ class Journal:
             fingerprint=self._fingerprint,
         )
         name = f"journal-{self._writer_id.hex()}-{self._segments_made:06d}{SUFFIX}"
-        ensure_private_folder(self.folder)  # somebody may have deleted it
         segment = Segment.create(self.folder / name, header)
         self._segments_made += 1
         return segment

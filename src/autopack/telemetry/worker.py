@@ -75,8 +75,8 @@ class Worker:
             pass
         finally:
             self._buffer.disarm()
-            with anyio.CancelScope(shield=True):
-                await self._store.close()
+            # A worker that died of a bug starts again.
+            await self._store.close(final=self._orders.closing)
 
     async def _next_batch(self) -> Mapping[int, bytes]:
         """The next events, as soon as there is a reason to write them; nothing when it is time to stop."""
@@ -216,7 +216,7 @@ class Worker:
     async def _pause_if_asked(self) -> None:
         if not self._orders.pausing.is_set():
             return
-        await self._store.close()
+        await self._store.close(final=False)
         self._orders.paused.set()
         while self._orders.pausing.is_set():
             await self._orders.bell.wait(_PAUSE_POLL_S)

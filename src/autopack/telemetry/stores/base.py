@@ -42,8 +42,11 @@ class Store(Protocol):
 
         """
 
-    async def close(self) -> None:
-        """Close every connection and thread. The next `write` connects again. Does not raise."""
+    async def close(self, *, final: bool = True) -> None:
+        """Close every connection and thread. The next `write` connects again. Does not raise.
+
+        final: no `write` will follow. Where it is False, what lives only as long as a connection must be kept.
+        """
 
     def forked(self) -> Store:
         """In a forked child: a store for the same database that shares nothing with the parent's."""

@@ -38,7 +38,7 @@ class MemoryStore:
         self._rows |= {key: row for row in rows if (key := (row.run_id, row.event_uid)) not in self._rows}
         return len(self._rows) - before
 
-    async def close(self) -> None:
+    async def close(self, *, final: bool = True) -> None:
         """The rows stay."""
 
     def forked(self) -> MemoryStore:

@@ -20,6 +20,7 @@ from msgspec.structs import astuple
 
 from autopack.database import Destination
 from autopack.migrations import SchemaError
+from autopack.telemetry import log
 from autopack.telemetry.errors import DataRejectedError, StoreError, StoreUnusableError, TransientStoreError
 from autopack.telemetry.events import Row
 from autopack.telemetry.private_files import make_folders
@@ -156,19 +157,18 @@ class SqliteStore:
         except Exception as exc:
             error = translate(exc)
             if not isinstance(error, DataRejectedError):
-                await self.close()
+                await self.close(final=False)
             raise error from exc
         if self._inode != _inode_of(self._destination.path):
             # In WAL mode a commit into a file that was deleted or replaced succeeds, and nobody will ever see it.
-            await self.close()
+            await self.close(final=False)
             raise TransientStoreError("database file replaced")
         return int(cursor.rowcount)
 
-    async def close(self) -> None:
-        """See `Store.close`. A database in memory is kept: closing its connection would delete it."""
-        if self._destination.path is None and self._driver is not None:
-            return
-        await self._disconnect()
+    async def close(self, *, final: bool = True) -> None:
+        """See `Store.close`. A database in memory lives as long as its connection."""
+        if final or self._destination.path is not None or self._driver is None:
+            await self._disconnect()
 
     def forked(self) -> SqliteStore:
         """See `Store.forked`."""
@@ -206,12 +206,15 @@ class SqliteStore:
         connection, self._connection, self._driver = self._connection, None, None
         direct, self._direct = self._direct, None
         engine, self._engine = self._engine, None
-        if direct is not None:
-            direct.close()
-        if connection is not None:
-            await connection.close()
-        if engine is not None:
-            await engine.dispose()
+        try:
+            if direct is not None:
+                direct.close()
+            if connection is not None:
+                await connection.close()
+            if engine is not None:
+                await engine.dispose()
+        except Exception as exc:  # noqa: BLE001 (what cannot be closed is let go of: the next write opens anew)
+            log.info("A connection could not be closed: %s", type(exc).__name__)
 
     def _direct_driver(self) -> sqlite3.Connection:
         assert self._direct is not None  # noqa: S101 (for the type checker; `_connect` made one of the two)
