@@ -1,0 +1,109 @@
+"""What the tests of the journal share: children that record until they die, and segments that dead writers left."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.write_side import event, start_python, url_of
+
+from autopack.database import parse_database_url
+from autopack.telemetry import Telemetry
+from autopack.telemetry.journal import Journal, fingerprint_of
+from autopack.telemetry.settings import Settings
+from autopack.telemetry.wire import encode
+
+SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, max_event_bytes=8 << 10)
+
+# Records without end, and says each accepted event only after `record()` said so.
+RECORD_UNTIL_KILLED = """
+    from autopack.telemetry import Telemetry
+
+    telemetry = Telemetry(sys.argv[1], flush_interval_s=0.02, batch_size=50)
+    prefix = sys.argv[2]
+    for n in range(int(sys.argv[3])):
+        if telemetry.record(**event(phase_id=f"{prefix}-{n}")):
+            os.write(1, f"{prefix}-{n}\\n".encode())
+"""
+
+
+def folder_of(database: Path) -> Path:
+    """The journal folder of a database file."""
+    return database.with_name(database.name + ".telemetry")
+
+
+def segments_in(folder: Path) -> list[Path]:
+    """The segment files, oldest name first."""
+    return sorted(folder.glob("*.seg"))
+
+
+def identity_of(database: Path) -> bytes:
+    """The fingerprint of a database file."""
+    return fingerprint_of(parse_database_url(url_of(database)).identity or "")
+
+
+def payload(phase: str = "p", **changes: Any) -> bytes:
+    """A valid event as it lies in the journal."""
+    fields = event(phase_id=phase, **changes)
+    rest = (None, None, None, None, None)
+    return encode((time.time_ns(), int.from_bytes(os.urandom(5)), *fields.values(), *rest))
+
+
+def make_journal(folder: Path, fingerprint: bytes, settings: Settings = SMALL) -> Journal:
+    """A journal that wakes nobody."""
+    return Journal(folder, fingerprint, settings, lambda: None)
+
+
+def abandon(journal: Journal) -> None:
+    """What death does to a journal: its locks are gone, and nothing is tidied up."""
+    journal.forget()
+
+
+def left_behind(folder: Path, fingerprint: bytes, phases: list[str], settings: Settings = SMALL) -> Path:
+    """A segment of a writer that died after it had accepted these phases; returns the file."""
+    journal = make_journal(folder, fingerprint, settings)
+    before = set(segments_in(folder))
+    for phase in phases:
+        journal.append(payload(phase))
+    abandon(journal)
+    (made,) = set(segments_in(folder)) - before
+    return made
+
+
+def recover_into(database: Path, **options: Any) -> Any:
+    """A later process: one event of its own starts the writer, which recovers. Returns its last counts."""
+    telemetry = Telemetry(url_of(database), **options)
+    telemetry.record(**event(phase_id="later"))
+    telemetry.close(30)
+    return telemetry.stats()
+
+
+@contextmanager
+def child(code: str, *arguments: str | Path) -> "Iterator[subprocess.Popen[str]]":
+    """A child interpreter that is certainly gone afterwards."""
+    process = start_python(code, *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def accepted_by(process: "subprocess.Popen[str]", after_s: float, how: int = signal.SIGKILL) -> list[str]:
+    """Let a child that prints what was accepted run for so long after its first event, then end it by a signal.
+
+    Returns what it had said. A line that the signal cut off was not said.
+    """
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert first, process.stderr.read() if process.stderr else ""
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(how)
+    said, _ = process.communicate(timeout=30)
+    return [line for line in (first + said).split("\n")[:-1] if line]
