@@ -9,6 +9,7 @@ from typing import Any
 from autopack.coefficients import FALLBACK_COMPLEXITY, Coefficients
 from autopack.deliverables import flatten_deliverables
 from autopack.printable import log_field
+from autopack.telemetry.metrics import smape
 from autopack.token_estimator import estimate
 
 UNKNOWN_ID = "unknown"
@@ -115,8 +116,8 @@ def log_line(call: PhaseCall, reply: ModelReply) -> str:
         measured = f"actual_total={reply.total_tokens}"
         stop_reason, truncated = None, False
     else:
-        smape = smape_percent(reply.output_tokens, call.predicted_output_tokens)
-        measured = f"actual_output={reply.output_tokens} smape={smape:.1f}%"
+        error = smape(call.predicted_output_tokens, reply.output_tokens)
+        measured = f"actual_output={reply.output_tokens} smape={error:.1f}%"
         stop_reason, truncated = reply.stop_reason, reply.truncated
     return (
         f"[TokenEstimationV2] predicted_output={call.predicted_output_tokens} {measured}"
@@ -125,11 +126,6 @@ def log_line(call: PhaseCall, reply: ModelReply) -> str:
         f" success={reply.success} stop_reason={log_field(str(stop_reason))} truncated={truncated}"
         f" model={log_field(reply.model)}"
     )
-
-
-def smape_percent(actual: int, predicted: int) -> float:
-    """The plan's symmetric error, `|a - p| / max(1, (a + p) / 2) · 100`, from 0 to 200."""
-    return abs(actual - predicted) / max(1, (abs(actual) + abs(predicted)) / 2) * 100
 
 
 def _text(value: object) -> str:

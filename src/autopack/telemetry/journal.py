@@ -200,7 +200,8 @@ class Journal:
         if time.monotonic() < self._full_until_s:
             raise Refused("journal_full")
         settings = self._settings
-        size_bytes = settings.journal_segment_bytes if self._segments_made else settings.journal_first_segment_bytes
+        first = self._segment is None
+        size_bytes = settings.journal_first_segment_bytes if first else settings.journal_segment_bytes
         try:
             ensure_private_folder(self.folder)  # somebody may have deleted it
             if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
@@ -225,10 +226,10 @@ class Journal:
             writer=self._writer_id,
             fingerprint=self._fingerprint,
         )
-        name = f"journal-{self._writer_id.hex()}-{self._segments_made:06d}{SUFFIX}"
-        segment = Segment.create(self.folder / name, header)
+        # Counted first: an attempt that a signal handler's exception has ended leaves a file under its name.
         self._segments_made += 1
-        return segment
+        name = f"journal-{self._writer_id.hex()}-{self._segments_made:06d}{SUFFIX}"
+        return Segment.create(self.folder / name, header)
 
     # The worker.
 

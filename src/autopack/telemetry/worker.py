@@ -29,6 +29,7 @@ from autopack.telemetry.settings import Settings
 from autopack.telemetry.stores.base import Store
 
 _PAUSE_POLL_S = 0.25
+_SILENCE_S = 10.0
 _CLOSING_DELAY_S = 0.25
 _STRAGGLER_PAUSE_S = 0.005
 _STRAGGLER_TRIES = 20
@@ -63,6 +64,8 @@ class Worker:
         self._clock_s = clock_s
         self._decode = Decoder()
         self._in_outage = False
+        self._buried_since_said = 0
+        self._silent_until_s = 0.0
 
     async def run(self) -> None:
         """Work until the end."""
@@ -174,10 +177,17 @@ class Worker:
         for _ in range(lost):
             self._progress.dead_letters_lost.add()
         self._settle(letters, dead_lettered=len(letters))
-        first = next(iter(letters.values()))
-        log.warning("%d event(s) went to the dead letters, the first because: %r", len(letters), first.reason)
-        if lost:
-            log.warning("%d dead letter(s) could not be kept: the file is full or cannot be written", lost)
+        self._buried_since_said += len(letters)
+        self._say_buried(next(iter(letters.values())).reason)
+
+    def _say_buried(self, reason: str) -> None:
+        """Rarely: a logging pipeline that records what it logs must not feed itself. The line at close is exact."""
+        now_s = self._clock_s()
+        if now_s < self._silent_until_s:
+            return
+        self._silent_until_s = now_s + _SILENCE_S
+        count, self._buried_since_said = self._buried_since_said, 0
+        log.warning("%d event(s) went to the dead letters, the last because: %r", count, reason)
 
     def _settle(self, keys: Mapping[int, object] | list[int], **counts: int) -> None:
         self._buffer.settle(keys, **counts)
