@@ -18,7 +18,7 @@ from autopack.telemetry.dead_letters import MAX_BYTES as DEAD_LETTERS_MAX_BYTES
 from autopack.telemetry.dead_letters import DeadLetterFile
 from autopack.telemetry.private_files import open_private, try_lock
 from autopack.telemetry.recovery import Orphan
-from autopack.telemetry.segment import FIRST_RECORD, SUFFIX, Segment, SegmentError, _check_size, _read_header
+from autopack.telemetry.segment import FIRST_RECORD, SUFFIX, Segment, SegmentError, check_size, read_header
 
 CORRUPT_SUFFIX = ".corrupt"
 # A letter is an event of at most 256 KiB written as JSON, where a byte may become six.
@@ -111,8 +111,8 @@ def _segment_files(folder: Path, fingerprint: bytes) -> Iterator[SegmentFile]:
 def _look_at(path: Path, fingerprint: bytes) -> SegmentFile:
     file = open_private(path, os.O_RDWR)
     try:
-        _check_size(os.fstat(file).st_size)
-        header = _read_header(os.pread(file, FIRST_RECORD, 0))
+        check_size(os.fstat(file).st_size)
+        header = read_header(os.pread(file, FIRST_RECORD, 0))
         state: State = "orphaned" if try_lock(file) else "live"
         fcntl.flock(file, fcntl.LOCK_UN)
         segment = Segment(path, file, header)
@@ -120,7 +120,7 @@ def _look_at(path: Path, fingerprint: bytes) -> SegmentFile:
         os.close(file)
         raise
     try:
-        segment.read_offset = segment._acknowledged()  # noqa: SLF001 (opened here and not by `Segment.open`, which locks)
+        segment.read_offset = segment.acknowledged()
         events = Orphan(segment).events
     finally:
         segment.release()

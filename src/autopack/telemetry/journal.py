@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 import threading
@@ -58,6 +59,7 @@ from autopack.telemetry.segment import (
 from autopack.telemetry.settings import Settings
 
 _NEVER = 1 << 62
+_LOCK_PATIENCE_S = 0.1
 _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
 _pack = RECORD.pack_into
 
@@ -75,7 +77,7 @@ class Journal:
         self._wake = wake
         self._writer_id = os.urandom(16)
         self._fingerprint = fingerprint
-        self._segments_made = 0
+        self._numbers = itertools.count(1)
         self._lock = threading.RLock()  # the call site's: the segment that is written
         self._acquire, self._release = self._lock.acquire, self._lock.release
         self._account_lock = threading.RLock()  # the worker's: what was read and settled
@@ -226,9 +228,9 @@ class Journal:
             writer=self._writer_id,
             fingerprint=self._fingerprint,
         )
-        # Counted first: an attempt that a signal handler's exception has ended leaves a file under its name.
-        self._segments_made += 1
-        name = f"journal-{self._writer_id.hex()}-{self._segments_made:06d}{SUFFIX}"
+        # In one step: worker, call site and a signal handler may each be here, and an attempt that an exception ends
+        # leaves a file under its name.
+        name = f"journal-{self._writer_id.hex()}-{next(self._numbers):06d}{SUFFIX}"
         return Segment.create(self.folder / name, header)
 
     # The worker.
@@ -389,19 +391,27 @@ class Journal:
 
     def close(self) -> None:
         """Delete what is settled, and leave the rest to the next writer with this destination."""
-        with self._lock:
-            self.refuse()
-            settled = not self.account().pending
-            for segment in filter(None, [*self._own, self._next]):
-                if settled or segment is self._next:
-                    segment.remove()
-                else:
-                    segment.release()
-            for orphan in self._orphans:
-                orphan.segment.release()
-            self._own.clear()
-            self._orphans.clear()
-            self._next = None
+        self.refuse()
+        # A signal handler that closes may have interrupted an `append` in its own thread, which then never ends before
+        # this does: the segments stay open, and with them their locks, until the process is gone.
+        if not self._lock.acquire(timeout=_LOCK_PATIENCE_S):
+            return
+        try:
+            self._close_segments(settled=not self.account().pending)
+        finally:
+            self._lock.release()
+
+    def _close_segments(self, *, settled: bool) -> None:
+        for segment in filter(None, [*self._own, self._next]):
+            if settled or segment is self._next:
+                _try_to(segment.remove)
+            else:
+                segment.release()
+        for orphan in self._orphans:
+            orphan.segment.release()
+        self._own.clear()
+        self._orphans.clear()
+        self._next = None
 
     def forget(self) -> None:
         """See `Buffer.forget`: close file and map of every segment; the locks stay the parent's."""

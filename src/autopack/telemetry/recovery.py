@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from autopack.telemetry import log
 from autopack.telemetry.private_files import is_at, open_private, try_lock
-from autopack.telemetry.segment import SUFFIX, UNFINISHED_SUFFIX, Record, Segment, SegmentError
+from autopack.telemetry.segment import SUFFIX, UNFINISHED_SUFFIX, ForeignSegmentError, Record, Segment, SegmentError
 
 # Its maker needs milliseconds; a younger file may be in the making, and not locked yet.
 _UNFINISHED_FOR_S = 60.0
@@ -20,12 +20,14 @@ _UNFINISHED_FOR_S = 60.0
 class Found(NamedTuple):
     """A file of the journal folder, and what it is: `segment` is open and ours where it could be taken over.
 
-    `why_not` says why it was left alone: its writer lives, or it cannot be used, or it is for another destination.
+    `why_not` says why it was left alone: its writer lives, it is for another destination, or, `is_strange`, it is no
+    segment that this program can read.
     """
 
     path: Path
     segment: Segment | None
     why_not: str | None
+    is_strange: bool = False
 
 
 class Orphan:
@@ -60,25 +62,19 @@ class Orphan:
             self.segment.remove()
 
 
-def search(folder: Path, fingerprint: bytes | None) -> Iterator[Found]:
+def search(folder: Path, fingerprint: bytes | None) -> list[Found]:
     """What lies in a journal folder, oldest first; None as the fingerprint: for any destination."""
-    found = [_open(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    found.sort(key=lambda item: item.segment.header.created_ns if item.segment else 0)
-    for item in found:
-        if item.segment is not None and fingerprint not in (None, item.segment.header.fingerprint):
-            item.segment.release()
-            yield Found(item.path, None, "its events are for another database")
-        else:
-            yield item
+    found = [_open(path, fingerprint) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    return sorted(found, key=lambda item: item.segment.header.created_ns if item.segment else 0)
 
 
 def orphans_in(folder: Path, fingerprint: bytes | None) -> Iterator[Orphan]:
-    """The segments that could be taken over; the others are left alone, and named in the log if that is unexpected."""
-    for path, segment, why_not in search(folder, fingerprint):
+    """The segments that could be taken over. The others are left alone; the log names those that are no segments."""
+    for path, segment, why_not, is_strange in search(folder, fingerprint):
         if segment is not None:
             yield Orphan(segment)
-        elif why_not is not None:
-            log.info("The journal segment %s is left alone: %s", path, why_not)
+        elif is_strange:
+            log.warning("%s is left alone: %s", path, why_not)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -94,11 +90,13 @@ def remove_unfinished(folder: Path) -> None:
                 os.close(file)
 
 
-def _open(path: Path) -> Found:
+def _open(path: Path, fingerprint: bytes | None) -> Found:
     try:
-        segment = Segment.open(path)
-    except (SegmentError, OSError) as exc:
+        segment = Segment.open(path, fingerprint)
+    except ForeignSegmentError as exc:
         return Found(path, None, str(exc))
+    except (SegmentError, OSError) as exc:
+        return Found(path, None, str(exc), is_strange=True)
     return Found(path, segment, None if segment else "its writer lives")
 
 

@@ -45,6 +45,10 @@ class SegmentError(Exception):
     """A file cannot be used as a segment; the message says why."""
 
 
+class ForeignSegmentError(SegmentError):
+    """A segment is for another destination."""
+
+
 class Header(NamedTuple):
     """What a segment says of itself.
 
@@ -58,6 +62,11 @@ class Header(NamedTuple):
     first_sequence: int
     writer: bytes
     fingerprint: bytes
+
+    def check_destination(self, fingerprint: bytes | None) -> None:
+        """Raise ForeignSegmentError unless the events are for this destination; None takes any."""
+        if fingerprint not in (None, self.fingerprint):
+            raise ForeignSegmentError("its events are for another database")
 
     def pack(self) -> bytes:
         """One copy, with its checksum."""
@@ -121,27 +130,31 @@ class Segment:
         return segment
 
     @classmethod
-    def open(cls, path: Path) -> Segment | None:
+    def open(cls, path: Path, fingerprint: bytes | None = None) -> Segment | None:
         """A segment that somebody left behind, locked by us now; None if its owner lives.
 
         Raises:
+            ForeignSegmentError: it is for another destination than `fingerprint`; None takes any.
             SegmentError: it is no segment of a form that we know, and is to be left alone.
             OSError: it is not a regular file of this user, or cannot be read.
 
         """
         file = open_private(path, os.O_RDWR)
         try:
+            check_size(os.fstat(file).st_size)
+            header = read_header(os.pread(file, FIRST_RECORD, 0))
+            # Looked at before it is locked: a lock held for a moment would hide the segment from its next owner.
+            header.check_destination(fingerprint)
             # Not ours if it lives, nor if its last owner has just finished with it.
             if not (try_lock(file) and is_at(file, path)):
                 os.close(file)
                 return None
-            _check_size(os.fstat(file).st_size)
-            segment = cls(path, file, _read_header(os.pread(file, FIRST_RECORD, 0)))
+            segment = cls(path, file, header)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(file)
             raise
-        segment.read_offset = segment._acknowledged()
+        segment.read_offset = segment.acknowledged()
         return segment
 
     def touch_pages(self) -> None:
@@ -192,7 +205,7 @@ class Segment:
             return None
         return Record(offset, aligned(end), sequence, payload)
 
-    def _acknowledged(self) -> int:
+    def acknowledged(self) -> int:
         """The mark, or the first record if the mark is damaged: sending twice is harmless, leaving out is not."""
         offset, checksum = _ACKNOWLEDGED.unpack_from(self.map, _ACKNOWLEDGED_AT)
         good = checksum == crc32(_ACKNOWLEDGED.pack(offset, 0)) and FIRST_RECORD <= offset <= self.size_bytes
@@ -225,7 +238,8 @@ def aligned(offset: int) -> int:
     return (offset + 7) & ~7
 
 
-def _check_size(size_bytes: int) -> None:
+def check_size(size_bytes: int) -> None:
+    """Raise SegmentError for what is too small or too large to be a segment: it is not even mapped."""
     if not FIRST_RECORD <= size_bytes <= MAX_BYTES:
         raise SegmentError(f"{size_bytes} bytes are not the size of a segment")
 
@@ -234,7 +248,8 @@ def _packed_mark(offset: int) -> bytes:
     return _ACKNOWLEDGED.pack(offset, crc32(_ACKNOWLEDGED.pack(offset, 0)))
 
 
-def _read_header(data: bytes) -> Header:
+def read_header(data: bytes) -> Header:
+    """The header in the first bytes of a file. Raises SegmentError."""
     for at in (0, _COPY_BYTES):
         body = data[at : at + _HEADER.size]
         (checksum,) = _CHECKSUM.unpack_from(data, at + _HEADER.size)
