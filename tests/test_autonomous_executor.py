@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -170,6 +171,64 @@ def test_a_signal_stops_the_run_and_every_finished_call_is_in_the_database(
     assert len(rows(place)) == finished_calls
     assert f"stopped by {signum.name}: " in said
     assert "Traceback" not in "".join(seen)
+
+
+def broken_pipe() -> int:
+    """The end to write to of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def full_disk() -> int:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "autopack.cli", "run"]])
+@pytest.mark.parametrize("unwritable", [broken_pipe, full_disk])
+def test_a_standard_error_that_cannot_be_written_does_not_stop_the_run(
+    place: Path, program: list[str], unwritable: Callable[[], int]
+) -> None:
+    stderr = unwritable()
+    done = subprocess.run(
+        [*program, "--run-id", "r"], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False, timeout=60
+    )
+    os.close(stderr)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "run r: 45 phases, 45 ok, 0 failed"
+    assert len(rows(place)) >= 45
+
+
+def test_a_closed_standard_error_does_not_stop_the_run(place: Path) -> None:
+    command = f"exec {shlex.join(PROGRAM)} --run-id r 2>&-"
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "run r: 45 phases, 45 ok, 0 failed"
+
+
+def test_a_reader_that_went_away_from_both_streams_changes_neither_the_run_nor_its_exit_code(place: Path) -> None:
+    both = broken_pipe()
+    options = ["--run-id", "r", "--fault", "drop=0.3"]
+    done = subprocess.run([*PROGRAM, *options], stdout=both, stderr=both, check=False, timeout=60)
+    os.close(both)
+    assert done.returncode == 1  # as some phases failed
+    assert len(rows(place)) > 20
+
+
+@pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "autopack.cli", "run"]])
+def test_a_summary_that_cannot_be_written_is_one_clear_line(place: Path, program: list[str]) -> None:
+    stdout = full_disk()
+    options = ["--run-id", "r"]
+    done = subprocess.run(
+        [*program, *options], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    os.close(stdout)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert len(rows(place)) >= 45
 
 
 def test_on_a_terminal_there_is_a_bar(place: Path) -> None:

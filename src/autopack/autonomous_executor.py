@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -199,8 +199,9 @@ def _execute(job: Job, stop: StopSignals) -> int:
         with open_report(phase_count) as report:
             anyio.run(_run_phases, job, telemetry, report, stop, outcomes)
     stats = telemetry.stats() if telemetry.enabled else None
-    for line in summary_lines(job.run_id, outcomes, phase_count, stats, stop.signum):
-        click.echo(line)
+    with suppress(BrokenPipeError):  # whoever has read enough of the summary does not change how the run ended
+        for line in summary_lines(job.run_id, outcomes, phase_count, stats, stop.signum):
+            click.echo(line)
     return exit_code(outcomes, stop.signum)
 
 
@@ -242,4 +243,6 @@ async def _open_provider(job: Job, telemetry: Telemetry) -> AsyncIterator[Anthro
 
 
 if __name__ == "__main__":
-    run_command(prog_name="python -m autopack.autonomous_executor")
+    from autopack.cli import main
+
+    main(["run", *sys.argv[1:]])

@@ -1,7 +1,8 @@
 """`autopack …`: names the commands, loads the one that is called, and says what went wrong.
 
 The commands live beside what they run and are imported when they are called: `autopack --help` loads neither
-SQLAlchemy nor the SDK. Exit codes: 0 done, 1 something went wrong, 2 the command line is wrong.
+SQLAlchemy nor the SDK. Exit codes: 0 done, 1 something went wrong, 2 the command line is wrong. A command that only
+reads has done its work when its reader has enough (`| head`); for one that acts, that is an error like any other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from autopack import __version__
 from autopack.analysis.errors import AnalysisError
 from autopack.database import DatabaseUrlError
 from autopack.input_files import InputFileError
+from autopack.streams import give_up_if_unwritable, standard_error_is_a_courtesy
 from autopack.text import for_terminal
 
 
@@ -28,17 +30,21 @@ class LazyCommand:
     module: str
     attribute: str
     short_help: str
+    acts: bool = False
 
 
 COMMANDS: Mapping[str, LazyCommand] = {
-    "run": LazyCommand("autopack.autonomous_executor", "run_command", "Run the phases of a plan."),
+    "run": LazyCommand("autopack.autonomous_executor", "run_command", "Run the phases of a plan.", acts=True),
     "export": LazyCommand("autopack.analysis.commands", "export_command", "Write the recorded events, newest first."),
     "replay": LazyCommand(
         "autopack.analysis.replay_command", "replay_command", "Compare today's estimator with what really came."
     ),
     "status": LazyCommand("autopack.status_command", "status_command", "Say whether everything accepted arrives."),
     "recover": LazyCommand(
-        "autopack.telemetry.recover_cli", "recover_command", "Deliver what dead processes left in the journal."
+        "autopack.telemetry.recover_cli",
+        "recover_command",
+        "Deliver what dead processes left in the journal.",
+        acts=True,
     ),
     "dead-letters": LazyCommand(
         "autopack.telemetry.dead_letters_cli", "dead_letters_command", "List or retry events that were refused."
@@ -67,26 +73,18 @@ class AutopackGroup(click.Group):
             formatter.write_dl([(name, lazy.short_help) for name, lazy in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; a reader that went away (`| head`) is no error."""
+        """Run the command; a reader that went away (`| head`) is no error for one that only reads."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            _give_up_unwritable_output()
-            ctx.exit(0)
         except (AnalysisError, DatabaseUrlError, InputFileError, OSError) as exc:
-            _give_up_unwritable_output()
+            give_up_if_unwritable(sys.stdout)
+            if isinstance(exc, BrokenPipeError) and _only_reads(ctx.invoked_subcommand):
+                ctx.exit(0)
             raise click.ClickException(for_terminal(_message(exc))) from exc
 
 
-def _give_up_unwritable_output() -> None:
-    """What could not be written must not be tried again at exit, where it would end the process with status 120."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+def _only_reads(name: str | None) -> bool:
+    return name is not None and not COMMANDS[name].acts
 
 
 def _message(exc: Exception) -> str:
@@ -110,7 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; `arguments` are those of the process unless given."""
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    cli(arguments, prog_name="autopack")
+    with standard_error_is_a_courtesy():
+        try:
+            cli(arguments, prog_name="autopack")
+        finally:
+            give_up_if_unwritable(sys.stdout)
 
 
 if __name__ == "__main__":

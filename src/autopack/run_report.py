@@ -14,6 +14,7 @@ import click
 
 from autopack.anthropic_clients import PhaseResult
 from autopack.printable import printable
+from autopack.streams import is_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,7 @@ def open_report(phase_count: int) -> Iterator[Report]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    on_terminal = sys.stderr.isatty() and not console.is_dumb_terminal
+    on_terminal = is_terminal(sys.stderr) and not console.is_dumb_terminal
     with _bar(console, phase_count) if on_terminal else _plain(phase_count) as report:
         yield report
 

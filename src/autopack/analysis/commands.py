@@ -16,6 +16,7 @@ from autopack.analysis.rows import Events, open_events
 from autopack.analysis.selection import Selection
 from autopack.analysis.whole_file import whole_file
 from autopack.database import current_destination
+from autopack.streams import is_terminal
 from autopack.text import for_terminal
 
 _BUFFER_BYTES = 1 << 16
@@ -60,11 +61,6 @@ def _report(events: Events, output: Path | None) -> None:
 def note(line: str) -> None:
     """Print a line for people, on standard error."""
     click.echo(for_terminal(line), err=True)
-
-
-def is_terminal(stream: object) -> bool:
-    """Whether somebody looks at this stream; a closed one is None."""
-    return stream is not None and bool(getattr(stream, "isatty", bool)())
 
 
 def _sink(output: Path | None) -> AbstractContextManager[BinaryIO]:

@@ -11,7 +11,7 @@ from typing import Literal
 import click
 import msgspec
 
-from autopack.analysis.commands import is_terminal, note
+from autopack.analysis.commands import note
 from autopack.analysis.options import selection_options
 from autopack.analysis.replay import Observation, Predict, Replay, Report
 from autopack.analysis.replay_sources import bounded_lines, from_events, from_log, from_ndjson
@@ -20,6 +20,7 @@ from autopack.analysis.rows import open_events
 from autopack.analysis.selection import EVERYTHING, Selection
 from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
 from autopack.database import current_destination
+from autopack.streams import is_terminal
 from autopack.text import for_json
 from autopack.token_estimator import estimate
 
