@@ -95,7 +95,7 @@ class Buffer(Protocol):
         """Do what should not be left to the call site. Called by the worker between batches; may do I/O."""
 
     def close(self) -> None:
-        """The worker has ended, nothing will be taken any more."""
+        """The worker has ended, nothing will be taken any more. Idempotent."""
 
     def forget(self) -> None:
         """In a forked child: let go of everything that the parent shares with it, without changing it."""

@@ -61,7 +61,7 @@ from autopack.telemetry.settings import Settings
 _NEVER = 1 << 62
 _LOCK_PATIENCE_S = 0.1
 _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
-_pack = RECORD.pack_into
+_pack = RECORD.pack
 
 
 class Journal:
@@ -118,15 +118,14 @@ class Journal:
                 return
             self._inside = True
             try:
-                start = self._offset + RECORD_BYTES
-                end = start + len(payload)
+                end = self._offset + RECORD_BYTES + len(payload)
                 if end > self._capacity:
                     self._roll()
-                    start = self._offset + RECORD_BYTES
-                    end = start + len(payload)
+                    end = self._offset + RECORD_BYTES + len(payload)
                 sequence = self._sequence
-                self._map[start:end] = payload
-                _pack(self._map, start - RECORD_BYTES, end - start, crc32(payload, sequence), sequence)
+                # In one copy: a crash between two would leave what looks like a damaged record.
+                record = _pack(len(payload), crc32(payload, sequence), sequence) + payload
+                self._map[self._offset : end] = record
                 # From here on it is accepted. An exception of a signal handler before this leaves no trace: the next
                 # event overwrites it.
                 self._sequence = sequence + 1
@@ -392,12 +391,13 @@ class Journal:
     def close(self) -> None:
         """Delete what is settled, and leave the rest to the next writer with this destination."""
         self.refuse()
-        # A signal handler that closes may have interrupted an `append` in its own thread, which then never ends before
-        # this does: the segments stay open, and with them their locks, until the process is gone.
+        # A signal handler that closes may have interrupted an `append`, which then does not end before this does: the
+        # segments stay open, and with them their locks, until somebody closes again, or the process is gone.
         if not self._lock.acquire(timeout=_LOCK_PATIENCE_S):
             return
         try:
-            self._close_segments(settled=not self.account().pending)
+            if not self._inside:
+                self._close_segments(settled=not self.account().pending)
         finally:
             self._lock.release()
 

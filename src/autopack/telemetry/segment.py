@@ -7,8 +7,8 @@ records, each on a multiple of 8 bytes:
 
     length u32 · CRC-32 u32 · sequence u64 · payload
 
-The payload is written first, then the 16 bytes before it: a record that a crash has torn has a length of 0 or a wrong
-checksum. The checksum covers the sequence and the payload. Where a record is damaged, the next good one is looked for
+A record is written in one copy; one that a crash has torn all the same has a length of 0 or a wrong checksum. The
+checksum covers the sequence and the payload. Where a record is damaged, the next good one is looked for
 at every multiple of 8, and recognised by a sequence that this segment can hold and by its checksum.
 """
 

@@ -96,16 +96,16 @@ class Writer:
             if self._start_once.acquire(blocking=False):
                 self._end_without_thread()
             self.progress.wait_for(lambda: not self.progress.running, max(0.0, end_s - time.monotonic()))
+        if not self.progress.running:
+            self.buffer.close()
         if self._report_once.acquire(blocking=False):
             process.live.discard(self)
             self._report()
 
     def _end_without_thread(self) -> None:
-        """No event has come, or there are some and the interpreter, at its exit, starts no thread: work here."""
+        """Where events have come and the interpreter, at its exit, starts no thread: work here."""
         if self.buffer.backlog:
             self._work()
-        else:
-            self.buffer.close()
 
     @property
     def shutdown_timeout_s(self) -> float:
