@@ -51,3 +51,8 @@ def _nothing_left_running() -> Iterator[None]:
     before = set(process.live)
     yield
     assert set(process.live) <= before, "a writer still runs"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the kill loop goes on."""
+    parser.addoption("--kill-rounds", type=int, default=25, help="rounds of the kill loop (default: 25)")

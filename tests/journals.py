@@ -1,11 +1,12 @@
 """What the tests of the journal share: children that record until they die, and segments that dead writers left."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 
 
 # Records without end, and says each accepted event only after `record()` said so.
 RECORD_UNTIL_KILLED = """
+    import signal
     from autopack.telemetry import Telemetry
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts into the background without
     telemetry = Telemetry(sys.argv[1], flush_interval_s=0.02, batch_size=50)
     prefix = sys.argv[2]
     for n in range(int(sys.argv[3])):
@@ -82,7 +85,7 @@ def recover_into(database: Path, **options: Any) -> Any:
     return telemetry.stats()
 
 
-@contextmanager
+@contextlib.contextmanager
 def child(code: str, *arguments: str | Path) -> "Iterator[subprocess.Popen[str]]":
     """A child interpreter that is certainly gone afterwards."""
     process = start_python(code, *arguments)
@@ -96,14 +99,18 @@ def child(code: str, *arguments: str | Path) -> "Iterator[subprocess.Popen[str]]
 def accepted_by(process: "subprocess.Popen[str]", after_s: float, how: int = signal.SIGKILL) -> list[str]:
     """Let a child that prints what was accepted run for so long after its first event, then end it by a signal.
 
-    Returns what it had said. A line that the signal cut off was not said.
+    Returns what it had said, each line of which is one `write`, so that none is cut off.
     """
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first, process.stderr.read() if process.stderr else ""
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(after_s)
-    except subprocess.TimeoutExpired:
-        process.send_signal(how)
-    said, _ = process.communicate(timeout=30)
-    return [line for line in (first + said).split("\n")[:-1] if line]
+    process.send_signal(how)
+    last_resort = threading.Timer(60, process.kill)
+    last_resort.start()
+    try:
+        return (first + process.stdout.read()).splitlines()
+    finally:
+        last_resort.cancel()
+        last_resort.join()
