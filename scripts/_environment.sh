@@ -15,21 +15,35 @@ wanted() { # what the stamp of an environment says when it is up to date
 
 ensure_environment() {
   local pins="$root/requirements/$1.txt" stamp="$venv/.autopack-$1" want
-  if [ -n "${AUTOPACK_VENV:-}" ]; then return; fi
+  if [ -n "${AUTOPACK_VENV:-}" ]; then
+    [ -x "$venv/bin/python" ] || fail "AUTOPACK_VENV=$AUTOPACK_VENV is no virtual environment: it has no bin/python."
+    return
+  fi
+  command -v "$python" >/dev/null || fail "There is no '$python'. Install Python 3.11 or newer, or set PYTHON to it."
   want="$(wanted "$1")"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then return; fi
   # What the tests need holds all that a run needs.
   if [ "$1" = runtime ] && [ "$(cat "$venv/.autopack-dev" 2>/dev/null)" = "$(wanted dev)" ]; then return; fi
-  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "autopack needs Python 3.11 or newer; '$python' is $("$python" --version 2>&1). Set PYTHON to another one." >&2
-    exit 2
-  fi
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "autopack needs Python 3.11 or newer; '$python' is $("$python" --version 2>&1). Set PYTHON to another one."
   echo "Preparing $venv (once) ..." >&2
   rm -f "$stamp"
-  if [ ! -x "$venv/bin/python" ] || [ "$("$venv/bin/python" --version 2>&1)" != "$("$python" --version 2>&1)" ]; then
-    "$python" -m venv --clear "$venv"
+  if ! is_usable; then
+    "$python" -m venv --clear "$venv" ||
+      fail "'$python -m venv' failed. On Debian and Ubuntu it needs the package python3-venv."
   fi
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$pins"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e "$root"
   echo "$want" > "$stamp"
+}
+
+is_usable() { # a first attempt that was interrupted leaves an environment without pip; a moved one, wrong paths
+  [ "$("$venv/bin/python" --version 2>&1)" = "$("$python" --version 2>&1)" ] &&
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 &&
+    grep -qF "$venv" "$venv/bin/activate"
+}
+
+fail() {
+  echo "$*" >&2
+  exit 2
 }

@@ -105,7 +105,8 @@ def test_each_variable_that_the_readme_names_is_read_by_the_code() -> None:
     """`TELEMETRY_<NAME>` are the names of the settings."""
     from autopack.telemetry.settings import Settings
 
-    source = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
+    source = "\n".join(path.read_text() for path in [*(ROOT / "src").rglob("*.py"), *scripts])
     names = set(re.findall(r"`((?:TELEMETRY|DATABASE|AUTOPACK|ANTHROPIC)_[A-Z_]+)`", (ROOT / "README.md").read_text()))
     settings = {f"TELEMETRY_{name.upper()}" for name in Settings.__struct_fields__}
     assert len(names) > 5
