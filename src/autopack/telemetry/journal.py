@@ -97,6 +97,7 @@ class Journal:
         self._orphans: deque[Orphan] = deque()
         self._own: deque[Segment] = deque()  # ours that are not settled to their end, oldest first; the last is written
         self._next: Segment | None = None
+        self._making_bytes = 0  # of the segment that the call site is making, 0 while it makes none
         # Where `_put` goes on. No segment is made before the first event: most forked children never record one.
         self._segment: Segment | None = None
         self._offset = self._capacity = self._sequence = 0
@@ -157,7 +158,8 @@ class Journal:
         if self._offset + needed > self._capacity:
             if self._closed:
                 raise Refused("closed")
-            if FIRST_RECORD + needed > self._prepared().size_bytes:
+            # A segment in the making was asked for by the call that this one interrupts: another would be one too many.
+            if FIRST_RECORD + needed > (self._making_bytes or self._prepared().size_bytes):
                 raise Refused("journal_full")
         self._aside.append(payload)
 
@@ -188,7 +190,11 @@ class Journal:
     def _prepared(self) -> Segment:
         """The next segment, made here and now if it is not there yet. Raises Refused."""
         if self._next is None:
-            made = self._make_next()
+            self._making_bytes = self._next_bytes
+            try:
+                made = self._make_next()
+            finally:
+                self._making_bytes = 0
             self.inline_segments.add()
             if self._next is None:
                 self._next = made
@@ -196,13 +202,16 @@ class Journal:
                 made.remove()  # a signal handler came between and made one too
         return self._next
 
+    @property
+    def _next_bytes(self) -> int:
+        settings = self._settings
+        return settings.journal_first_segment_bytes if self._segment is None else settings.journal_segment_bytes
+
     def _make_next(self) -> Segment:
         """Raises Refused where there is no room, in the folder or on the disk."""
         if time.monotonic() < self._full_until_s:
             raise Refused("journal_full")
-        settings = self._settings
-        first = self._segment is None
-        size_bytes = settings.journal_first_segment_bytes if first else settings.journal_segment_bytes
+        settings, size_bytes = self._settings, self._next_bytes
         try:
             ensure_private_folder(self.folder)  # somebody may have deleted it
             if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
