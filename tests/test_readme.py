@@ -32,7 +32,13 @@ def blocks(name: str) -> list[Block]:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """The files that git would give a newcomer, in a folder of their own."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
     for name in filter(None, names.split("\0")):
         if (ROOT / name).exists():
             (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
