@@ -1,141 +1,211 @@
-"""Latency of one `record()` call in a burst, against empty calls with the same keywords, in one run.
+"""Latency of recording one event, beside what people would use instead, in one run.
 
-Blocks of every candidate are interleaved, so that a machine that changes its speed changes it for all of them. For each
-block the median of its calls is taken, and over the blocks the smallest: the ratio of two such figures is what to read.
+Blocks of every candidate are interleaved, in a new order each time, so that a machine that changes its speed changes it
+for all of them. For each block the quantiles of its calls are taken, and over the blocks the smallest: the ratio of two
+such figures is what to read. Every writer really writes, and is waited for between the blocks.
 
-    python benchmarks/bench_hot_path.py [--blocks 60] [--calls 1000] [--json]
+    python benchmarks/bench_hot_path.py [--quick] [--output DIR]     (peers that are not installed are left out)
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter_ns
-from typing import Any
+from random import Random
 
-from autopack.telemetry import Telemetry
-from autopack.telemetry.disabled import DisabledTelemetry
+if not __package__:  # run as a file, from anywhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-DELIVERABLES = ["src/app.py", "tests/test_app.py"]
-CALL = """call(run_id="nightly-42", phase_id="p3", category="implementation", complexity="medium",
-    deliverables=DELIVERABLES, predicted_output_tokens=5200, actual_output_tokens=1218, selected_budget=8192,
-    success=True, truncated=False, stop_reason="end_turn", model="claude-sonnet-4-5", actual_max_tokens=16384,
-    input_tokens=1164, duration_ms=15200)"""
-LOOP = f"""
-def block(calls):
-    latencies = []
-    for _ in range(calls):
-        begin = perf_counter_ns()
-        {CALL}
-        latencies.append(perf_counter_ns() - begin)
-    return latencies
-"""
+from benchmarks import peers
+from benchmarks.candidates import EMPTY, JOURNAL, MEMORY, OFF, OWN, PLAN, QUEUE_HANDLER, Candidate
+from benchmarks.peers import OTEL_LOG
+from benchmarks.report import Line, Options, Section, Table, Target
+from benchmarks.samples import at_least, at_most, quantile, ratio_of_minima
 
 
-def empty_mapping(**_fields: Any) -> bool:
-    """An empty call that takes any keywords."""
-    return True
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """How the calls come, in `rounds` blocks of `calls` each, by all threads together. `rate_per_s` None: a burst."""
+
+    rate_per_s: int | None
+    threads: int
+    calls: int
+    rounds: int
+    only: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For the table."""
+        pace = "in a burst" if self.rate_per_s is None else f"paced at {self.rate_per_s:,}/s"
+        return f"{pace}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    def calls_of(self, candidate: Candidate) -> int:
+        """How many calls one block has."""
+        calls = min(self.calls, candidate.burst_calls) if self.rate_per_s is None else self.calls
+        return max(self.threads, calls)
 
 
-def empty_named(
-    *,
-    run_id: Any,
-    phase_id: Any,
-    category: Any,
-    complexity: Any,
-    deliverables: Any,
-    predicted_output_tokens: Any,
-    actual_output_tokens: Any,
-    selected_budget: Any,
-    success: Any,
-    truncated: Any,
-    stop_reason: Any,
-    model: Any,
-    actual_max_tokens: Any = None,
-    input_tokens: Any = None,
-    duration_ms: Any = None,
-    existing: Any = None,
-    attributes: Any = None,
-) -> bool:
-    """An empty call that names each keyword: the least that a typed function can cost."""
-    return True
+@dataclass(slots=True)
+class Latencies:
+    """The blocks of one candidate in one situation, each sorted; ns. `lost`: events that never arrived."""
+
+    blocks: list[list[int]] = field(default_factory=list)
+    lost: int | None = None
+
+    def of_blocks(self, q: float) -> list[int]:
+        """This quantile of each block."""
+        return [int(quantile(block, q)) for block in self.blocks]
+
+    def of_all(self, q: float) -> int:
+        """This quantile of all calls."""
+        return int(quantile([latency for block in self.blocks for latency in block], q))
 
 
-def block_of(call: Callable[..., bool]) -> Callable[[int], list[int]]:
-    """A loop that times single calls, with the call written out: what a user's line costs, nothing around it."""
-    namespace: dict[str, Any] = {"call": call, "DELIVERABLES": DELIVERABLES, "perf_counter_ns": perf_counter_ns}
-    exec(LOOP, namespace)  # noqa: S102 (our own text)
-    return namespace["block"]  # type: ignore[no-any-return]
+Results = Mapping[str, Latencies]
+
+_BURST = Situation(None, 1, 1_000, 100)
+_PACED = Situation(1_000, 1, 1_000, 6)
+_CORE = (OFF, MEMORY, JOURNAL, QUEUE_HANDLER, OTEL_LOG)
 
 
-def measure(blocks: int, calls: int) -> dict[str, dict[str, float]]:
-    """Interleaved blocks of every candidate; ns."""
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'bench.db'}"
-        queue_size = max(10_000, 2 * calls)
-        with (
-            Telemetry(url, queue_size=queue_size, journal_dir=None) as telemetry,
-            Telemetry(f"sqlite:///{Path(folder) / 'journalled.db'}") as journalled,
-        ):
-            loops = {
-                "empty call, keywords by name": block_of(empty_named),
-                "empty call, keywords as a mapping": block_of(empty_mapping),
-                "record(), telemetry off": block_of(DisabledTelemetry().record),
-                "record(), in memory, writing to SQLite": block_of(telemetry.record),
-                "record(), with journal, the same": block_of(journalled.record),
-            }
-            samples: dict[str, list[list[int]]] = {name: [] for name in loops}
-            telemetry.flush(60)
-            for _ in range(blocks):
-                for name, loop in loops.items():
-                    samples[name].append(sorted(loop(calls)))
-                telemetry.flush(60)
-                journalled.flush(60)
-            for stats in (telemetry.stats(), journalled.stats()):
-                assert stats.dropped == {}, stats
-    return {name: summary(blocks_) for name, blocks_ in samples.items()}
+def situations(options: Options) -> list[Situation]:
+    """What is measured; the first is the burst of the targets, the second the pace of the targets."""
+    if options.quick:
+        return [
+            Situation(None, 1, 500, 24),
+            Situation(1_000, 1, 1_000, 4, (MEMORY, JOURNAL, OTEL_LOG)),
+            Situation(1_000, 1, 250, 1),
+            Situation(100, 1, 50, 1, _CORE),
+            Situation(10_000, 1, 5_000, 1, _CORE),
+            Situation(None, 4, 1_000, 4, _CORE),
+            Situation(None, 16, 1_000, 4, _CORE),
+        ]
+    return [
+        _BURST,
+        _PACED,
+        Situation(100, 1, 200, 1),
+        Situation(10_000, 1, 5_000, 3),
+        Situation(None, 4, 1_000, 10),
+        Situation(None, 16, 1_000, 10),
+        *(Situation(rate, threads, max(160, rate), 1) for rate in (100, 1_000, 10_000) for threads in (4, 16)),
+    ]
 
 
-def summary(blocks: list[list[int]]) -> dict[str, float]:
-    """The smallest of the blocks' medians, the spread of the medians, and tails over all calls; ns."""
-    medians = [statistics.median(block) for block in blocks]
-    every = sorted(latency for block in blocks for latency in block)
-    return {
-        "p50_min_ns": min(medians),
-        "p50_median_ns": statistics.median(medians),
-        "p99_ns": every[int(len(every) * 0.99)],
-        "p999_ns": every[int(len(every) * 0.999)],
-        "max_ns": every[-1],
-    }
+def run(options: Options) -> Section:
+    """Measure everything."""
+    with tempfile.TemporaryDirectory() as folder, _opened(Path(folder)) as candidates:
+        measured = [(situation, measure(candidates, situation)) for situation in situations(options)]
+    burst, paced = measured[0][1], measured[1][1]
+    absent = peers.missing()
+    return Section(
+        title="Hot path: latency of recording one event",
+        tables=[_table(situation, results) for situation, results in measured],
+        targets=[*_burst_targets(burst), *_paced_targets(paced)],
+        remarks=[f"Not installed, hence not measured: {', '.join(absent)}."] if absent else [],
+        chart=(0, 0),
+    )
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=60)
-    parser.add_argument("--calls", type=int, default=1000)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    results = measure(arguments.blocks, arguments.calls)
-    if arguments.json:
-        print(json.dumps(results, indent=1))
-        return
-    print(f"CPython {platform.python_version()}, {platform.machine()}, {arguments.blocks} x {arguments.calls} calls")
-    named = results["empty call, keywords by name"]["p50_min_ns"]
-    mapping = results["empty call, keywords as a mapping"]["p50_min_ns"]
-    print(f"{'':40s} {'p50 min':>9s} {'x named':>8s} {'x mapping':>9s} {'p99':>8s} {'p99.9':>8s} {'max':>9s}  (ns)")
-    for name, row in results.items():
-        p50 = row["p50_min_ns"]
-        print(
-            f"{name:40s} {p50:9.0f} {p50 / named:8.2f} {p50 / mapping:9.2f}"
-            f" {row['p99_ns']:8.0f} {row['p999_ns']:8.0f} {row['max_ns']:9.0f}"
-        )
+@contextmanager
+def _opened(folder: Path) -> Iterator[Mapping[str, Candidate]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(opener(folder)) for name, opener in {**OWN, **peers.installed()}.items()}
+
+
+def measure(candidates: Mapping[str, Candidate], situation: Situation) -> Results:
+    """Interleaved blocks of the candidates in one situation."""
+    chosen = {name: one for name, one in candidates.items() if not situation.only or name in situation.only}
+    results = {name: Latencies() for name in chosen}
+    before = {name: _delivered(candidate) for name, candidate in chosen.items()}
+    order = list(chosen)
+    random = Random(situation.calls)  # noqa: S311 (an order)
+    for _ in range(situation.rounds):
+        random.shuffle(order)
+        for name in order:
+            results[name].blocks.append(_block(chosen[name], situation))
+    for name, candidate in chosen.items():
+        arrived, earlier = _delivered(candidate), before[name]
+        if arrived is not None and earlier is not None:
+            results[name].lost = sum(map(len, results[name].blocks)) - (arrived - earlier)
+    return results
+
+
+def _block(candidate: Candidate, situation: Situation) -> list[int]:
+    calls = situation.calls_of(candidate)
+    latencies = candidate.loops.measure(calls, rate_per_s=situation.rate_per_s, threads=situation.threads)
+    candidate.settle()
+    return sorted(latencies)
+
+
+def _delivered(candidate: Candidate) -> int | None:
+    candidate.settle()
+    return None if candidate.delivered is None else candidate.delivered()
+
+
+def _table(situation: Situation, results: Results) -> Table:
+    columns = ["p50 µs", "p50 of the blocks µs", "p99 µs", "p99.9 µs", "max µs", "× ours in memory", "lost"]
+    ours = min(results[MEMORY].of_blocks(0.5))
+    lines = [Line(name, _figures(latencies, ours)) for name, latencies in results.items()]
+    return Table(
+        f"{situation.title} ({situation.rounds} × {situation.calls} calls)",
+        columns,
+        sorted(lines, key=lambda line: float(line.figures[0] or 0)),
+    )
+
+
+def _figures(latencies: Latencies, ours_ns: int) -> list[float | int | str | None]:
+    medians = latencies.of_blocks(0.5)
+    return [
+        _us(min(medians)),
+        f"{_us(quantile(medians, 0.1))} – {_us(quantile(medians, 0.9))}",
+        _us(latencies.of_all(0.99)),
+        _us(latencies.of_all(0.999)),
+        _us(latencies.of_all(1)),
+        round(min(medians) / ours_ns, 2),
+        latencies.lost,
+    ]
+
+
+def _us(duration_ns: float) -> float:
+    return round(duration_ns / 1000, 2)
+
+
+def _burst_targets(results: Results) -> list[Target]:
+    wanted = [
+        (MEMORY, OTEL_LOG, 12, 20),
+        (MEMORY, QUEUE_HANDLER, 7, 12),
+        (MEMORY, PLAN, 600, 1_000),
+        (JOURNAL, OTEL_LOG, 6, 10),
+        (JOURNAL, QUEUE_HANDLER, 4, 6),
+        (JOURNAL, PLAN, 300, 500),
+    ]
+    targets = [
+        at_least(f"burst, p50: {peer} over {ours}", *_ratios(results, peer, ours), must=must, aim=aim)
+        for ours, peer, must, aim in wanted
+        if peer in results
+    ]
+    off = _ratios(results, OFF, EMPTY)
+    return [*targets, at_most(f"burst, p50: {OFF} over {EMPTY}", *off, must=2, aim=1.3)]
+
+
+def _paced_targets(results: Results) -> list[Target]:
+    return [
+        at_most(f"1,000/s, {title}: {ours} over {OTEL_LOG}", *_ratios(results, ours, OTEL_LOG, q), must=must, aim=aim)
+        for ours in (MEMORY, JOURNAL)
+        for title, q, must, aim in (("p50", 0.5, 1 / 5, 1 / 8), ("p99.9", 0.999, 1 / 2, 1 / 4))
+        if OTEL_LOG in results
+    ]
+
+
+def _ratios(results: Results, above: str, below: str, q: float = 0.5) -> tuple[float, list[float]]:
+    return ratio_of_minima(results[above].of_blocks(q), results[below].of_blocks(q))
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks.run import main
+
+    main(["hot_path", *sys.argv[1:]])

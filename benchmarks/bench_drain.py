@@ -1,0 +1,183 @@
+"""Drain: events/s from a full queue to committed rows, beside `sqlite3`'s `executemany` of tuples that are ready.
+
+The limit has nothing to do but to hand tuples to SQLite: no decoding, no validation, no metrics, no JSON, no account of
+what was accepted. Windows are interleaved; each side has a file of its own that grows alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from time import perf_counter_ns, process_time_ns
+from typing import Any
+
+import anyio
+from benchmarks.call_site import FIELDS
+from benchmarks.candidates import JOURNAL, MEMORY
+from benchmarks.report import Line, Options, Section, Table
+from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
+from benchmarks.samples import at_least, ratio_of_medians
+
+from autopack.database import parse_database_url
+from autopack.telemetry import Telemetry
+from autopack.telemetry.events import Row
+from autopack.telemetry.stores.sqlite import SqliteStore
+
+BACKLOG = 10_000
+LIMIT = "sqlite3, executemany of ready tuples"
+_SIZES = (1, 10, 100, 500, SqliteStore.max_batch_rows)
+
+
+def run(options: Options) -> Section:
+    """Measure the queue, the sizes of batches and the growth of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        rates = _rates(Path(folder), 7 if options.quick else 40)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = anyio.run(_by_size, Path(folder), 3 if options.quick else 15)
+    with tempfile.TemporaryDirectory() as folder:
+        growth = anyio.run(_by_growth, Path(folder), 20_000 if options.quick else 100_000, 5 if options.quick else 10)
+    return Section(
+        title="Drain: from the queue to committed rows, main thread idle",
+        tables=[_rate_table(rates), sizes, growth],
+        targets=[
+            at_least(
+                f"drain, main thread idle: {ours} over {LIMIT}",
+                *ratio_of_medians(rates[ours], rates[LIMIT]),
+                must=0.4,
+                aim=0.6,
+            )
+            for ours in (MEMORY, JOURNAL)
+        ],
+        chart=(0, 0),
+    )
+
+
+def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
+    limit = folder / "limit.db"
+    make_database(limit)
+    with ExitStack() as stack:
+        connection = stack.enter_context(closing(connect(limit)))
+        memory = stack.enter_context(
+            Telemetry(f"sqlite:///{folder / 'memory.db'}", journal_dir=None, queue_size=2 * BACKLOG)
+        )
+        journal = stack.enter_context(Telemetry(f"sqlite:///{folder / 'journal.db'}"))
+        methods: dict[str, Callable[[], float]] = {
+            MEMORY: lambda: _drain(memory),
+            JOURNAL: lambda: _drain(journal),
+            LIMIT: lambda: _insert_ready(connection, SqliteStore.max_batch_rows),
+        }
+        for telemetry in (memory, journal):
+            telemetry.record(**FIELDS)
+            telemetry.flush(30)
+        rates: dict[str, list[float]] = {title: [] for title in methods}
+        for _ in range(windows):
+            for title, method in methods.items():
+                rates[title].append(method())
+        return rates
+
+
+def _drain(telemetry: Telemetry) -> float:
+    """Rows/s from the moment when the queue is full. What was written while it filled up counts neither way."""
+    for _ in range(BACKLOG):
+        assert telemetry.record(**FIELDS)
+    waiting = telemetry.stats().pending
+    begin = perf_counter_ns()
+    assert telemetry.flush(60)
+    return waiting / ((perf_counter_ns() - begin) / 1e9)
+
+
+def _insert_ready(connection: Any, size: int) -> float:
+    tuples = ready_tuples(make_rows(BACKLOG))
+    begin = perf_counter_ns()
+    for start in range(0, len(tuples), size):
+        insert_ready(connection, tuples[start : start + size])
+    return len(tuples) / ((perf_counter_ns() - begin) / 1e9)
+
+
+async def _by_size(folder: Path, repetitions: int) -> Table:
+    """The store alone, rows ready, by the number of rows in a batch."""
+    store = SqliteStore(parse_database_url(f"sqlite:///{folder / 'store.db'}"))
+    limit = folder / "limit.db"
+    make_database(limit)
+    await store.write(make_rows(1))
+    ours: dict[int, list[float]] = {size: [] for size in _SIZES}
+    raw: dict[int, list[float]] = {size: [] for size in _SIZES}
+    with closing(connect(limit)) as connection:
+        for _ in range(repetitions):
+            for size in _SIZES:
+                ours[size].append(await _store_rate(store, size))
+                raw[size].append(_raw_rate(connection, size))
+    await store.close()
+    lines = []
+    for size in _SIZES:
+        value = ratio_of_medians(ours[size], raw[size])[0]
+        medians = (round(statistics.median(rates[size])) for rates in (ours, raw))
+        lines.append(Line(f"{size:,} rows", [*medians, round(value, 2)]))
+    return Table("By the size of a batch, the store alone", ["our store, rows/s", "executemany, rows/s", "×"], lines)
+
+
+def _batches(rows: list[Any], size: int) -> list[list[Any]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _rows_of_size(size: int) -> list[Row]:
+    return make_rows(min(5 * size + 50, 5_000))
+
+
+async def _store_rate(store: SqliteStore, size: int) -> float:
+    rows = _rows_of_size(size)
+    begin = perf_counter_ns()
+    for batch in _batches(rows, size):
+        await store.write(batch)
+    return len(rows) / ((perf_counter_ns() - begin) / 1e9)
+
+
+def _raw_rate(connection: Any, size: int) -> float:
+    tuples = ready_tuples(_rows_of_size(size))
+    begin = perf_counter_ns()
+    for batch in _batches(tuples, size):
+        insert_ready(connection, batch)
+    return len(tuples) / ((perf_counter_ns() - begin) / 1e9)
+
+
+async def _by_growth(folder: Path, slice_rows: int, slices: int) -> Table:
+    """The store as its table grows."""
+    store = SqliteStore(parse_database_url(f"sqlite:///{folder / 'growth.db'}"))
+    await store.write(make_rows(1))
+    lines = []
+    for number in range(slices):
+        elapsed_ns = cpu_ns = 0
+        for _ in range(0, slice_rows, 10_000):
+            rows = make_rows(10_000)
+            begin, cpu_begin = perf_counter_ns(), process_time_ns()
+            for batch in _batches(rows, store.max_batch_rows):
+                await store.write(batch)
+            elapsed_ns += perf_counter_ns() - begin
+            cpu_ns += process_time_ns() - cpu_begin
+        figures = [round(slice_rows / (elapsed_ns / 1e9)), round(cpu_ns / slice_rows / 1000, 2)]
+        lines.append(Line(f"up to {(number + 1) * slice_rows:,} rows", [*figures]))
+    await store.close()
+    return Table("As the table grows, the store alone", ["rows/s", "CPU µs/row"], lines)
+
+
+def _rate_table(rates: dict[str, list[float]]) -> Table:
+    limit = statistics.median(rates[LIMIT])
+    lines = [
+        Line(
+            title,
+            [
+                round(statistics.median(found)),
+                f"{min(found):,.0f} – {max(found):,.0f}",
+                round(statistics.median(found) / limit, 2),
+            ],
+        )
+        for title, found in rates.items()
+    ]
+    return Table(
+        f"{BACKLOG:,} events waiting, {len(rates[LIMIT])} windows",
+        ["rows/s, median", "smallest – largest", "× the limit"],
+        lines,
+    )

@@ -1,0 +1,76 @@
+"""Read side: export and replay of many rows, beside the plan's own export script, which loads them all.
+
+Each runs as a command in a process of its own; peak memory is the kernel's figure for it. The plan's script runs on our
+table, through our `SessionLocal` and our model, and writes 17 fields a row where our export writes all.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.candidates import count_lines
+from benchmarks.children import Ended, run_child
+from benchmarks.report import Line, Options, Section, Table
+from benchmarks.rows import fill
+from benchmarks.samples import at_most, ratio_of_minima
+
+PLAN = "the plan's export script"
+EXPORT = "autopack export, NDJSON"
+_COMMANDS: dict[str, list[str]] = {
+    EXPORT: ["-m", "autopack.cli", "export"],
+    "autopack export, CSV": ["-m", "autopack.cli", "export", "--format", "csv"],
+    "autopack replay": ["-m", "autopack.cli", "replay", "--json"],
+    PLAN: ["-m", "benchmarks.plan_export"],
+}
+
+
+def run(options: Options) -> Section:
+    """Measure every command, in turns."""
+    rows, repetitions = (100_000, 2) if options.quick else (1_000_000, 2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fill(folder / "read.db", rows - 1)
+        ended: dict[str, list[Ended]] = {title: [] for title in _COMMANDS}
+        for _ in range(repetitions):
+            for title, command in _COMMANDS.items():
+                ended[title].append(_run(command, folder))
+                if title in (EXPORT, PLAN):
+                    assert count_lines(folder / "output") >= rows
+    times = {title: [one.wall_s for one in found] for title, found in ended.items()}
+    peaks = {title: [one.peak_mib for one in found] for title, found in ended.items()}
+    time_ratio, peak_ratio = (ratio_of_minima(figures[EXPORT], figures[PLAN]) for figures in (times, peaks))
+    return Section(
+        title="Read side: export and replay",
+        tables=[_table(rows, times, peaks)],
+        targets=[
+            at_most(f"export of {rows:,} rows, time: {EXPORT} over {PLAN}", *time_ratio, must=1 / 3, aim=1 / 6),
+            at_most(
+                f"export of {rows:,} rows, peak memory: {EXPORT} over {PLAN}", *peak_ratio, must=1 / 20, aim=1 / 30
+            ),
+        ],
+    )
+
+
+def _run(command: list[str], folder: Path) -> Ended:
+    environment = {"DATABASE_URL": f"sqlite:///{folder / 'read.db'}"}
+    return run_child([sys.executable, *command], environment, folder / "output")
+
+
+def _table(rows: int, times: dict[str, list[float]], peaks: dict[str, list[float]]) -> Table:
+    lines = [
+        Line(
+            title,
+            [
+                round(statistics.median(found), 2),
+                f"{min(found):.2f} – {max(found):.2f}",
+                round(rows / statistics.median(found)),
+                round(statistics.median(peaks[title])),
+            ],
+        )
+        for title, found in times.items()
+    ]
+    columns = ["s, median", "smallest – largest", "rows/s", "peak MiB"]
+    return Table(f"{rows:,} rows, {len(times[PLAN])} times, whole commands", columns, lines)

@@ -1,0 +1,53 @@
+"""Child processes: run to their end and measured by the kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child did; `peak_mib` is its largest resident set."""
+
+    wall_s: float
+    peak_mib: float
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str], output: Path) -> Ended:
+    """Run a command with its standard output in a file. Raises RuntimeError when it fails."""
+    with output.open("wb") as stream:
+        begin = time.perf_counter()
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | environment, stdout=stream, stderr=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        wall_s = time.perf_counter() - begin
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"{command[0]} ended with {child.returncode}")
+    return Ended(wall_s, usage.ru_maxrss / 1024)
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python in a new interpreter; whatever way it ends, what it printed is there."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def answer_of(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """What such a piece prints as its last line, one JSON object. Raises RuntimeError when it fails."""
+    ended = python(code, *arguments, **environment)
+    if ended.returncode:
+        raise RuntimeError(ended.stderr)
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
