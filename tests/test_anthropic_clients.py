@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import sqlite3
@@ -18,14 +19,13 @@ from hypothesis import strategies as st
 
 from autopack.anthropic_clients import (
     AnthropicBuilderClient,
-    MissingCredentialsError,
     PhaseResult,
-    _reason,
     _write_token_estimation_v2_telemetry,
-    check_credentials,
     open_client,
     open_loopback_client,
 )
+from autopack.call_failures import reason_of
+from autopack.client_setup import ClientSetupError, MissingCredentialsError, check_setup
 from autopack.coefficients import shipped_coefficients
 from autopack.messages_server import serve_messages
 from autopack.phase_calls import ModelReply, describe_call, log_line, prescribed_budget, prompt_of
@@ -246,13 +246,25 @@ async def test_a_server_that_is_gone_is_a_failed_result() -> None:
         pass
     async with open_loopback_client(url, telemetry=Events()) as client:
         result = await client.execute_phase(SPEC)
-    assert (result.success, result.error) == (False, "APIConnectionError: Connection error.")
+    assert (result.success, result.error) == (
+        False,
+        "APIConnectionError: Connection error. (ConnectError: All connection attempts failed)",
+    )
 
 
 def test_the_reason_of_a_failure_is_one_line_without_secrets() -> None:
-    reason = _reason(RuntimeError("key sk-ant-api03-abcdef at\nhttps://user:hunter2@proxy/\x1b[2J" + "x" * 1000))
+    reason = reason_of(RuntimeError("key sk-ant-api03-abcdef at\nhttps://user:hunter2@proxy/\x1b[2J" + "x" * 1000))
     assert reason.startswith("RuntimeError: key sk-*** at\\nhttps://user:***@proxy/\\x1b[2J")
     assert len(reason) < 400
+
+
+async def test_a_key_that_no_header_can_carry_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "hunter2\n")
+    with serve_messages(Script()) as url:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+        async with open_client(telemetry=Events()) as client:
+            result = await client.execute_phase(SPEC)
+    assert result.error == "APIConnectionError: Connection error. (LocalProtocolError)"
 
 
 class RaisesOnRecord:
@@ -322,9 +334,38 @@ async def test_without_credentials_a_call_is_a_failed_result(tmp_path: Path, mon
     assert not result.success
     assert "Could not resolve authentication method" in (result.error or "")
     with pytest.raises(MissingCredentialsError, match="set ANTHROPIC_API_KEY"):
-        check_credentials()
+        check_setup()
     monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
-    check_credentials()
+    assert check_setup() == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("ANTHROPIC_BASE_URL", "http://[::1", "InvalidURL: Invalid port"),
+        ("ANTHROPIC_BASE_URL", "nonsense", "ANTHROPIC_BASE_URL: nonsense/ is no http:// or https:// URL"),
+        ("ANTHROPIC_BASE_URL", "ftp://a:hunter2@x", "ANTHROPIC_BASE_URL: ftp://a:\\*\\*\\*@x is no http"),
+        ("ANTHROPIC_BASE_URL", " ", "ANTHROPIC_BASE_URL: "),
+        ("HTTPS_PROXY", "foo://a:hunter2@x:1", "Unknown scheme for proxy URL"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "ImportError: Using SOCKS proxy"),
+        ("SSL_CERT_FILE", "/nope", "FileNotFoundError"),
+        ("ANTHROPIC_API_KEY", "hunter2\n", "ANTHROPIC_API_KEY holds what cannot be sent"),
+        ("ANTHROPIC_AUTH_TOKEN", "\x01hunter2", "ANTHROPIC_AUTH_TOKEN holds what cannot be sent"),
+    ],
+)
+def test_an_environment_that_the_sdk_cannot_use_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+    if name == "ANTHROPIC_AUTH_TOKEN":
+        monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ClientSetupError, match=complaint) as raised:
+        check_setup()
+    assert "hunter2" not in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_phase_that_says_little_gets_the_plans_fallbacks() -> None:

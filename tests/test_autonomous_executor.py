@@ -6,6 +6,7 @@ import os
 import pty
 import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -290,6 +291,30 @@ def test_a_bad_file_or_no_key_is_one_clear_line_and_nothing_is_started(
     assert complaint in done.stderr.splitlines()[-1]
     assert done.stderr.count("Error: ") == 1
     assert done.stdout == ""
+    assert [path.name for path in place.iterdir()] == ["work"]
+
+
+def test_with_a_url_of_ones_own_the_report_says_where_the_calls_go_and_why_they_fail(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+    done = run("--run-id", "r", "--plan", plan_file(place, {"phase_id": "p1"}))
+    assert done.exit_code == 1
+    assert f"provider: anthropic (ANTHROPIC_API_KEY is set), at {url}\n" in done.stderr
+    assert "FAILED  p1: APIConnectionError: Connection error. (ConnectError: All connection" in done.stderr
+
+
+def test_an_unusable_url_of_the_api_is_refused_before_anything_starts(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "nonsense")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+    done = run("--run-id", "r")
+    assert done.exit_code == 2
+    assert done.stderr == "Error: ANTHROPIC_BASE_URL: nonsense/ is no http:// or https:// URL\n"
     assert [path.name for path in place.iterdir()] == ["work"]
 
 

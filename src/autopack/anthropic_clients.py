@@ -24,11 +24,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from autopack.call_failures import reason_of
 from autopack.coefficients import Coefficients, load_coefficients
 from autopack.deliverables import flatten_deliverables
 from autopack.messages_server import phase_headers
 from autopack.phase_calls import ModelReply, PhaseCall, describe_call, log_line, prompt_of
-from autopack.printable import printable, without_secrets
+from autopack.printable import printable
 from autopack.streamed_reply import StreamedReply
 
 if TYPE_CHECKING:
@@ -37,13 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "claude-sonnet-5-5"  # claude-sonnet-4-5, on which the figures were measured, ends in November 2026
 CEILING_FLOOR_TOKENS = 16_384
 
-_REASON_LENGTH = 300
-
 logger = logging.getLogger(__name__)
-
-
-class MissingCredentialsError(RuntimeError):
-    """The environment has no credentials for the real API."""
 
 
 class EventSink(Protocol):
@@ -129,7 +124,7 @@ class AnthropicBuilderClient:
             reply = await self._stream(call, number, max_tokens)
             error = None if reply else "the reply broke off before its end"
         except Exception as exc:  # noqa: BLE001 (whatever the SDK or the network raises, the call has failed)
-            error = _reason(exc)
+            error = reason_of(exc)
         attempt = _Attempt(reply, error, round((self._clock() - started) * 1000))
         if reply is not None:
             logger.info("%s", log_line(call, reply))
@@ -156,15 +151,6 @@ class AnthropicBuilderClient:
 
     def _record(self, fields: dict[str, Any]) -> None:
         _record_safely(_process_wide_telemetry if self._telemetry is None else lambda: self._telemetry, fields)
-
-
-def check_credentials() -> None:
-    """Raises `MissingCredentialsError` where the SDK finds no credentials in the environment; asks no server."""
-    from anthropic import Anthropic
-
-    with Anthropic() as sdk:
-        if not (sdk.api_key or sdk.auth_token or sdk.credentials):
-            raise MissingCredentialsError("no credentials for the Messages API: set ANTHROPIC_API_KEY")
 
 
 @asynccontextmanager
@@ -291,12 +277,3 @@ def _complaint(reply: ModelReply) -> str | None:
     if reply.truncated:
         return f"the reply was cut off at the ceiling, after {reply.output_tokens or 'an unknown number of'} tokens"
     return f"the reply stopped for the reason {printable(str(reply.stop_reason))}"
-
-
-def _reason(exc: Exception) -> str:
-    """An exception as one line: status and type of an API error, else its class, and the message."""
-    status = getattr(exc, "status_code", None)
-    kind = getattr(exc, "type", None) if status else None
-    message = getattr(exc, "api_message", None) or str(exc)
-    title = " ".join(str(part) for part in (status, kind) if part) or type(exc).__name__
-    return printable(without_secrets(f"{title}: {message}" if message else title), _REASON_LENGTH)

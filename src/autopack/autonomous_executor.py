@@ -23,11 +23,10 @@ import click
 from autopack.anthropic_clients import (
     DEFAULT_MODEL,
     AnthropicBuilderClient,
-    MissingCredentialsError,
-    check_credentials,
     open_client,
     open_loopback_client,
 )
+from autopack.client_setup import ClientSetupError, check_setup
 from autopack.coefficients import Coefficients, load_coefficients
 from autopack.input_files import InputFileError, read_input
 from autopack.messages_server import serve_messages
@@ -145,7 +144,7 @@ def _run(stop: StopSignals, **options: Any) -> int:
     try:
         job = _prepare(**options)
         return _execute(job, stop)
-    except (InputFileError, MissingCredentialsError) as exc:
+    except (InputFileError, ClientSetupError) as exc:
         raise _NothingStarted(str(exc)) from exc
 
 
@@ -163,7 +162,7 @@ def _prepare(
 ) -> Job:
     """Reads and checks everything; nothing is started.
 
-    Raises `InputFileError`, `MissingCredentialsError` or `click.UsageError`.
+    Raises `InputFileError`, `ClientSetupError` or `click.UsageError`.
     """
     chosen, why = choose_provider(provider, os.environ)
     if (chosen == "recorded") is not (recording is not None):
@@ -173,9 +172,8 @@ def _prepare(
     plan = load_plan(plan_path)
     source = _source(plan, recording, seed, faults) if chosen != "anthropic" else None
     coefficients = load_coefficients()
-    if chosen == "anthropic":
-        check_credentials()
-    click.echo(f"provider: {chosen} ({why})", err=True)
+    at = f", at {check_setup()}" if chosen == "anthropic" else ""
+    click.echo(f"provider: {chosen} ({why}){at}", err=True)
     click.echo(f"plan: {printable(plan.source)}, {len(plan.phases)} phases", err=True)
     return Job(run_id, plan, chosen, source, model, coefficients, workspace, concurrency)
 
