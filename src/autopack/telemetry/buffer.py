@@ -19,6 +19,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from autopack.telemetry.ledger import Account, Ledger
@@ -62,6 +63,10 @@ class Buffer(Protocol):
     @property
     def backlog(self) -> int:
         """Accepted events that the worker has not taken yet."""
+
+    @property
+    def kept_in(self) -> Path | None:
+        """The folder in which what is pending outlives the process; None: it is lost with it."""
 
     def recover(self) -> None:
         """Put events that dead processes have left behind before everything else. Called once, by the worker."""
@@ -193,6 +198,11 @@ class MemoryBuffer:
     def disarm(self) -> None:
         """See `Buffer.disarm`."""
         self._mark(wake=False)
+
+    @property
+    def kept_in(self) -> Path | None:
+        """Nowhere."""
+        return None
 
     def recover(self) -> None:
         """Memory leaves nothing behind."""

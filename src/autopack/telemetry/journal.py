@@ -243,6 +243,11 @@ class Journal:
 
     # The worker.
 
+    @property
+    def kept_in(self) -> Path | None:
+        """See `Buffer.kept_in`."""
+        return self.folder
+
     def recover(self) -> None:
         """Take over what dead writers left for this destination, and put it before everything else."""
         if self._recovery_begun:
@@ -256,7 +261,7 @@ class Journal:
             self.damaged = sum(orphan.damaged for orphan in orphans)
             # Their keys are negative, so that `settled_through` counts our own only when theirs are settled.
             self._ledger.next_key = -self._recovered
-        if orphans:
+        if self._recovered or self.damaged:
             log.warning(
                 "Recovered %d event(s) of earlier processes from %d journal segment(s), %d damaged",
                 self._recovered,

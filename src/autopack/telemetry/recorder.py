@@ -45,7 +45,8 @@ class TelemetryStats:
     written            rows that were new in the database
     duplicates         rows that were there already, after a retry of a commit whose answer was lost
     dead_lettered      events that no database would take; `autopack dead-letters list` shows them
-    pending            events in memory that are none of these yet
+    pending            events that are none of these yet
+    journal_dir        where `pending` events outlive the process; None: in memory only, they are lost with it
     dropped            calls of `record()` that returned False, by reason: queue_full, journal_full, too_large,
                        unencodable, closed, disabled; a reason that did not occur reads as 0
     retries            transactions that failed and were tried again
@@ -74,6 +75,7 @@ class TelemetryStats:
     recovered: int = 0
     journal_damaged: int = 0
     journal_inline_segments: int = 0
+    journal_dir: str | None = None
 
 
 class _Uncommon(Exception):  # noqa: N818 (not an error)
@@ -260,6 +262,7 @@ class Telemetry:
             recovered=account.recovered,
             journal_damaged=account.damaged,
             journal_inline_segments=account.inline_segments,
+            journal_dir=None if (kept_in := self._writer.buffer.kept_in) is None else str(kept_in),
         )
 
     def __enter__(self) -> Self:

@@ -223,8 +223,9 @@ class Writer:
     def _report(self) -> None:
         """One line at the end, if there is anything that did not go as it should."""
         account = self.buffer.account()
+        kept_in = self.buffer.kept_in
         facts = {
-            "not written": account.pending,
+            f"not written, {f'kept in {kept_in}' if kept_in else 'LOST with this process'}": account.pending,
             "in the dead letters": account.dead_lettered,
             "of these without a place in the file": self.progress.dead_letters_lost.value,
             "damaged in the journal": account.damaged,
