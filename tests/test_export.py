@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pty
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -572,3 +573,33 @@ def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> None:
 
 def test_the_documented_fields_are_those_of_the_record() -> None:
     assert tuple(field.name for field in msgspec.structs.fields(EventRecord)) == FIELDS
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    make_database(tmp_path / "x.db", (event(number, run_id="r" * 200) for number in range(2000)))
+    target = tmp_path / "target"
+    target.mkdir()
+    program = (  # the block size makes it stop in the middle: it waits for a signal there
+        "import signal, sys\n"
+        "from autopack.analysis import commands\n"
+        "from autopack.cli import main\n"
+        "class Stopping:\n"
+        "    def __init__(self, lines): self.lines = iter(lines)\n"
+        "    def __iter__(self):\n"
+        "        yield next(self.lines)\n"
+        "        print('begun', flush=True)\n"
+        "        signal.pause()\n"
+        "commands._with_progress = lambda lines, *_: Stopping(lines)\n"
+        "main(['export', '--output', sys.argv[1]])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(target / "out")], env=environment(tmp_path / "x.db"),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        assert len(list(target.iterdir())) == 1
+        process.send_signal(signum)
+        assert process.wait(30) == code
+    assert list(target.iterdir()) == []

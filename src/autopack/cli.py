@@ -19,6 +19,7 @@ from autopack import __version__
 from autopack.analysis.errors import AnalysisError
 from autopack.database import DatabaseUrlError
 from autopack.input_files import InputFileError
+from autopack.stop_signals import exiting_at_signals
 from autopack.streams import give_up_if_unwritable, standard_error_is_a_courtesy
 from autopack.text import for_terminal
 
@@ -105,10 +106,10 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script; `arguments` are those of the process unless given."""
+    """The console script; `arguments` are those of the process unless given. SIGINT ends it with 130, SIGTERM 143."""
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with standard_error_is_a_courtesy():
+    with exiting_at_signals(), standard_error_is_a_courtesy():
         try:
             cli(arguments, prog_name="autopack")
         finally:
