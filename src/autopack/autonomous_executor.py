@@ -2,7 +2,8 @@
 
 The order: read and check everything that is named; only then open telemetry, server and client; run the phases,
 so many at a time; close the client, the server, and telemetry last, within its deadline. SIGINT and SIGTERM cancel
-the phases and leave the rest of that order as it is, so every call that was finished is recorded.
+the phases and leave the rest of that order as it is, so every call that was finished is recorded. Before that,
+while files are read and libraries loaded, they end the program at once.
 
 Exit code: 0 all phases succeeded, 1 some failed, 2 nothing was started, 130 and 143 stopped by a signal.
 """
@@ -14,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,8 @@ from autopack.anthropic_clients import (
 )
 from autopack.client_setup import ClientSetupError, check_setup
 from autopack.coefficients import Coefficients, load_coefficients
+from autopack.database import DatabaseUrlError, current_destination, database_url, describe_database
+from autopack.database_check import database_problem
 from autopack.input_files import InputFileError, read_input
 from autopack.messages_server import serve_messages
 from autopack.plans import Phase, Plan, load_plan
@@ -37,6 +41,8 @@ from autopack.run_report import Outcome, Report, open_report, summary_lines
 from autopack.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
 from autopack.stop_signals import StopSignals
 from autopack.telemetry import Telemetry
+from autopack.telemetry.errors import ConfigError
+from autopack.telemetry.settings import is_enabled
 from autopack.workspace import find_existing
 
 Provider = Literal["anthropic", "recorded", "simulated"]
@@ -83,6 +89,8 @@ def exit_code(outcomes: Iterable[Outcome], signum: int | None) -> int:
 def _checked_run_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if not value.strip() or len(value) > _LONGEST_RUN_ID:
         raise click.BadParameter(f"give between 1 and {_LONGEST_RUN_ID} characters, not all of them blank")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise click.BadParameter(f"{printable(value)} is not valid text")
     return value
 
 
@@ -135,17 +143,15 @@ def run_command(**options: Any) -> None:
     Progress and diagnostics go to stderr, the summary to stdout. A failed phase does not stop the others; the exit
     code is 1 then. Set TELEMETRY_DB_ENABLED=1 to record, DATABASE_URL to say where.
     """
-    with StopSignals() as stop:
-        code = _run(stop, **options)
-    sys.exit(code)
-
-
-def _run(stop: StopSignals, **options: Any) -> int:
     try:
         job = _prepare(**options)
-        return _execute(job, stop)
-    except (InputFileError, ClientSetupError) as exc:
-        raise _NothingStarted(str(exc)) from exc
+        telemetry = _open_telemetry()
+    except (InputFileError, ClientSetupError, ConfigError) as exc:
+        raise _NothingStarted(printable(str(exc), 1000)) from exc
+    _load_libraries(job)
+    with StopSignals() as stop:
+        code = _execute(job, telemetry, stop)
+    sys.exit(code)
 
 
 def _prepare(
@@ -184,13 +190,33 @@ def _source(plan: Plan, recording: Path | None, seed: int, faults: Faults | None
     return RecordedReplies(parse_recording(read_input(recording), str(recording)))
 
 
-def _execute(job: Job, stop: StopSignals) -> int:
-    """Runs a job from its first line to its summary; its exit code."""
-    from autopack.database import describe_database
+def _open_telemetry() -> Telemetry:
+    """What the environment asks for; unlike a library, a run that is to be recorded and cannot be is not started.
 
+    Raises `ConfigError`.
+    """
+    if not is_enabled():
+        return Telemetry.from_env()
+    try:
+        problem = database_problem(current_destination())
+    except DatabaseUrlError as exc:
+        raise ConfigError(f"DATABASE_URL: {exc}") from exc
+    if problem is not None:
+        raise ConfigError(f"the database cannot be written: {problem}")
+    return Telemetry(database_url())
+
+
+def _load_libraries(job: Job) -> None:
+    """Imports what takes seconds now, while a signal still ends the program at once."""
+    for name in ("anthropic",) if job.source is None else ("anthropic", "starlette.applications", "uvicorn"):
+        import_module(name)
+
+
+def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
+    """Runs a job from its first line to its summary; its exit code."""
     outcomes: list[Outcome] = []
     phase_count = len(job.plan.phases)
-    with Telemetry.from_env() as telemetry:
+    with telemetry:
         click.echo(f"database: {printable(describe_database(), 1000)}", err=True)
         state = "on" if telemetry.enabled else "off (TELEMETRY_DB_ENABLED=1 turns it on)"
         click.echo(f"telemetry: {state}", err=True)

@@ -11,6 +11,8 @@ from autopack.printable import printable
 
 T = TypeVar("T")
 
+LARGEST_INPUT_BYTES = 64 << 20
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -19,12 +21,21 @@ class InputFileError(ValueError):
 
 
 def read_input(path: Path, source: str | None = None) -> bytes:
-    """The bytes of a file; `source` names it in messages, else its path does. Raises `InputFileError`."""
+    """The bytes of a file or pipe; `source` names it in messages, else its path does.
+
+    Raises:
+        InputFileError: it cannot be read, or is larger than 64 MiB, as a device without an end is.
+
+    """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(LARGEST_INPUT_BYTES + 1)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a path"
         raise InputFileError(f"{printable(source or str(path))}: {reason}") from exc
+    if len(data) > LARGEST_INPUT_BYTES:
+        raise InputFileError(f"{printable(source or str(path))}: larger than {LARGEST_INPUT_BYTES >> 20} MiB")
+    return data
 
 
 def decode_input(data: bytes, kind: type[T], source: str) -> T:

@@ -56,8 +56,13 @@ def outcome_line(outcome: Outcome) -> str:
     name = printable(outcome.phase_id)
     again = " in 2 attempts" if result.attempts > 1 else ""
     if result.success:
-        return f"ok      {name}: {result.tokens_used:,} tokens{again}"
-    return f"FAILED  {name}{again}: {result.error}"
+        return _untagged(f"ok      {name}: {result.tokens_used:,} tokens{again}")
+    return _untagged(f"FAILED  {name}{again}: {result.error}")
+
+
+def _untagged(line: str) -> str:
+    """A name must not make its line look like one of the log's, which `autopack replay --source log` reads."""
+    return line.replace("[TokenEstimationV2]", "[TokenEstimationV2 ]")
 
 
 def summary_lines(
