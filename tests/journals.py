@@ -81,7 +81,7 @@ def recover_into(database: Path, **options: Any) -> Any:
     """A later process: one event of its own starts the writer, which recovers. Returns its last counts."""
     telemetry = Telemetry(url_of(database), **options)
     telemetry.record(**event(phase_id="later"))
-    telemetry.close(30)
+    telemetry.close(600)
     return telemetry.stats()
 
 

@@ -42,7 +42,7 @@ def deaths_of(database: Path, rounds: int, seed: int) -> Deaths:
     for life in range(rounds):
         # Some die before they have imported what they write with, some while they recover, some while they write.
         accepted += live_and_die(
-            database, f"life{life}", signal.SIGKILL, chance.choice([0.05, 0.5, 1]) * chance.random()
+            database, f"life{life}", signal.SIGKILL, chance.choice([0.05, 0.5, 1.5]) * chance.random()
         )
         left_something += any(file.events for file in journal_state(folder_of(database), bytes(32)).orphaned)
     stats = recover_into(database)

@@ -457,6 +457,13 @@ def fingerprint_of(identity: str) -> bytes:
 def _bytes_of_segments(folder: Path) -> int:
     """Of segments that are ours to count: not what somebody else has put there under such a name."""
     with os.scandir(folder) as entries:
-        found = [entry.stat(follow_symlinks=False) for entry in entries if entry.name.endswith(SUFFIX)]
-    user = os.geteuid()
-    return sum(f.st_size for f in found if stat.S_ISREG(f.st_mode) and f.st_uid == user and f.st_size <= MAX_BYTES)
+        return sum(_bytes_of_segment(entry) for entry in entries if entry.name.endswith(SUFFIX))
+
+
+def _bytes_of_segment(entry: os.DirEntry[str]) -> int:
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return 0  # settled and deleted since the folder was listed
+    ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_size <= MAX_BYTES
+    return found.st_size if ours else 0
