@@ -29,7 +29,7 @@ from autopack.telemetry import Telemetry
 from autopack.telemetry.disabled import DisabledTelemetry
 
 RATE_PER_S = 1_000
-BACKLOG = 20_000
+BACKLOG = 10_000
 BATCH = 500
 SQLALCHEMY = "SQLAlchemy, insert() with a list"
 EXECUTEMANY = "sqlite3, executemany of ready tuples"

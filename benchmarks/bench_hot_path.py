@@ -76,8 +76,8 @@ def situations(options: Options) -> list[Situation]:
     """What is measured; the first is the burst of the targets, the second the pace of the targets."""
     if options.quick:
         return [
-            Situation(None, 1, 500, 24),
-            Situation(1_000, 1, 1_000, 4, (MEMORY, JOURNAL, OTEL_LOG)),
+            Situation(None, 1, 500, 16),
+            Situation(1_000, 1, 1_000, 3, (MEMORY, JOURNAL, OTEL_LOG)),
             Situation(1_000, 1, 250, 1),
             Situation(100, 1, 50, 1, _CORE),
             Situation(10_000, 1, 5_000, 1, _CORE),

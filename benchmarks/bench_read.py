@@ -29,7 +29,7 @@ _COMMANDS: dict[str, list[str]] = {
 
 def run(options: Options) -> Section:
     """Measure every command, in turns."""
-    rows, repetitions = (100_000, 2) if options.quick else (1_000_000, 2)
+    rows, repetitions = (50_000, 2) if options.quick else (1_000_000, 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fill(folder / "read.db", rows - 1)
