@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import parse_qsl, unquote
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
@@ -53,6 +52,8 @@ class Destination:
 
     def sqlalchemy_url(self, driver: Literal["pysqlite", "aiosqlite"]) -> URL:
         """The URL for an engine, made from parts: a path may hold `?` or `%` without meaning anything."""
+        from urllib.parse import parse_qsl
+
         from sqlalchemy import URL
 
         path = None if self.path is None else str(self.path)
@@ -133,6 +134,8 @@ def mask(text: str) -> str:
 
 def _mask_encoded(option: re.Match[str]) -> str:
     """An option whose name is percent-encoded is a secret if the name that is meant is one."""
+    from urllib.parse import unquote
+
     secret = re.fullmatch(_SECRET, unquote(option["name"]), re.IGNORECASE)
     return f"{option['name']}=***" if secret else option[0]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopack.telemetry.counters import Drops
-from autopack.telemetry.dead_letters import DeadLetterOffice, MemoryDeadLetters
 from autopack.telemetry.recorder import Telemetry, TelemetryStats
+
+if TYPE_CHECKING:
+    from autopack.telemetry.dead_letters import DeadLetterOffice
 
 
 class DisabledTelemetry(Telemetry):
@@ -73,6 +75,8 @@ class DisabledTelemetry(Telemetry):
     @property
     def dead_letters(self) -> DeadLetterOffice:
         """None are kept."""
+        from autopack.telemetry.dead_letters import MemoryDeadLetters
+
         return MemoryDeadLetters(0)
 
     def stats(self) -> TelemetryStats:

@@ -26,7 +26,6 @@ refused as `journal_full`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import stat
@@ -34,10 +33,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from zlib import crc32
+
+import msgspec
 
 from autopack.telemetry import log
 from autopack.telemetry.buffer import Refused
@@ -95,6 +95,7 @@ class Journal:
         self._recovered = 0
         self._recovery_begun = False
         self._orphans: deque[Orphan] = deque()
+        self._left_behind = 0  # events of orphans that were not read before `close` gave them back
         self._own: deque[Segment] = deque()  # ours that are not settled to their end, oldest first; the last is written
         self._next: Segment | None = None
         self._making_bytes = 0  # of the segment that the call site is making, 0 while it makes none
@@ -360,14 +361,14 @@ class Journal:
     @property
     def backlog(self) -> int:
         """See `Buffer.backlog`."""
-        left = sum(orphan.events_left for orphan in self._orphans)
+        left = sum(orphan.events_left for orphan in self._orphans) + self._left_behind
         return left + self.accepted_here - self._taken_here
 
     def account(self) -> Account:
         """See `Buffer.account`."""
         with self._account_lock:
             account = self._ledger.account(self.backlog)
-        return replace(
+        return msgspec.structs.replace(
             account, recovered=self._recovered, damaged=self.damaged, inline_segments=self.inline_segments.value
         )
 
@@ -423,6 +424,7 @@ class Journal:
                 segment.release()
         for orphan in self._orphans:
             orphan.segment.release()
+            self._left_behind += orphan.events_left
         self._own.clear()
         self._orphans.clear()
         self._next = None
@@ -451,6 +453,8 @@ def _check_folder(folder: Path) -> None:
 
 def fingerprint_of(identity: str) -> bytes:
     """What a segment says of its destination: enough to tell it from others, nothing to read in it."""
+    import hashlib
+
     return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).digest()
 
 

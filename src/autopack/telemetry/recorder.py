@@ -11,23 +11,26 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from time import time_ns
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import msgspec
 
 from autopack.database import DatabaseUrlError, database_url, parse_database_url
 from autopack.identifiers import random_sequence_start
 from autopack.telemetry import process
 from autopack.telemetry.buffer import Refused
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.dead_letters import DeadLetterOffice
 from autopack.telemetry.errors import ConfigError
 from autopack.telemetry.events import FIELDS
 from autopack.telemetry.settings import AUTO, is_enabled, journal_folder, resolve
 from autopack.telemetry.stores.base import Store
 from autopack.telemetry.wire import MISSING, encode, encode_hostile
-from autopack.telemetry.writer import Writer
+
+if TYPE_CHECKING:
+    from autopack.telemetry.dead_letters import DeadLetterOffice
+    from autopack.telemetry.writer import Writer
 
 Redact = Callable[[Any], Any]
 T = TypeVar("T")
@@ -36,8 +39,7 @@ _DELIVERABLES = FIELDS.index("deliverables")
 _EXISTING = FIELDS.index("existing")
 
 
-@dataclass(frozen=True, slots=True)
-class TelemetryStats:
+class TelemetryStats(msgspec.Struct, frozen=True):
     """A snapshot. At every moment `accepted == written + duplicates + dead_lettered + pending`, and every call of
     `record()` is either accepted or in exactly one reason of `dropped`.
 
@@ -65,7 +67,7 @@ class TelemetryStats:
     duplicates: int = 0
     dead_lettered: int = 0
     pending: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = msgspec.field(default_factory=dict)
     retries: int = 0
     last_error: str | None = None
     worker_alive: bool = False
@@ -293,6 +295,8 @@ class Telemetry:
 
     def _begin(self) -> None:
         """A writer of our own, and what the hot path needs of it at hand."""
+        from autopack.telemetry.writer import Writer  # where telemetry is off none of it is imported
+
         self._writer = Writer(self._store, self._settings, self._journal_folder)
         buffer = self._writer.buffer
         self._encode = encode if self._redact is None else _refuse_common

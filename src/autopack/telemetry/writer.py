@@ -8,7 +8,6 @@ the interpreter never waits for it without a deadline; `process` closes every li
 from __future__ import annotations
 
 import _thread
-import random
 import threading
 import time
 from pathlib import Path
@@ -198,6 +197,8 @@ class Writer:
 
     def _wait_before_restart(self) -> None:
         """Wait a random time that grows with the restarts; an order to close cuts it short."""
+        import random
+
         limit_s = min(_MAX_RESTART_DELAY_S, 0.1 * 2 ** min(self.progress.restarts.value, 16))
         if self._orders.closing:
             limit_s = min(limit_s, _CLOSING_DELAY_S, self._orders.seconds_left())

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_MS = 250
 _MAX_VARIABLES = 32_766  # of SQLite since 3.32
 _TIMESTAMP = Row.__struct_fields__.index("timestamp")
+_TIMESTAMP_LENGTH = len("2026-11-23 12:10:31.892794")
 
 _TRANSIENT = {"BUSY", "LOCKED", "NOMEM", "INTERRUPT", "IOERR", "FULL", "CANTOPEN", "PROTOCOL", "SCHEMA"}
 _DATA = {"TOOBIG", "CONSTRAINT", "MISMATCH", "RANGE"}
@@ -94,10 +95,11 @@ class _BulkConnection(sqlite3.Connection):
 def _flat_values(rows: Iterable[Row]) -> list[Any]:
     values: list[Any] = []
     for row in rows:
-        fields = list(astuple(row))
-        # The form in which SQLAlchemy's DateTime reads it back.
-        fields[_TIMESTAMP] = row.timestamp.replace(tzinfo=None).isoformat(" ", "microseconds")
-        values += fields
+        fields = astuple(row)
+        values += fields[:_TIMESTAMP]
+        # The form in which SQLAlchemy's DateTime reads it back: UTC, to the microsecond, without the zone.
+        values.append(row.timestamp.isoformat(" ", "microseconds")[:_TIMESTAMP_LENGTH])
+        values += fields[_TIMESTAMP + 1 :]
     return values
 
 
