@@ -357,6 +357,20 @@ def test_a_journal_that_is_closed_refuses(tmp_path: Path) -> None:
         journal.append(payload())
 
 
+def test_what_was_taken_and_not_settled_is_there_after_a_death_whatever_was_settled_behind_it(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, bytes(32))
+    sent = [b"%d" % n for n in range(10)]
+    for item in sent:
+        journal.append(item)
+    batch = journal.take(8)
+    journal.settle([*batch][:2] + [*batch][5:], written=5)
+    abandon(journal)
+    later = make_journal(tmp_path, bytes(32))
+    later.recover()
+    assert drained(later) == sent[2:]
+    later.close()
+
+
 def test_open_files_stay_few_however_many_segments_were_used(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     journal = make_journal(tmp_path, bytes(32))

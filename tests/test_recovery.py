@@ -138,14 +138,18 @@ def make_newer(path: Path) -> None:
     path.write_bytes((newer.pack() * 2).ljust(4096, b"\x01"))
 
 
+def segment_for_the_same_database(folder: Path) -> Path:
+    """One that would be recovered if it were an honest file of this user."""
+    return left_behind(folder / "elsewhere", identity_of(folder.with_name("events.db")), ["not to be delivered"])
+
+
 def make_foreign(path: Path) -> None:
-    path.write_bytes(b"what somebody else has put here" * 100)
+    segment_for_the_same_database(path.parent).rename(path)
     os.chown(path, 12345, 12345)
 
 
 def make_link_to_a_segment(path: Path) -> None:
-    target = left_behind(path.parent / "elsewhere", bytes(32), ["secret"])
-    path.symlink_to(target)
+    path.symlink_to(segment_for_the_same_database(path.parent))
 
 
 STRANGERS: dict[str, Callable[[Path], object]] = {
