@@ -13,12 +13,17 @@ from pathlib import Path
 
 from benchmarks.candidates import count_lines
 from benchmarks.children import Ended, run_child
-from benchmarks.report import Line, Options, Section, Table
+from benchmarks.report import Line, Options, Section, Table, Target
 from benchmarks.rows import fill
 from benchmarks.samples import at_most, ratio_of_minima
 
+FULL_ROWS = 1_000_000
 PLAN = "the plan's export script"
 EXPORT = "autopack export, NDJSON"
+_MEMORY_REMARK = (
+    "The target for memory is for 1,000,000 rows and is not judged on fewer: what our export needs hardly depends on "
+    "the number of rows, what the plan's script needs grows with it."
+)
 _COMMANDS: dict[str, list[str]] = {
     EXPORT: ["-m", "autopack.cli", "export"],
     "autopack export, CSV": ["-m", "autopack.cli", "export", "--format", "csv"],
@@ -29,7 +34,7 @@ _COMMANDS: dict[str, list[str]] = {
 
 def run(options: Options) -> Section:
     """Measure every command, in turns."""
-    rows, repetitions = (50_000, 2) if options.quick else (1_000_000, 2)
+    rows, repetitions = (50_000, 2) if options.quick else (FULL_ROWS, 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fill(folder / "read.db", rows - 1)
@@ -41,17 +46,20 @@ def run(options: Options) -> Section:
                     assert count_lines(folder / "output") >= rows
     times = {title: [one.wall_s for one in found] for title, found in ended.items()}
     peaks = {title: [one.peak_mib for one in found] for title, found in ended.items()}
-    time_ratio, peak_ratio = (ratio_of_minima(figures[EXPORT], figures[PLAN]) for figures in (times, peaks))
     return Section(
         title="Read side: export and replay",
         tables=[_table(rows, times, peaks)],
-        targets=[
-            at_most(f"export of {rows:,} rows, time: {EXPORT} over {PLAN}", *time_ratio, must=1 / 3, aim=1 / 6),
-            at_most(
-                f"export of {rows:,} rows, peak memory: {EXPORT} over {PLAN}", *peak_ratio, must=1 / 20, aim=1 / 30
-            ),
-        ],
+        targets=_targets(rows, *(ratio_of_minima(figures[EXPORT], figures[PLAN]) for figures in (times, peaks))),
+        remarks=[] if rows >= FULL_ROWS else [_MEMORY_REMARK],
     )
+
+
+def _targets(rows: int, time: tuple[float, list[float]], peak: tuple[float, list[float]]) -> list[Target]:
+    targets = [at_most(f"export of {rows:,} rows, time: {EXPORT} over {PLAN}", *time, must=1 / 3, aim=1 / 6)]
+    if rows < FULL_ROWS:
+        return targets
+    title = f"export of {rows:,} rows, peak memory: {EXPORT} over {PLAN}"
+    return [*targets, at_most(title, *peak, must=1 / 20, aim=1 / 30)]
 
 
 def _run(command: list[str], folder: Path) -> Ended:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-_LABEL_WIDTH, _PLOT_WIDTH, _RIGHT = 270, 500, 70
+_LABEL_WIDTH, _PLOT_WIDTH, _RIGHT = 330, 480, 70
 _ROW, _TOP, _BOTTOM = 26, 44, 30
 _OURS, _OTHERS = "#1f6feb", "#8b949e"
 
