@@ -1,8 +1,10 @@
 import json
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 from tests.read_side import autopack, autopack_process, environment, event, make_database
 
 from autopack import __version__
+from autopack.analysis.status import database_status
 from autopack.cli import COMMANDS, cli
+from autopack.database import parse_database_url
 
 READ_SIDE = ["export", "replay", "status"]
 HEAVY = ["sqlalchemy", "anthropic", "alembic", "aiosqlite", "rich", "starlette", "uvicorn"]
@@ -141,6 +145,30 @@ def test_status_of_a_missing_database_is_1_and_creates_nothing(tmp_path: Path) -
     assert (status["reachable"], status["rows"], status["last_event"]) == (False, None, None)
     assert "there is no database at" in status["problem"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_status_reports_a_time_that_cannot_be_read(tmp_path: Path) -> None:
+    make_database(tmp_path / "x.db", [event(1), event(2)])
+    with closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
+        database.execute("UPDATE token_estimation_v2_events SET timestamp = 'garbage' WHERE phase_id = 'p1'")
+    status = json.loads(autopack("status", "--json", database=tmp_path / "x.db").stdout)
+    assert (status["reachable"], status["rows"], status["last_event"]) == (True, 2, None)
+
+
+def test_the_status_of_a_database_that_cannot_even_be_looked_for_is_a_problem_and_no_error(tmp_path: Path) -> None:
+    too_long = "x" * 300  # as in a folder without permission, which root does not know: asking raises an OSError
+    status = database_status(parse_database_url(f"sqlite:///{tmp_path}/{too_long}"))
+    assert status.reachable is False
+    assert "File name too long" in (status.problem or "")
+
+
+@pytest.mark.parametrize("name", ["export", "replay"])
+def test_a_limit_that_no_database_takes_is_a_wrong_command_line(tmp_path: Path, name: str) -> None:
+    make_database(tmp_path / "x.db", [event(1)])
+    assert autopack(name, "--limit", str(2**63 - 1), database=tmp_path / "x.db").returncode == 0
+    done = autopack(name, "--limit", str(2**63), database=tmp_path / "x.db")
+    assert done.returncode == 2
+    assert "--limit" in done.stderr
 
 
 def test_a_path_cannot_act_on_the_terminal(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import click
 from autopack.analysis.selection import Selection, parse_instant
 from autopack.text import for_terminal
 
+_MOST_ROWS = 2**63 - 1  # what SQLite takes
+
 
 class Instant(click.ParamType[datetime]):
     """An ISO date or time on the command line."""
@@ -65,6 +67,6 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Only events at or after this ISO date or time; UTC where it names no zone."),
         click.option("--until", type=Instant(), metavar="TIME",
                      help="Only events before this ISO date (its first moment) or time."),
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many, the newest."),
+        click.option("--limit", type=click.IntRange(1, _MOST_ROWS), metavar="N", help="At most this many, the newest."),
     ]  # fmt: skip
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_selection)

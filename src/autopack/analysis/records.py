@@ -84,11 +84,12 @@ def record_of(row: Sequence[Any], unreadable: Unreadable) -> EventRecord:
     run_id, phase_id, timestamp, category, complexity, count, deliverables, predicted, actual, budget = row[:10]
     success, truncated, stop_reason, model, smape, waste, underestimated, uid = row[10:18]
     ceiling, input_tokens, duration_ms, existing, attributes = row[18:]
-    problems: list[str] = []
+    instant = utc_text(timestamp)
+    problems = [] if instant is not None else ["timestamp"]
     record = EventRecord(
         run_id,
         phase_id,
-        _iso(timestamp, problems),
+        instant,
         category,
         complexity,
         count,
@@ -125,11 +126,11 @@ def with_metrics_recomputed(row: Sequence[Any]) -> tuple[Any, ...]:
     return (*row[:14], None, None, None, *row[17:])
 
 
-def _iso(value: Any, problems: list[str]) -> str | None:
+def utc_text(value: Any) -> str | None:
+    """A stored instant in ISO 8601 with its zone; None where it cannot be read."""
     try:
         instant = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        problems.append("timestamp")
         return None
     if instant.tzinfo is None:
         return f"{instant.isoformat()}+00:00"  # stored UTC; a tenth of the time of an aware isoformat()

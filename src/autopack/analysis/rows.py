@@ -17,7 +17,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,15 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
 from autopack.analysis.errors import ReadError
-from autopack.analysis.records import COLUMNS, PLAN_COLUMNS, EventRecord, Unreadable, record_of, with_metrics_recomputed
+from autopack.analysis.records import (
+    COLUMNS,
+    PLAN_COLUMNS,
+    EventRecord,
+    Unreadable,
+    record_of,
+    utc_text,
+    with_metrics_recomputed,
+)
 from autopack.analysis.selection import EVERYTHING, Selection
 from autopack.database import Destination
 from autopack.models import TokenEstimationV2Event
@@ -81,12 +88,16 @@ def open_events(destination: Destination, selection: Selection = EVERYTHING) -> 
         yield Events(total, _records(connection, query, unreadable, recompute="event_uid" not in present), unreadable)
 
 
-def count_and_newest(destination: Destination) -> tuple[int, datetime | None]:
-    """How many events the database holds and when the newest of them happened (None: no events). Raises `ReadError`."""
+def count_and_newest(destination: Destination) -> tuple[int, str | None]:
+    """How many events the database holds, and when the newest of them happened, in ISO 8601 with its zone.
+
+    None: there are no events, or what is stored as the newest time is none. Raises `ReadError`.
+    """
     with _connected(destination) as connection:
         _columns(connection, destination)
-        rows, newest = connection.execute(select(func.count(), func.max(_TABLE.c.timestamp))).one()
-    return rows, newest
+        newest = func.max(type_coerce(_TABLE.c.timestamp, NullType()))  # as stored, or one bad value would raise
+        rows, stored = connection.execute(select(func.count(), newest)).one()
+    return rows, utc_text(stored)
 
 
 @contextmanager
@@ -105,12 +116,19 @@ def _connected(destination: Destination) -> Iterator[Connection]:
 def _engine(destination: Destination) -> Engine:
     if destination.path is None:
         raise ReadError("a database in memory is gone with its process; set DATABASE_URL to a file")
-    if not destination.exists():
+    if not _exists(destination):
         raise ReadError(f"there is no database at {destination.path}; record some events first "
                         "(TELEMETRY_DB_ENABLED=1), or set DATABASE_URL to where they are")  # fmt: skip
     return create_engine(
         "sqlite://", creator=partial(_connect, destination.path), poolclass=NullPool, hide_parameters=True
     )
+
+
+def _exists(destination: Destination) -> bool:
+    try:
+        return destination.exists()
+    except OSError as exc:
+        raise ReadError(f"{destination} cannot be read: {exc.strerror}") from exc
 
 
 def _connect(path: Path) -> sqlite3.Connection:

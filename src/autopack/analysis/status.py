@@ -11,7 +11,7 @@ from autopack.database import Destination
 
 class Status(msgspec.Struct, frozen=True):
     """The state of a database. `problem` is None where it can be read, `last_event` (ISO 8601, UTC) None where
-    it is empty; `rows` and `last_event` are None where there is a problem.
+    it is empty or its newest time cannot be read; `rows` and `last_event` are None where there is a problem.
     """
 
     database: str
@@ -24,8 +24,7 @@ class Status(msgspec.Struct, frozen=True):
 def database_status(destination: Destination) -> Status:
     """The status now. Never raises for a database that is missing, broken or not ours: that is what it reports."""
     try:
-        rows, newest = count_and_newest(destination)
+        rows, last_event = count_and_newest(destination)
     except ReadError as exc:
         return Status(str(destination), reachable=False, problem=str(exc), rows=None, last_event=None)
-    last_event = None if newest is None else newest.isoformat()
     return Status(str(destination), reachable=True, problem=None, rows=rows, last_event=last_event)
