@@ -164,6 +164,7 @@ async def test_a_reply_without_usage_is_recorded_with_the_total_in_place_of_the_
     assert result.success
     assert result.tokens_used == 900
     assert events[0]["actual_output_tokens"] == 900
+    assert events[0]["attributes"] == {"attempt": 1, "provider": "recorded", "usage": "total"}
     assert (events[0]["truncated"], events[0]["stop_reason"], events[0]["success"]) == (False, None, True)
     assert "actual_total=900 " in caplog.messages[0]
     assert "stop_reason=None truncated=False" in caplog.messages[0]

@@ -165,7 +165,9 @@ def test_then_and_now_stand_side_by_side() -> None:
     [
         (None, "skipped"),
         (observation(model="simulated-writer-1"), "simulated"),
+        (observation(deliverables=None, deliverable_count=10_001), "skipped"),
         (observation(actual_is_total=True), "totals"),
+        (observation(attributes={"attempt": 1, "usage": "total"}), "totals"),
         (observation(actual_output_tokens=0), "without_counts"),
         (observation(predicted_output_tokens=0), "without_counts"),
     ],
@@ -322,7 +324,25 @@ def test_a_log_that_claims_too_many_deliverables_is_skipped() -> None:
         b"[TokenEstimationV2] predicted_output=1 actual_output=1 selected_budget=1 category=a complexity=b "
         b"deliverables=%d success=True stop_reason=x truncated=False model=m\n"
     )
-    assert [record is None for record in from_log([line % 10_001, line % 10_000, b"other\n"])] == [True, False]
+    counts = replayed(*from_log([line % 10_001, line % 10_000, b"other\n"])).counts
+    assert (counts.read, counts.skipped, counts.synthetic) == (2, 1, 1)
+
+
+def test_an_event_that_names_its_very_many_deliverables_is_compared() -> None:
+    many = [f"src/{number}.py" for number in range(20_000)]
+    assert replayed(observation(deliverables=many, deliverable_count=20_000)).counts.compared == 1
+
+
+def test_a_reply_without_usage_is_left_out_of_the_figures_by_every_source(tmp_path: Path) -> None:
+    fallback = event(1, stop_reason=None, attributes_json='{"attempt": 1, "usage": "total"}')
+    make_database(tmp_path / "x.db", [fallback, event(2, attributes_json='["odd"]'), event(3)])
+    autopack("export", "--output", tmp_path / "out", database=tmp_path / "x.db")
+    found = replay_json(database=tmp_path / "x.db"), replay_json("--source", "ndjson", tmp_path / "out")
+    for report in found:
+        counts = report["counts"]
+        assert (counts["read"], counts["skipped"], counts["totals"], counts["compared"]) == (3, 0, 1, 2)
+    shown = autopack("replay", database=tmp_path / "x.db").stdout
+    assert "left out: 1 of which only the tokens of the whole call are known" in shown
 
 
 def test_a_line_without_end_does_not_take_the_memory() -> None:
@@ -396,6 +416,14 @@ def test_both_tables_show_every_figure(draw: Callable[[Report], str]) -> None:
     assert ["other", "1", "-/-", "-/-", "-/-", "-/-", "0/0", "100"] in rows
     assert max(map(len, shown.splitlines())) <= 100
     assert len(HEADER) == 8
+
+
+def test_a_long_name_is_folded_and_no_figure_is() -> None:
+    report = replayed(observation(category="infrastructure-as-code", actual_output_tokens=13))
+    shown = drawn(report)
+    rows = [line.split()[-7:] for line in shown.splitlines() if "76.9/308" in line]
+    assert rows == [["1", "195/199", "195/199", "76.9/308", "76.9/308", "0/0", "0"]] * 4
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
 
 
 def test_very_many_groups_are_cut_in_the_table_and_said() -> None:

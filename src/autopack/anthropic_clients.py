@@ -8,7 +8,7 @@ ceiling. Each reply is one event, so such a phase has two, told apart by the att
 Which replies become events:
 
 - one that came to its end: with its output count; where it gives none, with the total tokens used in that place,
-  `truncated` False and `stop_reason` None, as in the plan;
+  `truncated` False and `stop_reason` None, as in the plan, and the attribute `usage` is `total`;
 - a call that failed without a reply, or a reply that broke off in the middle: none. There is no final output
   count then, and a made-up one would spoil what the estimator is measured against. The result says what happened.
 
@@ -128,7 +128,7 @@ class AnthropicBuilderClient:
         attempt = _Attempt(reply, error, round((self._clock() - started) * 1000))
         if reply is not None:
             logger.info("%s", log_line(call, reply))
-            self._record(_event(call, reply, attempt.duration_ms, max_tokens, self._attributes(number)))
+            self._record(_event(call, reply, attempt.duration_ms, max_tokens, self._attributes(number, reply)))
         return attempt
 
     async def _stream(self, call: PhaseCall, number: int, max_tokens: int) -> ModelReply | None:
@@ -146,8 +146,9 @@ class AnthropicBuilderClient:
                 streamed.feed(event)
         return streamed.finish()
 
-    def _attributes(self, number: int) -> dict[str, Any]:
-        return {"attempt": number, "provider": self._provider}
+    def _attributes(self, number: int, reply: ModelReply) -> dict[str, Any]:
+        attributes = {"attempt": number, "provider": self._provider}
+        return attributes if reply.output_tokens is not None else {**attributes, "usage": "total"}
 
     def _record(self, fields: dict[str, Any]) -> None:
         _record_safely(_process_wide_telemetry if self._telemetry is None else lambda: self._telemetry, fields)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -20,19 +20,19 @@ SIMULATED_PREFIX = "simulated"
 MAX_SYNTHETIC = 10_000
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-DeliverableCount = Annotated[int, msgspec.Meta(ge=0, le=MAX_SYNTHETIC)]
 Predict = Callable[[Sequence[str], str, str, Collection[str]], int]
 """Deliverables, category, complexity and existing ones → predicted output tokens."""
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
     """What replay needs of an event. The ids are None in a log; `deliverables` and `existing` are None where they
-    were not recorded. `actual_is_total`: the count is of the whole call, not of its output.
+    were not recorded. `actual_is_total`, or an attribute `usage` of `total`: the count is of the whole call, not of
+    its output.
     """
 
     category: str
     complexity: str
-    deliverable_count: DeliverableCount
+    deliverable_count: Count
     predicted_output_tokens: Count
     actual_output_tokens: Count
     truncated: bool
@@ -44,6 +44,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     event_uid: str | None = None
     stop_reason: str | None = None
     actual_is_total: bool = False
+    attributes: Any = None
 
 
 class Counts(msgspec.Struct):
@@ -53,7 +54,7 @@ class Counts(msgspec.Struct):
     the whole call are known), `without_counts` (a count is 0). Of those compared: `truncated`; `phases` and
     `repeated_attempts` by (run, phase); `synthetic` had no deliverables recorded; `cut` had more than are stored,
     and today's estimate sees the stored ones only; `existing_unknown` count all deliverables as new;
-    `without_stop_reason` may hold totals, which the plan's fallback stores that way.
+    `without_stop_reason` may hold totals, which the plan's fallback stores that way (ours says `usage`: `total`).
     """
 
     read: int = 0
@@ -112,7 +113,7 @@ class Replay:
         """Take them all; None is a record that could not be read."""
         for observation in observations:
             self.counts.read += 1
-            if observation is None:
+            if observation is None or is_beyond_synthesis(observation):
                 self.counts.skipped += 1
             elif self._is_wanted(observation):
                 self._compare(observation)
@@ -142,7 +143,7 @@ class Replay:
             counts.duplicates += 1
         elif not self._include_simulated and observation.model.startswith(SIMULATED_PREFIX):
             counts.simulated += 1
-        elif observation.actual_is_total:
+        elif is_total(observation):
             counts.totals += 1
         elif not (observation.actual_output_tokens and observation.predicted_output_tokens):
             counts.without_counts += 1
@@ -197,9 +198,20 @@ class Replay:
         )
 
 
+def is_total(observation: Observation) -> bool:
+    """Whether its count is of the whole call."""
+    attributes = observation.attributes
+    return observation.actual_is_total or (isinstance(attributes, dict) and attributes.get("usage") == "total")
+
+
 def is_synthetic(observation: Observation) -> bool:
     """Whether its deliverables have to be made up: there were some, and none is recorded."""
     return not observation.deliverables and observation.deliverable_count > 0
+
+
+def is_beyond_synthesis(observation: Observation) -> bool:
+    """Whether it claims more deliverables than anybody would make up: a forged count must not take the memory."""
+    return observation.deliverable_count > MAX_SYNTHETIC and is_synthetic(observation)
 
 
 def deliverables_of(observation: Observation) -> list[str]:

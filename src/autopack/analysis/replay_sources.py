@@ -9,9 +9,9 @@ import msgspec
 
 from autopack.analysis.logs import TAG, LogRecord, parse_line
 from autopack.analysis.records import EventRecord
-from autopack.analysis.replay import MAX_SYNTHETIC, Observation
+from autopack.analysis.replay import Observation
 
-LONGEST_LINE_BYTES = 1 << 20  # an event is at most 256 KiB
+LONGEST_LINE_BYTES = 2 << 20  # an event is recorded in at most 256 KiB; all of it as \u escapes is six times that
 
 
 def from_events(records: Iterable[EventRecord]) -> Iterator[Observation | None]:
@@ -40,11 +40,11 @@ def from_log(lines: Iterable[bytes]) -> Iterator[Observation | None]:
     for line in lines:
         if tag in line:
             record = parse_line(line.decode("utf-8", "replace"))
-            yield None if record is None or record.deliverable_count > MAX_SYNTHETIC else _observation(record)
+            yield None if record is None else _observation(record)
 
 
 def bounded_lines(readline: Callable[[int], bytes]) -> Iterator[bytes]:
-    """The lines that a stream's `readline` gives. One that is longer than 1 MiB comes cut to that: it is no record
+    """The lines that a stream's `readline` gives. One that is longer than 2 MiB comes cut to that: it is no record
     of ours, and must not take the memory.
     """
     read_line = partial(readline, LONGEST_LINE_BYTES)

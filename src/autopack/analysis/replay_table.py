@@ -77,8 +77,9 @@ def rich_table(report: Report) -> Table:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    for name in HEADER:
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=name == "", overflow="fold")
+    table.add_column("", overflow="fold")
+    for name in HEADER[1:]:  # half a figure is a wrong one: where it is narrow, names are folded and headers too
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
     for title, rows in sections(report):
         table.add_row(Text(title, style="bold"))
         for row in rows:
