@@ -66,14 +66,16 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert "Example:" in done.stdout
 
 
-@pytest.mark.parametrize("name", [*READ_SIDE, ""])
-def test_the_example_in_the_help_of_the_read_side_runs(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*COMMANDS, "dead-letters list", "dead-letters retry", ""])
+def test_the_example_in_the_help_of_each_command_runs(tmp_path: Path, name: str) -> None:
     make_database(tmp_path / "autopack.db", [event(1)])
     printed = autopack(*name.split(), "--help").stdout
-    (example,) = re.findall(r"Example: autopack (.+)", printed)
-    done = autopack(*shlex.split(example), cwd=tmp_path)
+    (settings, example) = re.findall(r"Example:\s+((?:[A-Z_]+=\S+ )*)autopack (.+)", printed)[0]
+    done = autopack(
+        *shlex.split(example), cwd=tmp_path, **dict(setting.split("=") for setting in shlex.split(settings))
+    )
     assert done.returncode == 0, done.stderr
-    assert f"# Database: sqlite:///{tmp_path}/autopack.db" in done.stderr
+    assert f"sqlite:///{tmp_path}/autopack.db" in done.stderr
 
 
 def test_the_version_is_the_packages() -> None:

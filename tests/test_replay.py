@@ -329,8 +329,8 @@ def test_a_log_that_claims_too_many_deliverables_is_skipped() -> None:
 
 
 def test_an_event_that_names_its_very_many_deliverables_is_compared() -> None:
-    many = [f"src/{number}.py" for number in range(20_000)]
-    assert replayed(observation(deliverables=many, deliverable_count=20_000)).counts.compared == 1
+    many = observation(deliverables=[f"src/{number}.py" for number in range(20_000)], deliverable_count=20_000)
+    assert replayed(*from_ndjson([msgspec.json.encode(many)])).counts.compared == 1
 
 
 def test_a_reply_without_usage_is_left_out_of_the_figures_by_every_source(tmp_path: Path) -> None:
