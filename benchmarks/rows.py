@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.call_site import FIELDS
 from msgspec.structs import astuple
 
+from autopack.identifiers import event_uid
 from autopack.telemetry import Telemetry
 from autopack.telemetry.decoding import Decoder
 from autopack.telemetry.events import Row
@@ -85,10 +86,10 @@ def fill(path: Path, count: int) -> None:
 
 def _varied(start: int, count: int) -> Iterator[tuple[Any, ...]]:
     template = dict(zip(COLUMNS, ready_tuples(make_rows(1))[0], strict=True))
-    for number, row in enumerate(make_rows(count), start):
+    for number in range(start, start + count):
         at = datetime.fromtimestamp(1_700_000_000 + number, UTC).replace(tzinfo=None)
         varied = {
-            "event_uid": row.event_uid,
+            "event_uid": event_uid(time.time_ns(), next(_sequence)),
             "run_id": f"nightly-{number % 97}",
             "phase_id": f"p{number % 1009}",
             "timestamp": at.isoformat(" ", "microseconds"),
