@@ -29,7 +29,13 @@ def get_telemetry() -> Telemetry:
     except (DatabaseUrlError, OSError):
         return Telemetry.from_env()
     found = _shared.get(destination)
-    return found if found is not None and not found.closed else _replace(destination)
+    if found is not None and not found.closed:
+        return found
+    try:
+        return _replace(destination)
+    except ImportError:
+        # A signal handler that interrupts the first import of the writer, in its own thread: the next call is served.
+        return _disabled
 
 
 def _replace(destination: Destination) -> Telemetry:
