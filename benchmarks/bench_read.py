@@ -1,18 +1,17 @@
 """Read side: export and replay of many rows, beside the plan's own export script, which loads them all.
 
-Each runs as a command in a process of its own; peak memory is the kernel's figure for it. The plan's script runs on our
+Each runs as a command in a process of its own; peak memory is what the kernel says of it. The plan's script runs on our
 table, through our `SessionLocal` and our model, and writes 17 fields a row where our export writes all.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.candidates import count_lines
-from benchmarks.children import Ended, run_child
+from benchmarks.children import Ended, run_module
 from benchmarks.report import Line, Options, Section, Table, Target
 from benchmarks.rows import fill
 from benchmarks.samples import at_most, ratio_of_minima
@@ -25,10 +24,10 @@ _MEMORY_REMARK = (
     "the number of rows, what the plan's script needs grows with it."
 )
 _COMMANDS: dict[str, list[str]] = {
-    EXPORT: ["-m", "autopack.cli", "export"],
-    "autopack export, CSV": ["-m", "autopack.cli", "export", "--format", "csv"],
-    "autopack replay": ["-m", "autopack.cli", "replay", "--json"],
-    PLAN: ["-m", "benchmarks.plan_export"],
+    EXPORT: ["autopack.cli", "export"],
+    "autopack export, CSV": ["autopack.cli", "export", "--format", "csv"],
+    "autopack replay": ["autopack.cli", "replay", "--json"],
+    PLAN: ["benchmarks.plan_export"],
 }
 
 
@@ -64,7 +63,7 @@ def _targets(rows: int, time: tuple[float, list[float]], peak: tuple[float, list
 
 def _run(command: list[str], folder: Path) -> Ended:
     environment = {"DATABASE_URL": f"sqlite:///{folder / 'read.db'}"}
-    return run_child([sys.executable, *command], environment, folder / "output")
+    return run_module(command[0], command[1:], environment, folder / "output")
 
 
 def _table(rows: int, times: dict[str, list[float]], peaks: dict[str, list[float]]) -> Table:

@@ -23,7 +23,7 @@ _IMPORTS: Mapping[str, tuple[str, str]] = {
     "the same and get_telemetry(), flag on": ("from autopack.telemetry import get_telemetry; get_telemetry()", "1"),
 }
 _HEAD = f"""
-import json, os, resource, sys, time
+import json, os, sys, time
 from autopack.telemetry import Telemetry
 DELIVERABLES = ["src/app.py", "tests/test_app.py"]
 clock = time.perf_counter
@@ -60,6 +60,7 @@ os.kill(os.getpid(), 9)
 _RECOVER = (
     _HEAD
     + """
+from benchmarks.measured import peak_kib
 begin = clock()
 record()
 assert telemetry.flush(300)
@@ -67,7 +68,7 @@ took = clock() - begin
 stats = telemetry.stats()
 telemetry.close()
 print(json.dumps({"recovered": stats.recovered, "written": stats.written, "s": took,
-                  "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+                  "peak_mib": peak_kib() / 1024}))
 """
 )
 

@@ -1,4 +1,4 @@
-"""Child processes: run to their end and measured by the kernel."""
+"""Child processes: run to their end and measured."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ class Ended:
     peak_mib: float
 
 
-def run_child(command: Sequence[str], environment: Mapping[str, str], output: Path) -> Ended:
-    """Run a command with its standard output in a file. Raises RuntimeError when it fails."""
+def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> Ended:
+    """Run a module in a new interpreter with its standard output in a file. Raises CalledProcessError when it fails."""
+    peak = output.with_suffix(".peak")
+    command = [sys.executable, "-m", "benchmarks.measured", str(peak), module, *arguments]
     with output.open("wb") as stream:
         begin = time.perf_counter()
-        child = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environment, stdout=stream, stderr=subprocess.DEVNULL
+        subprocess.run(
+            command, cwd=ROOT, env=os.environ | environment, stdout=stream, stderr=subprocess.DEVNULL, check=True
         )
-        _, status, usage = os.wait4(child.pid, 0)
         wall_s = time.perf_counter() - begin
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"{command[0]} ended with {child.returncode}")
-    return Ended(wall_s, usage.ru_maxrss / 1024)
+    return Ended(wall_s, int(peak.read_text()) / 1024)
 
 
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
