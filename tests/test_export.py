@@ -603,3 +603,17 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
         process.send_signal(signum)
         assert process.wait(30) == code
     assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [None, BLOCK_ROWS + 20])
+def test_text_that_is_no_unicode_far_down_costs_no_row_and_repeats_none(tmp_path: Path, limit: int | None) -> None:
+    count = 2 * BLOCK_ROWS + 10
+    destination = make_database(tmp_path / "x.db", (event(number) for number in range(count)))
+    bad = count - BLOCK_ROWS - 5  # in the second block of the newest first
+    with closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
+        database.execute(
+            f"UPDATE token_estimation_v2_events SET model = CAST(x'ff41' AS TEXT) WHERE phase_id = 'p{bad}'"
+        )
+    records = read(destination, Selection(limit=limit))
+    assert [record.phase_id for record in records] == [f"p{number}" for number in reversed(range(count))][:limit]
+    assert [record.phase_id for record in records if record.model == "\ufffdA"] == [f"p{bad}"]

@@ -37,7 +37,7 @@ PLAN_COLUMNS = (
 ADDED_COLUMNS = ("event_uid", "actual_max_tokens", "input_tokens", "duration_ms", "existing_json", "attributes_json")
 COLUMNS = PLAN_COLUMNS + ADDED_COLUMNS
 
-_NUMBER = (int, float)
+_NUMBER = frozenset({int, float})
 _decode = msgspec.json.Decoder().decode
 
 
@@ -97,19 +97,19 @@ def record_of(row: Sequence[Any], unreadable: Unreadable) -> EventRecord:
         predicted,
         actual,
         budget,
-        _truth(success),
-        _truth(truncated),
+        bool(success) if type(success) is int else success,
+        bool(truncated) if type(truncated) is int else truncated,
         stop_reason,
         model,
         smape,
-        waste / 100.0 if isinstance(waste, _NUMBER) else None,
-        _truth(underestimated),
+        waste / 100.0 if type(waste) in _NUMBER else None,
+        bool(underestimated) if type(underestimated) is int else underestimated,
         uid,
         ceiling,
         input_tokens,
         duration_ms,
-        _decoded(existing, problems),
-        _decoded(attributes, problems),
+        None if existing is None else _decoded(existing, problems),
+        None if attributes is None else _decoded(attributes, problems),
     )
     unreadable.rows += bool(problems)
     return record
@@ -145,7 +145,3 @@ def _decoded(value: Any, problems: list[str]) -> Any:
     except (msgspec.MsgspecError, TypeError, RecursionError):
         problems.append("json")
         return None
-
-
-def _truth(value: Any) -> Any:
-    return bool(value) if isinstance(value, int) else value

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Row,
     Select,
     and_,
     create_engine,
@@ -35,7 +36,7 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
@@ -84,8 +85,9 @@ def open_events(destination: Destination, selection: Selection = EVERYTHING) -> 
         found = connection.execute(select(func.count()).select_from(_TABLE).where(*conditions)).scalar_one()
         total = found if selection.limit is None else min(found, selection.limit)
         unreadable = Unreadable()
-        query = _query(present).where(*conditions).limit(selection.limit)
-        yield Events(total, _records(connection, query, unreadable, recompute="event_uid" not in present), unreadable)
+        query = _query(present).where(*conditions)
+        records = _records(connection, query, selection.limit, unreadable, recompute="event_uid" not in present)
+        yield Events(total, records, unreadable)
 
 
 def count_and_newest(destination: Destination) -> tuple[int, str | None]:
@@ -196,12 +198,39 @@ def _query(present: frozenset[str]) -> Select[*tuple[Any, ...]]:
 
 
 def _records(
-    connection: Connection, query: Select[*tuple[Any, ...]], unreadable: Unreadable, *, recompute: bool
+    connection: Connection,
+    query: Select[*tuple[Any, ...]],
+    limit: int | None,
+    unreadable: Unreadable,
+    *,
+    recompute: bool,
 ) -> Iterator[EventRecord]:
-    result = connection.execution_options(yield_per=BLOCK_ROWS).execute(query)
-    for block in result.partitions():
+    for block in _blocks(connection, query, limit):
         for row in block:
             yield record_of(with_metrics_recomputed(row) if recompute else row, unreadable)
+
+
+def _blocks(
+    connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None
+) -> Iterator[Sequence[Row[*tuple[Any, ...]]]]:
+    """The rows in blocks. Text is read as the UTF-8 that it should be, without a call per text, which takes a third of
+    an export's time; from the first block on that holds other bytes, with one. The transaction sees the same rows.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.text_factory = str
+    done = 0
+    try:
+        for block in _executed(connection, query.limit(limit)):
+            done += len(block)
+            yield block
+    except OperationalError:
+        driver.text_factory = _text
+        rest = query.limit(None if limit is None else limit - done).offset(done)
+        yield from _executed(connection, rest)
+
+
+def _executed(connection: Connection, query: Select[*tuple[Any, ...]]) -> Iterator[Sequence[Row[*tuple[Any, ...]]]]:
+    return connection.execution_options(yield_per=BLOCK_ROWS).execute(query).partitions()
 
 
 def _reason(exc: SQLAlchemyError) -> str:
