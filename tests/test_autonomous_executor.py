@@ -472,8 +472,11 @@ def test_the_report_says_what_happened() -> None:
         "run r: 5 phases, 1 ok, 1 failed",
         "stopped by SIGTERM: 3 phases were not finished",
         "tokens used: 2,468",
-        "telemetry: accepted=3 written=2 duplicates=0 dead_lettered=0 pending=1 dropped=2 queue_full=2 last_error=E",
+        "telemetry: accepted=3 written=2 duplicates=0 dead_lettered=0 pending=1"
+        " (LOST: there was no journal to keep them) dropped=2 queue_full=2 last_error=E",
     ]
+    kept = summary_lines("r", [], 0, TelemetryStats(accepted=1, pending=1, journal_dir="/x/\x1by"), None)[-1]
+    assert "pending=1 (kept in /x/\\x1by; the next run on this database writes them) dropped=0" in kept
     recovered = summary_lines("r", [], 0, TelemetryStats(accepted=4, written=4, recovered=3), None)[-1]
     assert "pending=0 (recovered=3 of earlier runs) dropped=0" in recovered
     assert summary_lines("r", [], 0, None, None)[-1] == "telemetry: off, nothing was recorded"

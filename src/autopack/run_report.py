@@ -91,7 +91,16 @@ def _stats_text(stats: TelemetryStats | None) -> str:
     text = " ".join(f"{name}={getattr(stats, name)}" for name in counts)
     earlier = f" (recovered={stats.recovered} of earlier runs)" if stats.recovered else ""
     trouble = f" last_error={printable(stats.last_error)}" if stats.last_error else ""
-    return f"{text}{earlier} dropped={dropped}{reasons}{trouble}"
+    return f"{text}{_fate(stats)}{earlier} dropped={dropped}{reasons}{trouble}"
+
+
+def _fate(stats: TelemetryStats) -> str:
+    """What becomes of the events that are pending when telemetry is closed."""
+    if not stats.pending:
+        return ""
+    if stats.journal_dir is None:
+        return " (LOST: there was no journal to keep them)"
+    return f" (kept in {printable(stats.journal_dir, 1000)}; the next run on this database writes them)"
 
 
 class _PlainReport:
