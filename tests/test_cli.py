@@ -155,6 +155,7 @@ def test_status_reports_a_time_that_cannot_be_read(tmp_path: Path) -> None:
         database.execute("UPDATE token_estimation_v2_events SET timestamp = 'garbage' WHERE phase_id = 'p1'")
     status = json.loads(autopack("status", "--json", database=tmp_path / "x.db").stdout)
     assert (status["reachable"], status["rows"], status["last_event"]) == (True, 2, None)
+    assert "last event:   unreadable\n" in autopack("status", database=tmp_path / "x.db").stdout
 
 
 def test_the_status_of_a_database_that_cannot_even_be_looked_for_is_a_problem_and_no_error(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"reachable:    {'yes' if database.reachable else f'no: {database.problem}'}"
     if database.reachable:
         yield f"rows:         {database.rows}"
-        yield f"last event:   {database.last_event or 'none'}"
+        yield f"last event:   {database.last_event or ('unreadable' if database.rows else 'none')}"
     yield f"journal:      {journal.folder if journal else 'none'}"
     if journal:
         segments = sum(bool(file.ours) for file in journal.files)
