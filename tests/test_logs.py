@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.read_side import DATA
 
-from autopack.analysis.logs import LogRecord, parse_line, parse_log
+from autopack.analysis.logs import LogRecord, parse_line
+from autopack.analysis.replay_sources import from_log
 
 FIELDS = (
     "predicted_output=822 actual_output=3137 smape=116.9% selected_budget=12288 category=implementation "
@@ -76,9 +77,10 @@ def test_a_stop_reason_of_none_is_none(stop_reason: str) -> None:
         LINE[:150],
     ],
 )
-def test_what_cannot_be_read_is_skipped_and_counted(broken: str) -> None:
-    contents = parse_log(["INFO: something else", LINE, broken, LINE])
-    assert (contents.records, contents.skipped) == ((RECORD, RECORD), 1)
+def test_what_cannot_be_read_is_skipped(broken: str) -> None:
+    assert [parse_line(line) for line in (LINE, broken, LINE)] == [RECORD, None, RECORD]
+    found = list(from_log(f"{line}\n".encode() for line in ("INFO: something else", LINE, broken, LINE)))
+    assert [observation is None for observation in found] == [False, True, False]
 
 
 def test_a_time_that_is_none_does_not_cost_the_record() -> None:
@@ -100,10 +102,10 @@ def test_a_damaged_line_is_skipped_or_read_but_never_raises(place: int, characte
 @pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
 def test_every_line_of_the_recorded_log_is_read_as_a_regular_expression_reads_it() -> None:
     text = (DATA / "token_estimation_2025-12-23.log").read_text()
-    contents = parse_log(text.splitlines())
-    assert (len(contents.records), contents.skipped) == (31, 0)
+    records = [record for line in text.splitlines() if (record := parse_line(line)) is not None]
+    assert len(records) == 31
     expected = re.findall(r"predicted_output=(\d+) actual_output=(\d+) .*deliverables=(\d+) success=(\w+)", text)
     assert [
         (str(r.predicted_output_tokens), str(r.actual_tokens), str(r.deliverable_count), str(r.success))
-        for r in contents.records
+        for r in records
     ] == expected

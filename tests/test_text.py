@@ -4,9 +4,8 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.text import Text
 
-from autopack.text import for_json, for_markup, for_terminal
+from autopack.text import for_json, for_terminal
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))  # with surrogates, which st.text() leaves out
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -40,12 +39,6 @@ def test_no_text_can_reach_the_terminal_with_a_control_character_or_break_the_en
 @given(ANY_TEXT)
 def test_what_is_shown_once_is_shown_the_same_again(raw: str) -> None:
     assert for_terminal(for_terminal(raw)) == for_terminal(raw)
-
-
-@given(ANY_TEXT | st.sampled_from(["[bold]x[/bold]", "[link=http://x]y[/link]", "[/]", "a\\[red]", "tail\\"]))
-def test_rich_shows_markup_in_foreign_text_literally(raw: str) -> None:
-    shown = Text.from_markup(for_markup(raw), emoji=False).plain
-    assert shown.rstrip("\\") == for_terminal(raw).rstrip("\\")  # rich doubles a single backslash at the very end
 
 
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

@@ -23,13 +23,6 @@ def for_terminal(text: str) -> str:
     return _UNSAFE.sub(_escape, text)
 
 
-def for_markup(text: str) -> str:
-    """As `for_terminal`, and literal where rich interprets markup (`[bold]`, `[link=…]`)."""
-    from rich.markup import escape
-
-    return escape(for_terminal(text))
-
-
 def for_json(encoded: str) -> str:
     r"""JSON text whose strings hold no character that a terminal acts upon: the same value, written as `\u009b`.
 

@@ -12,7 +12,6 @@ believed: text in one of its values may have forged it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -42,21 +41,6 @@ class LogRecord:
     truncated: bool
     stop_reason: str | None
     model: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogContents:
-    """The records of a log, and how many of its tagged lines could not be read."""
-
-    records: tuple[LogRecord, ...]
-    skipped: int
-
-
-def parse_log(lines: Iterable[str]) -> LogContents:
-    """The records of all tagged lines, in their order; other lines do not count."""
-    parsed = [parse_line(line) for line in lines if TAG in line]
-    records = tuple(record for record in parsed if record is not None)
-    return LogContents(records, len(parsed) - len(records))
 
 
 def parse_line(line: str) -> LogRecord | None:
