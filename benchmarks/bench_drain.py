@@ -36,9 +36,9 @@ def run(options: Options) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         rates = _rates(Path(folder), 7 if options.quick else 40)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = anyio.run(_by_size, Path(folder), 3 if options.quick else 15)
+        sizes = anyio.run(_by_size, Path(folder), 2 if options.quick else 15)
     with tempfile.TemporaryDirectory() as folder:
-        growth = anyio.run(_by_growth, Path(folder), 20_000 if options.quick else 100_000, 5 if options.quick else 10)
+        growth = anyio.run(_by_growth, Path(folder), 10_000 if options.quick else 100_000, 4 if options.quick else 10)
     return Section(
         title="Drain: from the queue to committed rows, main thread idle",
         tables=[_rate_table(rates), sizes, growth],

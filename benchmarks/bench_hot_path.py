@@ -76,7 +76,7 @@ def situations(options: Options) -> list[Situation]:
     """What is measured; the first is the burst of the targets, the second the pace of the targets."""
     if options.quick:
         return [
-            Situation(None, 1, 500, 16),
+            Situation(None, 1, 500, 12),
             Situation(1_000, 1, 1_000, 3, (MEMORY, JOURNAL, OTEL_LOG)),
             Situation(1_000, 1, 250, 1),
             Situation(100, 1, 50, 1, _CORE),

@@ -75,14 +75,14 @@ print(json.dumps({"recovered": stats.recovered, "written": stats.written, "s": t
 
 def run(options: Options) -> Section:
     """Measure all four."""
-    imports = _imports(8 if options.quick else 30)
+    imports = _imports(6 if options.quick else 30)
     bare = imports["bare Python"]
     over = [after - before for before, after in zip(bare, imports["import autopack.telemetry"], strict=True)]
     return Section(
         title="Start and stop",
         tables=[
             _import_table(imports),
-            _life_table(3 if options.quick else 10),
+            _life_table(2 if options.quick else 10),
             _recovery_table(20_000 if options.quick else 100_000, 1 if options.quick else 3),
         ],
         targets=[
