@@ -75,7 +75,7 @@ print(json.dumps({"recovered": stats.recovered, "written": stats.written, "s": t
 
 def run(options: Options) -> Section:
     """Measure all four."""
-    imports = _imports(6 if options.quick else 30)
+    imports = _imports(10 if options.quick else 30)
     bare = imports["bare Python"]
     over = [after - before for before, after in zip(bare, imports["import autopack.telemetry"], strict=True)]
     return Section(
