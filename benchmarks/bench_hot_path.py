@@ -45,7 +45,11 @@ class Situation:
 
     def calls_of(self, candidate: Candidate) -> int:
         """How many calls one block has."""
-        calls = min(self.calls, candidate.burst_calls) if self.rate_per_s is None else self.calls
+        calls = (
+            min(self.calls, candidate.burst_calls)
+            if self.rate_per_s is None
+            else min(self.calls, 50 * candidate.burst_calls)
+        )
         return max(self.threads, calls)
 
 
