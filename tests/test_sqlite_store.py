@@ -179,7 +179,10 @@ def test_close_while_the_database_is_locked_keeps_its_deadline_and_says_what_is_
         telemetry.close(0.5)
         assert time.monotonic() - began < 0.5 + 1
     assert telemetry.stats().pending == 5
-    assert caplog.messages[-1].startswith("Closed; of 6 accepted event(s): 5 not written (last error: OperationalError")
+    said = caplog.messages[-1]
+    assert said.startswith(
+        "Closed; of 6 accepted event(s): 5 not written, LOST with this process (last error: OperationalError"
+    )
 
 
 def test_what_an_expired_deadline_leaves_is_written_by_the_next_writer(database: Path, database_url: str) -> None:

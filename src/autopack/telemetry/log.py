@@ -7,6 +7,8 @@ so it is caught here, and counted.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from autopack.telemetry.counters import AtomicCounter
 
@@ -27,6 +29,17 @@ def warning(message: str, *args: object) -> None:
 def exception(message: str, *args: object) -> None:
     """Say that something failed, with the exception that is being handled."""
     _say(logging.ERROR, message, args, with_exception=True)
+
+
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """For a command that reports itself what the writer would warn of."""
+    level = _logger.level
+    _logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _logger.setLevel(level)
 
 
 def _say(level: int, message: str, args: tuple[object, ...], *, with_exception: bool = False) -> None:

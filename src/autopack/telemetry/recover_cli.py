@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 import msgspec
 
 from autopack.database import Destination, current_destination
+from autopack.telemetry import log
 from autopack.telemetry.dead_letters import DeadLetterFile
 from autopack.telemetry.errors import ConfigError
 from autopack.telemetry.inspection import SegmentFile, journal_state
@@ -66,8 +66,8 @@ def recover_command(journal_dir: Path | None, any_destination: bool, timeout_s: 
     click.echo(for_terminal(f"# Database: {destination}"), err=True)
     folder = _folder(destination, journal_dir)
     settings = _settings()
-    logging.getLogger("autopack.telemetry").setLevel(logging.ERROR)  # what it would warn of is in the report
-    report = _recover(destination, folder, settings, timeout_s, any_destination=any_destination)
+    with log.only_errors():  # what it would warn of is in the report
+        report = _recover(destination, folder, settings, timeout_s, any_destination=any_destination)
     click.echo(for_json(msgspec.json.encode(report).decode()) if as_json else "\n".join(_lines(report)))
     sys.exit(1 if report.something_stayed else 0)
 
