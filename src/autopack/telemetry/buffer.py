@@ -10,7 +10,8 @@ takes a marked slot wakes it, so that the call site need not look at the length 
 `accepted` is not counted but derived (in the worker's hands + still queued + settled), which makes the identity
 `accepted = written + duplicates + dead_lettered + pending` true at every moment by construction.
 
-The lock here guards only the worker's side of the account. It is re-entrant and never held across I/O.
+Only the worker takes and settles, so nothing here depends on a lock. The one there is makes snapshots consistent, and
+whoever cannot have it within a moment goes on without it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from autopack.telemetry.control import politely
 from autopack.telemetry.ledger import Account, Ledger
 
 
@@ -132,7 +134,7 @@ class MemoryBuffer:
             for _ in range(wanted):
                 taken.append(self._slots.pop())  # noqa: PERF401 (what was taken until then has to be given back)
         except IndexError:
-            with self._lock:
+            with politely(self._lock):
                 self._give_back(len(taken))
             raise Refused("queue_full") from None
         self._queued.append(payload)
@@ -140,7 +142,7 @@ class MemoryBuffer:
 
     def refuse(self) -> None:
         """Let nothing in any more: every slot that is free now, or becomes free, is taken out of use."""
-        with self._lock:
+        with politely(self._lock):
             self._withdrawn = self._withdrawn or 0
             with contextlib.suppress(IndexError):
                 while True:
@@ -150,7 +152,7 @@ class MemoryBuffer:
     @property
     def has_stragglers(self) -> bool:
         """See `Buffer.has_stragglers`: some slots are neither free nor held by an event."""
-        with self._lock:
+        with politely(self._lock):
             events = [*self._queued, *self._ledger.in_flight.values()]
             return self.capacity - (self._withdrawn or 0) > sum(map(self._slots_of, events))
 
@@ -161,7 +163,7 @@ class MemoryBuffer:
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         """See `Buffer.take`."""
-        with self._lock:
+        with politely(self._lock):
             if not self._ledger.in_flight:
                 for _ in range(min(limit, len(self._queued))):
                     self._ledger.enter(self._queued.popleft())
@@ -169,25 +171,25 @@ class MemoryBuffer:
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
         """See `Buffer.settle`."""
-        with self._lock:
+        with politely(self._lock):
             payloads = self._ledger.settle(keys, written=written, duplicates=duplicates, dead_lettered=dead_lettered)
             self._give_back(sum(map(self._slots_of, payloads)))
 
     def account(self) -> Account:
         """See `Buffer.account`."""
-        with self._lock:
+        with politely(self._lock):
             return self._ledger.account(len(self._queued))
 
     @property
     def accepted_here(self) -> int:
         """See `Buffer.accepted_here`."""
-        with self._lock:
+        with politely(self._lock):
             return self._ledger.next_key + len(self._queued)
 
     @property
     def settled_through(self) -> int:
         """See `Buffer.settled_through`."""
-        with self._lock:
+        with politely(self._lock):
             return self._ledger.settled_through
 
     def arm(self, length: int) -> None:

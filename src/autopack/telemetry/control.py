@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.wakeup import Bell
+
+_SLICE_S = 0.25  # of a wait: an announcement that could not be made is missed for no longer
+_PATIENCE_S = 0.05
+
+
+class Lockable(Protocol):
+    """A lock, or a condition."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+@contextmanager
+def politely(lock: Lockable) -> Iterator[bool]:
+    """Hold a lock if it is to be had within a moment, else go on without it; yields whether it is held.
+
+    For what stays right without the lock, and only looks more consistent with it. Who holds it may be a thread that was
+    interrupted, by a signal handler or by the collector running a `__del__`, which now waits for us in turn.
+    """
+    held = lock.acquire(timeout=_PATIENCE_S)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
 
 
 class Orders:
@@ -56,11 +86,15 @@ class Progress:
 
     def announce(self) -> None:
         """Wake those who wait for a change."""
-        with self.changed:
-            self.changed.notify_all()
+        with politely(self.changed) as held:
+            if held:
+                self.changed.notify_all()
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until the predicate holds, at most so long; returns whether it does. A dead worker ends the wait."""
-        with self.changed:
-            self.changed.wait_for(lambda: predicate() or not self.running, min(timeout_s, threading.TIMEOUT_MAX))
+        end_s = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
+        while not predicate() and self.running and (left_s := end_s - time.monotonic()) > 0:
+            with politely(self.changed) as held:
+                if held:
+                    self.changed.wait_for(lambda: predicate() or not self.running, min(left_s, _SLICE_S))
         return predicate()

@@ -41,6 +41,7 @@ import msgspec
 
 from autopack.telemetry import log
 from autopack.telemetry.buffer import Refused
+from autopack.telemetry.control import politely
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.ledger import Account, Ledger
 from autopack.telemetry.private_files import ensure_private_folder
@@ -80,7 +81,7 @@ class Journal:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()  # the call site's: the segment that is written
         self._acquire, self._release = self._lock.acquire, self._lock.release
-        self._account_lock = threading.RLock()  # the worker's: what was read and settled
+        self._account_lock = threading.RLock()  # for consistent snapshots: only the worker reads and settles
         self._inside = False
         self._draining = False
         self._aside: deque[bytes] = deque()
@@ -256,7 +257,7 @@ class Journal:
         self._recovery_begun = True
         remove_unfinished(self.folder)
         orphans = list(orphans_in(self.folder, self._fingerprint))
-        with self._account_lock:
+        with politely(self._account_lock):
             self._orphans.extend(orphans)
             self._recovered = sum(orphan.events for orphan in orphans)
             self.damaged = sum(orphan.damaged for orphan in orphans)
@@ -279,7 +280,7 @@ class Journal:
                 self._append_what_is_aside()
             finally:
                 self._lock.release()
-        with self._account_lock:
+        with politely(self._account_lock):
             if not self._ledger.in_flight:
                 for segment, start, payload in self._unread(limit):
                     self._places[self._ledger.enter(payload)] = (segment, start)
@@ -302,7 +303,7 @@ class Journal:
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
         """See `Buffer.settle`."""
-        with self._account_lock:
+        with politely(self._account_lock):
             keys = list(keys)
             self._ledger.settle(keys, written=written, duplicates=duplicates, dead_lettered=dead_lettered)
             for key in keys:
@@ -366,7 +367,7 @@ class Journal:
 
     def account(self) -> Account:
         """See `Buffer.account`."""
-        with self._account_lock:
+        with politely(self._account_lock):
             account = self._ledger.account(self.backlog)
         return msgspec.structs.replace(
             account, recovered=self._recovered, damaged=self.damaged, inline_segments=self.inline_segments.value
@@ -380,7 +381,7 @@ class Journal:
     @property
     def settled_through(self) -> int:
         """See `Buffer.settled_through`."""
-        with self._account_lock:
+        with politely(self._account_lock):
             return self._ledger.settled_through
 
     def arm(self, length: int) -> None:

@@ -25,7 +25,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """Events that were taken from a buffer, in order, under keys that count up. The caller holds a lock around it."""
+    """Events that were taken from a buffer, in order, under keys that count up."""
 
     def __init__(self) -> None:
         self.in_flight: dict[int, bytes] = {}
