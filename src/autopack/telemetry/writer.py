@@ -44,6 +44,7 @@ class Writer:
         self._settings = settings
         self._orders = Orders()
         self._start_once = threading.Lock()
+        self._working = threading.Lock()
         self._thread_id: int | None = None
         self._close_once = threading.Lock()
         self._report_once = threading.Lock()
@@ -141,21 +142,26 @@ class Writer:
         `Thread.start` takes a lock of `threading` that is not re-entrant: a signal handler that records the first event
         while it interrupts another `Thread.start` would wait for itself.
         """
-        self.progress.running = True
-        process.live.add(self)
-        process.close_with_multiprocessing()
         try:
+            self.progress.running = True
+            process.live.add(self)
+            process.close_with_multiprocessing()
             _thread.start_new_thread(self._launch, ())
         except RuntimeError as exc:
             self._not_started(exc)
+        except BaseException as exc:
+            # A signal handler raises out of here. If the thread is on its way all the same, `_launch` says so.
+            self._not_started(exc)
+            raise
 
     def _launch(self) -> None:
+        self.progress.running = True
         try:
             threading.Thread(target=self._work, name="autopack-telemetry", daemon=True).start()
         except RuntimeError as exc:
             self._not_started(exc)
 
-    def _not_started(self, exc: RuntimeError) -> None:
+    def _not_started(self, exc: BaseException) -> None:
         """No thread can be started: the process is at its limit, or exits. `close` will write what there is."""
         self.progress.last_error = type(exc).__name__
         self.progress.running = False
@@ -164,6 +170,8 @@ class Writer:
         self.progress.announce()
 
     def _work(self) -> None:
+        if not self._working.acquire(blocking=False):
+            return  # begun twice: an exception of a signal handler came between the thread and the note that it began
         self._thread_id = threading.get_ident()
         self.progress.running = True
         try:
@@ -177,6 +185,7 @@ class Writer:
                 self.buffer.close()
             self.progress.running = False
             self._thread_id = None
+            self._working.release()
             self.progress.announce()
 
     def _run_until_closed(self) -> None:
