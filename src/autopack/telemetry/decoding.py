@@ -56,7 +56,7 @@ class Decoder:
         try:
             stamp, sequence, *parts = self._parts.decode(payload)
             timestamp_ns, number = self._integer.decode(stamp), self._integer.decode(sequence)
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return Rejected("its bytes cannot be read", {"payload_hex": payload.hex()}, 0, crc32(payload))
         values = [self._value(part) for part in parts]
         fields = dict(zip(FIELDS, values, strict=False))
