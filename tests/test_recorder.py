@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.stores import FlakyStore, HangingStore, MemoryPlace, Place, RefusingStore, SqlitePlace, WrappedStore
-from tests.test_events import POISON
+from tests.test_events import POISON, nested
 from tests.write_side import event, run_python
 
 from autopack.telemetry import Telemetry, TelemetryStats
@@ -107,6 +107,26 @@ def test_one_bad_event_costs_one_event_wherever_it_stands(place: Place, at: str)
         assert field in letter["reason"]
         assert letter["kind"] == "invalid"
         json.dumps(letter)
+
+
+@pytest.mark.parametrize("fault", [{}, {"run_id": None}])
+def test_nesting_that_the_caller_can_write_and_the_worker_cannot_read_is_a_dead_letter(fault: dict[str, Any]) -> None:
+    """A thread of its own has a shallower stack than the worker: some depth fits only there."""
+    depths = [*range(60, 1000, 50), *range(900, 1000)]
+
+    def record() -> None:
+        for depth in depths:
+            telemetry.record(**event(deliverables=nested(depth)) | fault)
+
+    with Telemetry(MemoryStore()) as telemetry:
+        caller = threading.Thread(target=record)
+        caller.start()
+        caller.join()
+        telemetry.record(**event())
+        assert telemetry.flush(30)
+        stats = telemetry.stats()
+    assert settled(stats) == (1, len(depths), 0)
+    assert stats.worker_restarts == 0
 
 
 def test_every_store_gives_the_same_rows_and_the_same_dead_letters_for_the_same_input(tmp_path: Path) -> None:
