@@ -22,7 +22,8 @@ from autopack.telemetry.dead_letters import dead_letter
 from autopack.telemetry.decoding import Decoder, encode_given
 from autopack.telemetry.events import FIELDS, Rejected, Row
 from autopack.telemetry.metrics import accuracy
-from autopack.telemetry.wire import MISSING, encode, encode_hostile
+from autopack.telemetry.missing import MISSING
+from autopack.telemetry.wire import encode, encode_hostile
 
 NOW_NS = 1_766_500_000_123_456_789
 OPTIONAL = {"actual_max_tokens", "input_tokens", "duration_ms", "existing", "attributes"}

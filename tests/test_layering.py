@@ -17,14 +17,17 @@ printable
 database
 models
 migrations
-telemetry.counters telemetry.log telemetry.errors telemetry.metrics telemetry.events telemetry.wire telemetry.settings
+telemetry.counters telemetry.log telemetry.errors telemetry.metrics telemetry.events telemetry.missing telemetry.switch
+telemetry.wire telemetry.settings
 telemetry.rows telemetry.decoding telemetry.backoff telemetry.ledger telemetry.private_files
 telemetry.process telemetry.wakeup telemetry.control
 telemetry.buffer telemetry.segment telemetry.recovery telemetry.dead_letters
 telemetry.journal telemetry.inspection
 telemetry.stores.base telemetry.stores.memory telemetry.stores telemetry.stores.sqlite
+telemetry.stores.by_url
 telemetry.worker telemetry.resend
 telemetry.writer telemetry.recover
+telemetry.stats telemetry.uncommon
 telemetry.recorder
 telemetry.disabled
 telemetry.shared

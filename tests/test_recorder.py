@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import statistics
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -398,6 +400,18 @@ def test_off_means_off_no_thread_no_file_no_import(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
+
+
+def test_telemetry_that_is_off_loads_neither_the_encoder_nor_logging_nor_the_database() -> None:
+    program = """
+import sys
+from autopack.telemetry import get_telemetry
+assert get_telemetry().record() is False
+print(*{"msgspec", "pathlib", "logging", "autopack.database", "autopack.telemetry.writer"} & set(sys.modules))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "TELEMETRY_DB_ENABLED"}
+    child = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert (child.stdout, child.stderr) == ("\n", "")
 
 
 def test_a_disabled_telemetry_has_every_method_and_does_nothing() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from autopack.telemetry import ConfigError, Telemetry, TelemetryError
-from autopack.telemetry.settings import Settings, is_enabled, journal_folder, resolve
+from autopack.telemetry.settings import Settings, journal_folder, resolve
 from autopack.telemetry.stores import MemoryStore
+from autopack.telemetry.switch import is_enabled
 
 
 def test_a_keyword_is_stronger_than_the_environment_which_is_stronger_than_the_default() -> None:

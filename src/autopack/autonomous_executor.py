@@ -42,7 +42,7 @@ from autopack.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_fa
 from autopack.stop_signals import StopSignals
 from autopack.telemetry import Telemetry
 from autopack.telemetry.errors import ConfigError
-from autopack.telemetry.settings import is_enabled
+from autopack.telemetry.switch import is_enabled
 from autopack.workspace import find_existing
 
 Provider = Literal["anthropic", "recorded", "simulated"]

@@ -3,8 +3,22 @@
 An event travels `Telemetry.record` → `Buffer` → `Worker` → `Store`, and what no database takes becomes a dead letter.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from autopack.telemetry.errors import ConfigError, TelemetryError
-from autopack.telemetry.recorder import Telemetry, TelemetryStats
+from autopack.telemetry.recorder import Telemetry
 from autopack.telemetry.shared import get_telemetry
 
+if TYPE_CHECKING:
+    from autopack.telemetry.stats import TelemetryStats
+
 __all__ = ["ConfigError", "Telemetry", "TelemetryError", "TelemetryStats", "get_telemetry"]
+
+
+def __getattr__(name: str) -> Any:
+    """`TelemetryStats`, once it is asked for: this package imports only what telemetry that is off needs."""
+    if name == "TelemetryStats":
+        from autopack.telemetry.stats import TelemetryStats
+
+        return TelemetryStats
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,8 +14,9 @@ from zlib import crc32
 import msgspec
 
 from autopack.telemetry.events import FIELDS, OPTIONAL, Event, Rejected, Row
+from autopack.telemetry.missing import MISSING
 from autopack.telemetry.rows import to_row
-from autopack.telemetry.wire import EXT_MISSING, MISSING, encode_hostile, unrecordable
+from autopack.telemetry.wire import EXT_MISSING, encode_hostile, unrecordable
 
 _MAX_DEPTH = 64
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autopack.telemetry.counters import Drops
-from autopack.telemetry.recorder import Telemetry, TelemetryStats
+from autopack.telemetry.recorder import Telemetry
 
 if TYPE_CHECKING:
     from autopack.telemetry.dead_letters import DeadLetterOffice
+    from autopack.telemetry.stats import TelemetryStats
 
 
 class DisabledTelemetry(Telemetry):
@@ -81,4 +82,6 @@ class DisabledTelemetry(Telemetry):
 
     def stats(self) -> TelemetryStats:
         """All zero but `dropped["disabled"]`."""
+        from autopack.telemetry.stats import TelemetryStats
+
         return TelemetryStats(dropped=self._drops.snapshot())

@@ -1,49 +1,60 @@
 """What the writer says of itself, to the logger `autopack.telemetry`.
 
 A logging handler is the user's: it may raise, for example when standard error is closed. That must not stop the writer,
-so it is caught here, and counted.
+so it is caught here, and counted. `logging` is imported when there is something to say; telemetry that is off says
+nothing.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from autopack.telemetry.counters import AtomicCounter
 
-_logger = logging.getLogger("autopack.telemetry")
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+
 failures = AtomicCounter()
 
 
 def info(message: str, *args: object) -> None:
     """Say what is only worth knowing when something is looked for."""
-    _say(logging.INFO, message, args)
+    _say("INFO", message, args)
 
 
 def warning(message: str, *args: object) -> None:
     """Say what somebody should look at."""
-    _say(logging.WARNING, message, args)
+    _say("WARNING", message, args)
 
 
 def exception(message: str, *args: object) -> None:
     """Say that something failed, with the exception that is being handled."""
-    _say(logging.ERROR, message, args, with_exception=True)
+    _say("ERROR", message, args, with_exception=True)
 
 
 @contextmanager
 def only_errors() -> Iterator[None]:
     """For a command that reports itself what the writer would warn of."""
-    level = _logger.level
-    _logger.setLevel(logging.ERROR)
+    logger = _logger()
+    level = logger.level
+    logger.setLevel("ERROR")
     try:
         yield
     finally:
-        _logger.setLevel(level)
+        logger.setLevel(level)
 
 
-def _say(level: int, message: str, args: tuple[object, ...], *, with_exception: bool = False) -> None:
+def _say(level: str, message: str, args: tuple[object, ...], *, with_exception: bool = False) -> None:
     try:
-        _logger.log(level, message, *args, exc_info=with_exception)
+        logger = _logger()
+        getattr(logger, level.lower())(message, *args, exc_info=with_exception)
     except Exception:  # noqa: BLE001 (see above)
         failures.add()
+
+
+def _logger() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("autopack.telemetry")

@@ -9,9 +9,12 @@ import sys
 import threading
 import time
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from autopack.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Writes(Protocol):
@@ -51,6 +54,7 @@ class Records(Protocol):
 # A fork waits at most so long for the writers to finish a batch, or an import: a child that is forked in the middle of
 # an import can never import that module again.
 FORK_WAIT_S = 5.0
+_IMPORT_PATIENCE_S = 1.0
 
 instances: weakref.WeakSet[Records] = weakref.WeakSet()
 live: set[Writes] = set()  # those with a thread; the thread keeps its instance alive anyway
@@ -82,6 +86,21 @@ def close_with_multiprocessing() -> None:
         util.Finalize(None, close_all, exitpriority=0)
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around what is imported when the first instance is made: a fork in another thread waits until that is over.
+
+    Whoever cannot have the lock within a moment goes on without it: its owner may be a thread that was interrupted.
+    """
+    lock = _importing
+    held = lock.acquire(timeout=_IMPORT_PATIENCE_S)
+    try:
+        yield
+    finally:
+        if held:
+            lock.release()
+
+
 def keep(parents: object) -> None:
     """In a forked child: hold what belongs to the parent for ever, since collecting it would close what is open."""
     _inherited.append(parents)
@@ -89,11 +108,13 @@ def keep(parents: object) -> None:
 
 # One fork at a time: the end of one must not let the writers go on while another is about to happen.
 _forking = threading.RLock()
+_importing = threading.RLock()
 
 
 def _before_fork() -> None:
     deadline_s = time.monotonic() + FORK_WAIT_S
     _forking.acquire(timeout=FORK_WAIT_S)
+    _importing.acquire(timeout=FORK_WAIT_S)
     writers = list(live)
     for writer in writers:
         writer.hold_still()
@@ -105,14 +126,15 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for writer in list(live):
         writer.go_on()
-    # RuntimeError: the other fork took longer than the wait for it.
-    with contextlib.suppress(RuntimeError):
-        _forking.release()
+    for lock in (_importing, _forking):
+        # RuntimeError: the other thread took longer than the wait for it.
+        with contextlib.suppress(RuntimeError):
+            lock.release()
 
 
 def _after_fork_in_child() -> None:
-    global _forking  # noqa: PLW0603 (the former is held, and its owner may not be this thread)
-    _forking = threading.RLock()
+    global _forking, _importing
+    _forking, _importing = threading.RLock(), threading.RLock()
     _inherited.extend(live)
     live.clear()
     for telemetry in list(instances):

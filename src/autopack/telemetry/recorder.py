@@ -3,81 +3,34 @@
 `record()` takes no lock, makes no system call but the clock, and does the same few steps for every common event:
 encode, take a slot, append, compare a length. Anything uncommon (a full queue, a closed instance, a value that cannot
 be encoded, an unknown keyword, an event larger than its share of the queue) ends up in an exception there and is sorted
-out by `_record_uncommon`, so that the common path pays for none of it.
+out by `UncommonPath`, so that the common path pays for none of it.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
 from time import time_ns
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from autopack.database import DatabaseUrlError, database_url, parse_database_url
 from autopack.identifiers import random_sequence_start
 from autopack.telemetry import process
-from autopack.telemetry.buffer import Refused
-from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.errors import ConfigError
-from autopack.telemetry.events import FIELDS
-from autopack.telemetry.settings import AUTO, is_enabled, journal_folder, resolve
-from autopack.telemetry.stores.base import Store
-from autopack.telemetry.wire import MISSING, encode, encode_hostile
+from autopack.telemetry.missing import MISSING
+from autopack.telemetry.switch import is_enabled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Self, TypeVar
+
     from autopack.telemetry.dead_letters import DeadLetterOffice
+    from autopack.telemetry.stats import TelemetryStats
+    from autopack.telemetry.stores.base import Store
+    from autopack.telemetry.uncommon import Redact
     from autopack.telemetry.writer import Writer
 
-Redact = Callable[[Any], Any]
-T = TypeVar("T")
-
-_DELIVERABLES = FIELDS.index("deliverables")
-_EXISTING = FIELDS.index("existing")
-
-
-class TelemetryStats(msgspec.Struct, frozen=True):
-    """A snapshot. At every moment `accepted == written + duplicates + dead_lettered + pending`, and every call of
-    `record()` is either accepted or in exactly one reason of `dropped`.
-
-    accepted           calls of `record()` that returned True
-    written            rows that were new in the database
-    duplicates         rows that were there already, after a retry of a commit whose answer was lost
-    dead_lettered      events that no database would take; `autopack dead-letters list` shows them
-    pending            events that are none of these yet
-    journal_dir        where `pending` events outlive the process; None: in memory only, they are lost with it
-    dropped            calls of `record()` that returned False, by reason: queue_full, journal_full, too_large,
-                       unencodable, closed, disabled; a reason that did not occur reads as 0
-    retries            transactions that failed and were tried again
-    last_error         class and code of the last failure of the database, never its text; None: there was none
-    worker_alive       whether the writer's thread runs
-    worker_restarts    how often the writer died of a bug and was started again
-    dead_letters_lost  those of `dead_lettered` that found no place in the file
-    redaction_failures events that lost their paths because `redact` raised
-    recovered          of `accepted`: events of dead processes that this one found in the journal
-    journal_damaged    records of the journal that could not be read; their file was set aside as `*.corrupt`
-    journal_inline_segments  calls of `record()` that had to make a journal file, since the writer had not in time
-    """
-
-    accepted: int = 0
-    written: int = 0
-    duplicates: int = 0
-    dead_lettered: int = 0
-    pending: int = 0
-    dropped: Mapping[str, int] = msgspec.field(default_factory=dict)
-    retries: int = 0
-    last_error: str | None = None
-    worker_alive: bool = False
-    worker_restarts: int = 0
-    dead_letters_lost: int = 0
-    redaction_failures: int = 0
-    recovered: int = 0
-    journal_damaged: int = 0
-    journal_inline_segments: int = 0
-    journal_dir: str | None = None
+    T = TypeVar("T")
 
 
 class _Uncommon(Exception):  # noqa: N818 (not an error)
@@ -113,7 +66,7 @@ class Telemetry:
         batch_size: int | None = None,
         flush_interval_s: float | None = None,
         shutdown_timeout_s: float | None = None,
-        journal_dir: str | os.PathLike[str] | None = AUTO,
+        journal_dir: str | os.PathLike[str] | None = "auto",
         redact: Redact | None = None,
     ) -> None:
         given = {
@@ -122,14 +75,17 @@ class Telemetry:
             "flush_interval_s": flush_interval_s,
             "shutdown_timeout_s": shutdown_timeout_s,
         }
-        self._settings = resolve(given)
-        self._store = store_for(destination) if isinstance(destination, str) else destination
-        self._journal_folder = None
-        if self._store.identity is not None:
-            self._journal_folder = journal_folder(journal_dir, self._store.telemetry_dir)
         self._redact = redact
-        self._redaction_failures = AtomicCounter()
-        self._begin()
+        with process.importing():
+            from autopack.telemetry.settings import journal_folder, resolve
+            from autopack.telemetry.stores.by_url import store_for
+
+            self._settings = resolve(given)
+            self._store = store_for(destination) if isinstance(destination, str) else destination
+            self._journal_folder = None
+            if self._store.identity is not None:
+                self._journal_folder = journal_folder(journal_dir, self._store.telemetry_dir)
+            self._begin()
         process.instances.add(self)
 
     @classmethod
@@ -143,6 +99,8 @@ class Telemetry:
 
         if not is_enabled():
             return DisabledTelemetry()
+        from autopack.database import database_url
+
         try:
             return cls(database_url())
         except ConfigError as exc:
@@ -208,7 +166,7 @@ class Telemetry:
                 predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
                 actual_max_tokens, input_tokens, duration_ms, existing, attributes,
             )  # fmt: skip
-            return self._record_uncommon(values, args, unknown)
+            return self._uncommon.record(values, args, unknown)
         if wake:
             self._writer.wake()
         return True
@@ -247,25 +205,9 @@ class Telemetry:
 
     def stats(self) -> TelemetryStats:
         """The counts as they are now."""
-        account, progress = self._writer.buffer.account(), self._writer.progress
-        return TelemetryStats(
-            accepted=account.accepted,
-            written=account.written,
-            duplicates=account.duplicates,
-            dead_lettered=account.dead_lettered,
-            pending=account.pending,
-            dropped=self._writer.drops.snapshot(),
-            retries=progress.retries.value,
-            last_error=progress.last_error,
-            worker_alive=progress.running,
-            worker_restarts=progress.restarts.value,
-            dead_letters_lost=progress.dead_letters_lost.value,
-            redaction_failures=self._redaction_failures.value,
-            recovered=account.recovered,
-            journal_damaged=account.damaged,
-            journal_inline_segments=account.inline_segments,
-            journal_dir=None if (kept_in := self._writer.buffer.kept_in) is None else str(kept_in),
-        )
+        from autopack.telemetry.stats import snapshot
+
+        return snapshot(self._writer, self._uncommon.redaction_failures.value)
 
     def __enter__(self) -> Self:
         return self
@@ -295,12 +237,15 @@ class Telemetry:
 
     def _begin(self) -> None:
         """A writer of our own, and what the hot path needs of it at hand."""
-        from autopack.telemetry.writer import Writer  # where telemetry is off none of it is imported
+        from autopack.telemetry.uncommon import UncommonPath
+        from autopack.telemetry.wire import encode
+        from autopack.telemetry.writer import Writer
 
         self._writer = Writer(self._store, self._settings, self._journal_folder)
         buffer = self._writer.buffer
         self._encode = encode if self._redact is None else _refuse_common
         self._sequence = itertools.count(random_sequence_start())
+        self._uncommon = UncommonPath(self._writer, self._settings, self._sequence, self._redact)
         self._slot_bytes = min(buffer.slot_bytes, self._settings.max_event_bytes)
         self._take_slot = buffer.take_slot
         self._append = buffer.append
@@ -311,67 +256,13 @@ class Telemetry:
         self._writer.forget()
         process.keep(self._writer)
         self._store = self._store.forked()
-        self._redaction_failures = AtomicCounter()
         self._begin()
         if was_closing:
             self._writer.begin_close(0)
 
-    def _record_uncommon(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> bool:
-        try:
-            reason = self._try_uncommon(values, args, unknown)
-        except Exception:  # noqa: BLE001 (a list that another thread changes meanwhile, memory that is gone)
-            reason = "unencodable"
-        if reason is not None:
-            self._writer.drops.add(reason)
-        return reason is None
-
-    def _try_uncommon(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> str | None:
-        """Accept the event after all and return None, or the reason why not."""
-        if self._writer.closing:
-            return "closed"
-        unknown = {**unknown, "args": args} if args else unknown
-        redacted = True
-        if self._redact is not None:
-            values, redacted = _redacted(self._redact, values)
-            # Under a misspelt keyword there may be anything.
-            unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
-        payload = encode_hostile((time_ns(), next(self._sequence), *values), unknown)
-        if len(payload) > self._settings.max_event_bytes:
-            return "too_large"
-        try:
-            wake = self._writer.buffer.offer(payload)
-        except Refused as exc:
-            return "closed" if self._writer.closing else exc.reason
-        if not redacted:
-            self._redaction_failures.add()
-        if wake:
-            self._writer.wake()
-        return None
-
 
 def _refuse_common(_event: tuple[Any, ...]) -> bytes:
     raise _Uncommon
-
-
-def _redacted(redact: Redact, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
-    """The values with their paths as `redact` leaves them, or without paths; and whether it did not raise."""
-    paths = {position: values[position] for position in (_DELIVERABLES, _EXISTING)}
-    try:
-        paths = {k: v if v is MISSING or v is None else redact(v) for k, v in paths.items()}
-    except Exception:  # noqa: BLE001 (the user's own callable: its failure costs the paths, not the event)
-        return tuple({_DELIVERABLES: [], _EXISTING: None}.get(k, v) for k, v in enumerate(values)), False
-    return tuple(paths.get(position, value) for position, value in enumerate(values)), True
-
-
-def store_for(url: str) -> Store:
-    """The store of a database URL. Raises ConfigError."""
-    try:
-        destination = parse_database_url(url)
-    except DatabaseUrlError as exc:
-        raise ConfigError(f"database URL: {exc}") from exc
-    from autopack.telemetry.stores.sqlite import SqliteStore
-
-    return SqliteStore(destination)
 
 
 async def _in_a_thread(function: Callable[[], T]) -> T:

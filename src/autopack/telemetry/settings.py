@@ -11,9 +11,7 @@ import msgspec
 
 from autopack.telemetry.errors import ConfigError
 
-ENABLED_VARIABLE = "TELEMETRY_DB_ENABLED"
 AUTO = "auto"
-_ON = frozenset({"1", "true", "yes"})
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=1 << 40)]
@@ -99,9 +97,3 @@ def journal_folder(given: str | os.PathLike[str] | None, automatic: Path | None)
     if given is None or given == "off":
         return None
     return automatic if given == AUTO else Path(given).absolute()
-
-
-def is_enabled(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether `TELEMETRY_DB_ENABLED` is `1`, `true` or `yes`, in any case; everything else is off."""
-    environ = os.environ if environ is None else environ
-    return environ.get(ENABLED_VARIABLE, "").strip().lower() in _ON

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TYPE_CHECKING
 
-from autopack.database import DatabaseUrlError, Destination, current_destination
+from autopack.telemetry import process
 from autopack.telemetry.disabled import DisabledTelemetry
 from autopack.telemetry.recorder import Telemetry
-from autopack.telemetry.settings import is_enabled
+from autopack.telemetry.switch import is_enabled
+
+if TYPE_CHECKING:
+    from autopack.database import Destination
 
 _shared: dict[Destination, Telemetry] = {}
 _disabled = DisabledTelemetry()
@@ -25,17 +29,21 @@ def get_telemetry() -> Telemetry:
     if not is_enabled():
         return _disabled
     try:
+        return _enabled()
+    except ImportError:
+        # A signal handler that interrupts the first import of the writer, in its own thread: the next call is served.
+        return _disabled
+
+
+def _enabled() -> Telemetry:
+    with process.importing():
+        from autopack.database import DatabaseUrlError, current_destination
+    try:
         destination = current_destination()
     except (DatabaseUrlError, OSError):
         return Telemetry.from_env()
     found = _shared.get(destination)
-    if found is not None and not found.closed:
-        return found
-    try:
-        return _replace(destination)
-    except ImportError:
-        # A signal handler that interrupts the first import of the writer, in its own thread: the next call is served.
-        return _disabled
+    return found if found is not None and not found.closed else _replace(destination)
 
 
 def _replace(destination: Destination) -> Telemetry:

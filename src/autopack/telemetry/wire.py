@@ -17,6 +17,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.msgpack import Ext
 
+from autopack.telemetry.missing import MISSING
+
 EXT_UNRECORDABLE = 1
 EXT_MISSING = 2
 
@@ -25,18 +27,6 @@ _MAX_DEPTH = 8
 _MAX_NODES = 500
 _MAX_PRINTED_BITS = 4096  # Python refuses to print integers of more than 4,300 digits
 _name_of = type.__dict__["__name__"].__get__  # a metaclass may have a `__name__` of its own
-
-
-class Missing:
-    """The default of a required field of `record()`: not given, which is not the same as None."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<missing>"
-
-
-MISSING: Final[Any] = Missing()
 
 
 def _replace(value: Any) -> Any:
