@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "autopack"
 # makes no cycle.
 LAYERS = """
 text deliverables identifiers
-printable
+printable postgres_urls
 database
 models
 migrations

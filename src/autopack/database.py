@@ -11,21 +11,22 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
     from sqlalchemy.orm import Session
 
+    from autopack.postgres_urls import PostgresUrl
+
 DEFAULT_DATABASE_URL = "sqlite:///autopack.db"
 
-_SCHEMES: Mapping[str, Literal["sqlite"]] = {
-    "sqlite": "sqlite",
-    "sqlite+aiosqlite": "sqlite",
-    "sqlite+pysqlite": "sqlite",
-}
+_SQLITE_SCHEMES = frozenset({"sqlite", "sqlite+aiosqlite", "sqlite+pysqlite"})
+_POSTGRES_SCHEMES = frozenset(
+    {"postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2"}
+)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 # To the last @, whatever is in between: real passwords hold `/`, `@` and blanks, and real users `@` (user@server).
 _USERINFO = re.compile(r"(?P<user>://[^:]*):.*@", re.DOTALL)
@@ -43,15 +44,22 @@ class DatabaseUrlError(ValueError):
 class Destination:
     """A database, named once and for all: a relative path is already absolute here.
 
-    `path` is the SQLite file, None for a database in memory. `query` is what followed the `?`, without it.
+    `path` is the SQLite file, None for a database in memory or on a server. `query` is what followed the `?` of a
+    SQLite URL, without it. `server` is what a PostgreSQL URL names, None for SQLite.
     """
 
-    dialect: Literal["sqlite"]
+    dialect: Literal["sqlite", "postgresql"]
     path: Path | None
     query: str = ""
+    server: PostgresUrl | None = None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the database lives no longer than the connection to it."""
+        return self.path is None and self.server is None
 
     def sqlalchemy_url(self, driver: Literal["pysqlite", "aiosqlite"]) -> URL:
-        """The URL for an engine, made from parts: a path may hold `?` or `%` without meaning anything."""
+        """The URL for an engine on SQLite, made from parts: a path may hold `?` or `%` without meaning anything."""
         from urllib.parse import parse_qsl
 
         from sqlalchemy import URL
@@ -61,22 +69,32 @@ class Destination:
 
     @property
     def telemetry_dir(self) -> Path | None:
-        """Where this destination's dead letters live; None for a database in memory."""
-        return None if self.path is None else self.path.with_name(self.path.name + ".telemetry")
+        """Where this destination's journal and dead letters live: beside a SQLite file; for a server in the user's
+        state directory, `$XDG_STATE_HOME` or `~/.local/state`, under a name that is made of the identity.
+
+        None for a database in memory, and for a server where the user has no home.
+        """
+        if self.path is not None:
+            return self.path.with_name(self.path.name + ".telemetry")
+        state = None if self.server is None else _state_directory()
+        return None if state is None else state / "autopack" / _folder_name(self.server, self.identity)
 
     @property
     def identity(self) -> str | None:
-        """What tells this database from others, without credentials: the file that the path really leads to.
-
-        None in memory.
+        """What tells this database from others, without credentials: the file that the path really leads to, or the
+        servers and the database on them. None in memory.
         """
+        if self.server is not None:
+            return self.server.identity
         return None if self.path is None else f"{self.dialect}:{os.path.realpath(self.path)}"
 
     def exists(self) -> bool:
-        """Whether there is a database file to read; asking does not create one."""
-        return self.path is not None and self.path.is_file()
+        """Whether there is something to read from, as far as can be told without asking a server; creates nothing."""
+        return self.server is not None or (self.path is not None and self.path.is_file())
 
     def __str__(self) -> str:
+        if self.server is not None:
+            return mask(str(self.server))
         if self.path is None:
             return f"{self.dialect}://"
         return mask(f"{self.dialect}:///{self.path}" + (f"?{self.query}" if self.query else ""))
@@ -86,7 +104,8 @@ def parse_database_url(url: str) -> Destination:
     """The destination that a URL names.
 
     `sqlite://` and `sqlite:///:memory:` are in memory, `sqlite:///x.db` is relative to the present working
-    directory, `sqlite:////x.db` absolute; `sqlite+aiosqlite:` and `sqlite+pysqlite:` mean the same.
+    directory, `sqlite:////x.db` absolute; `sqlite+aiosqlite:` and `sqlite+pysqlite:` mean the same. A URL of PostgreSQL
+    is one for libpq, with its options and several hosts; `postgres:` and `postgresql+<driver>:` mean the same.
 
     Raises:
         DatabaseUrlError: the URL cannot be read, or names a database that autopack does not write to.
@@ -96,10 +115,21 @@ def parse_database_url(url: str) -> Destination:
     if match is None:
         raise DatabaseUrlError(f"{mask(url)!r} is not a database URL; use for example sqlite:///autopack.db")
     scheme = match["scheme"].lower()
-    if scheme not in _SCHEMES:
-        known = ", ".join(sorted(_SCHEMES))
+    if scheme in _POSTGRES_SCHEMES:
+        return _parse_postgres(match["rest"], url)
+    if scheme not in _SQLITE_SCHEMES:
+        known = ", ".join(sorted(_SQLITE_SCHEMES | _POSTGRES_SCHEMES))
         raise DatabaseUrlError(f"{mask(url)!r}: {scheme!r} is not supported; use one of {known}")
     return _parse_sqlite(match["rest"], url)
+
+
+def _parse_postgres(rest: str, url: str) -> Destination:
+    from autopack.postgres_urls import parse_postgres_url
+
+    try:
+        return Destination("postgresql", None, server=parse_postgres_url(rest))
+    except ValueError as exc:
+        raise DatabaseUrlError(f"{mask(url)!r}: {exc}") from None
 
 
 def _parse_sqlite(rest: str, url: str) -> Destination:
@@ -173,11 +203,53 @@ def SessionLocal() -> Session:  # noqa: N802 (the plan's name)
 def engine_for(destination: Destination) -> Engine:
     """The synchronous engine of a destination. Connections are opened per session and closed with it, so that
     nothing is left open at exit or handed to a forked child.
+
+    Raises:
+        DatabaseUrlError: the database is on a server, and the driver for it is not installed.
+
     """
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
+    if destination.server is not None:
+        require_driver("psycopg")
+        connect = partial(_connect_psycopg, destination.server)
+        return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
     url = destination.sqlalchemy_url("pysqlite")
-    if destination.path is None:
+    if destination.in_memory:
         return create_engine(url, hide_parameters=True)
     return create_engine(url, poolclass=NullPool, hide_parameters=True)
+
+
+def require_driver(name: Literal["asyncpg", "psycopg"]) -> None:
+    """Raises `DatabaseUrlError`, which says what to install, where a driver is missing; does not import it."""
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise DatabaseUrlError(f"PostgreSQL needs {name}: pip install 'autopack-telemetry[postgres]'")
+
+
+def _connect_psycopg(server: PostgresUrl) -> Any:
+    """A connection that works behind PgBouncer, too: no prepared statement outlives its transaction."""
+    import psycopg
+
+    from autopack.postgres_urls import psycopg_arguments
+
+    return psycopg.connect(**psycopg_arguments(server), prepare_threshold=None)  # type: ignore[arg-type]
+
+
+def _state_directory() -> Path | None:
+    given = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(given):  # noqa: PTH117 (a relative one counts as not set, says the specification)
+        return Path(given)
+    home = os.path.expanduser("~")  # noqa: PTH111 (Path.home() raises where there is none)
+    return Path(home) / ".local" / "state" if os.path.isabs(home) else None  # noqa: PTH117 (as above)
+
+
+def _folder_name(server: PostgresUrl | None, identity: str | None) -> str:
+    """A name that a person recognises, and a part of a hash that tells apart what looks alike."""
+    from hashlib import sha256
+
+    shown = "" if server is None else f"{server.addresses[0].host}-{server.database}"
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", shown).strip("-.")[:60]
+    return "-".join(filter(None, ["postgresql", slug, sha256((identity or "").encode()).hexdigest()[:12]]))
