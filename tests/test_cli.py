@@ -17,6 +17,11 @@ from autopack.analysis.status import database_status
 from autopack.cli import COMMANDS, cli
 from autopack.database import parse_database_url
 
+LOG_LINE = (
+    "[2025-12-23 22:07:12] INFO: [TokenEstimationV2] predicted_output=822 actual_output=3137 smape=116.9% "
+    "selected_budget=12288 category=implementation complexity=medium deliverables=2 success=True stop_reason=end_turn "
+    "truncated=False model=claude-sonnet-4-5\n"
+)
 READ_SIDE = ["export", "replay", "status"]
 HEAVY = ["sqlalchemy", "anthropic", "alembic", "aiosqlite", "rich", "starlette", "uvicorn"]
 
@@ -69,6 +74,8 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 @pytest.mark.parametrize("name", [*COMMANDS, "dead-letters list", "dead-letters retry", ""])
 def test_the_example_in_the_help_of_each_command_runs(tmp_path: Path, name: str) -> None:
     make_database(tmp_path / "autopack.db", [event(1)])
+    autopack("export", "--output", "telemetry_export.ndjson", cwd=tmp_path)
+    (tmp_path / "build.log").write_text(LOG_LINE)
     printed = autopack(*name.split(), "--help").stdout
     (settings, example) = re.findall(r"Example:\s+((?:[A-Z_]+=\S+ )*)autopack (.+)", printed)[0]
     done = autopack(

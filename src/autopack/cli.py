@@ -37,8 +37,14 @@ class LazyCommand:
 COMMANDS: Mapping[str, LazyCommand] = {
     "run": LazyCommand("autopack.autonomous_executor", "run_command", "Run the phases of a plan.", acts=True),
     "export": LazyCommand("autopack.analysis.commands", "export_command", "Write the recorded events, newest first."),
+    "import": LazyCommand(
+        "autopack.importing.command", "import_command", "Bring logs and exports into the database.", acts=True
+    ),
     "replay": LazyCommand(
         "autopack.analysis.replay_command", "replay_command", "Compare today's estimator with what really came."
+    ),
+    "validate": LazyCommand(
+        "autopack.analysis.validate_command", "validate_command", "Say whether the estimator is validated on real data."
     ),
     "status": LazyCommand("autopack.status_command", "status_command", "Say whether everything accepted arrives."),
     "recover": LazyCommand(
