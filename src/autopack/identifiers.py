@@ -16,10 +16,9 @@ def event_uid(timestamp_ns: int, sequence: int) -> str:
     62 bits of `sequence`. Ids sort by time. Two writers are told apart by the random start of their sequences.
     """
     milliseconds, rest_ns = divmod(timestamp_ns, 1_000_000)
-    fraction = rest_ns * 4096 // 1_000_000
-    high = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | fraction
-    low = 0x8000_0000_0000_0000 | sequence & _SEQUENCE_MASK
-    text = f"{high:016x}{low:016x}"
+    high = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | rest_ns * 4096 // 1_000_000
+    # In bytes and their hex: formatting two integers costs half as much again.
+    text = (high << 64 | 0x8000_0000_0000_0000 | sequence & _SEQUENCE_MASK).to_bytes(16, "big").hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+# smape_percent, waste_ratio_percent, underestimated, as they are stored; all None where a count is not positive.
+Accuracy = tuple[int | None, int | None, bool | None]
 
-
-class Accuracy(NamedTuple):
-    """The three metrics as they are stored; all None where a count is not positive.
-
-    `smape_percent`: 0 … 200, cut to an integer. `waste_ratio_percent`: predicted over actual, in percent, cut to an
-    integer (150 = 1.5 ×). `underestimated`: more came than was predicted.
-    """
-
-    smape_percent: int | None
-    waste_ratio_percent: int | None
-    underestimated: bool | None
-
-
-UNKNOWN = Accuracy(None, None, None)
+UNKNOWN: Accuracy = (None, None, None)
 
 
 def smape(predicted: int, actual: int) -> float:
@@ -26,7 +14,16 @@ def smape(predicted: int, actual: int) -> float:
 
 
 def accuracy(predicted: int, actual: int) -> Accuracy:
-    """The metrics of one reply, rounded as the plan stores them."""
+    """The metrics of one reply, cut to integers as the plan stores them.
+
+    SMAPE: 0 … 200 %. Waste ratio: predicted over actual, in percent (150 = 1.5 ×). Underestimated: more came than was
+    predicted. For every row that is written, so SMAPE is computed in place: the mean of two positive counts is at
+    least 1.
+    """
     if predicted <= 0 or actual <= 0:
         return UNKNOWN
-    return Accuracy(int(smape(predicted, actual)), int(predicted / actual * 100), actual > predicted)
+    return (
+        int(abs(actual - predicted) / ((actual + predicted) / 2) * 100),
+        int(predicted / actual * 100),
+        actual > predicted,
+    )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from autopack.deliverables import flatten_deliverables
 from autopack.identifiers import event_uid
@@ -22,45 +23,36 @@ _to_json = msgspec.json.Encoder().encode
 
 
 def to_row(event: Event) -> Row:
-    """The row of an event. Raises ValueError with the reason for what the types alone could not refuse."""
-    if event.unknown:
-        raise ValueError(f"unknown field {next(iter(event.unknown))!r}")
-    _refuse_nul(event)
-    deliverables = _paths("deliverables", event.deliverables)
-    metrics = accuracy(event.predicted_output_tokens, event.actual_output_tokens)
+    """The row of an event. Raises ValueError with the reason for what the types alone could not refuse.
+
+    Runs once for every row under the GIL, where it costs about half of what SQLite does: hence by position, and with
+    the common case first.
+    """
+    # In the order of Event's fields.
+    (
+        timestamp_ns, sequence, run_id, phase_id, category, complexity, deliverables, predicted, actual, budget,
+        success, truncated, stop_reason, model, max_tokens, input_tokens, duration_ms, existing, attributes, unknown,
+    ) = astuple(event)  # fmt: skip
+    if unknown:
+        raise ValueError(f"unknown field {next(iter(unknown))!r}")
+    # PostgreSQL cannot store NUL in text and SQLite can: decided here, so that both end with the same rows.
+    if "\0" in f"{run_id}{phase_id}{category}{complexity}{model}{stop_reason}":
+        raise ValueError(_reason_of_nul(event))
+    paths = _paths("deliverables", deliverables)
+    smape_percent, waste_ratio, underestimated = accuracy(predicted, actual)
+    # In the order of Row's fields.
     return Row(
-        event_uid=event_uid(event.timestamp_ns, event.sequence),
-        run_id=event.run_id,
-        phase_id=event.phase_id,
-        timestamp=_EPOCH + timedelta(microseconds=event.timestamp_ns // 1000),
-        category=event.category,
-        complexity=event.complexity,
-        deliverable_count=len(deliverables),
-        deliverables_json=_json(_shortened(deliverables)),
-        predicted_output_tokens=event.predicted_output_tokens,
-        actual_output_tokens=event.actual_output_tokens,
-        selected_budget=event.selected_budget,
-        actual_max_tokens=event.actual_max_tokens,
-        success=event.success,
-        truncated=event.truncated,
-        stop_reason=event.stop_reason,
-        model=event.model,
-        smape_percent=metrics.smape_percent,
-        waste_ratio=metrics.waste_ratio_percent,
-        underestimated=metrics.underestimated,
-        input_tokens=event.input_tokens,
-        duration_ms=event.duration_ms,
-        existing_json=None if event.existing is None else _json(_shortened(_paths("existing", event.existing))),
-        attributes_json=_attributes_json(event.attributes),
-    )
+        event_uid(timestamp_ns, sequence), run_id, phase_id, _EPOCH + timedelta(microseconds=timestamp_ns // 1000),
+        category, complexity, len(paths), _paths_json(paths), predicted, actual, budget, max_tokens, success, truncated,
+        stop_reason, model, smape_percent, waste_ratio, underestimated, input_tokens, duration_ms,
+        None if existing is None else _paths_json(_paths("existing", existing)),
+        None if attributes is None else _attributes_json(attributes),
+    )  # fmt: skip
 
 
-def _refuse_nul(event: Event) -> None:
-    """PostgreSQL cannot store NUL in text and SQLite can: decided here, so that both end with the same rows."""
-    texts = (event.run_id, event.phase_id, event.category, event.complexity, event.model, event.stop_reason or "")
-    if "\0" in "".join(texts):
-        names = ("run_id", "phase_id", "category", "complexity", "model", "stop_reason")
-        raise ValueError(f"{next(n for n, t in zip(names, texts, strict=True) if chr(0) in t)}: a NUL character in it")
+def _reason_of_nul(event: Event) -> str:
+    names = ("run_id", "phase_id", "category", "complexity", "model", "stop_reason")
+    return f"{next(name for name in names if chr(0) in (getattr(event, name) or ''))}: a NUL character in it"
 
 
 def _paths(field: str, value: Any) -> list[str]:
@@ -71,7 +63,8 @@ def _paths(field: str, value: Any) -> list[str]:
     if "\0" in "".join(value):
         path = next(path for path in value if "\0" in path)
         raise ValueError(f"{field}: a NUL character in {path[:MAX_DELIVERABLE_LENGTH]!r}")
-    return list(value)
+    paths: list[str] = value
+    return paths
 
 
 def _refuse_what_is_no_path(field: str, value: Any, depth: int) -> None:
@@ -84,15 +77,16 @@ def _refuse_what_is_no_path(field: str, value: Any, depth: int) -> None:
         raise ValueError(f"{field}: {type(value).__name__} is no path")
 
 
-def _shortened(paths: list[str]) -> list[str]:
+def _paths_json(paths: list[str]) -> str:
     """The plan's limits: the first 20; over 200 characters the first 197 and `...`."""
-    cut = MAX_DELIVERABLE_LENGTH - 3
-    return [path if len(path) <= MAX_DELIVERABLE_LENGTH else path[:cut] + "..." for path in paths[:MAX_DELIVERABLES]]
+    kept = paths[:MAX_DELIVERABLES]
+    if max(map(len, kept), default=0) > MAX_DELIVERABLE_LENGTH:
+        cut = MAX_DELIVERABLE_LENGTH - 3
+        kept = [path if len(path) <= MAX_DELIVERABLE_LENGTH else path[:cut] + "..." for path in kept]
+    return _json(kept)
 
 
-def _attributes_json(attributes: Attributes | None) -> str | None:
-    if attributes is None:
-        return None
+def _attributes_json(attributes: Attributes) -> str:
     for name, value in attributes.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"attributes: {name!r} is {value}, which JSON does not have")
