@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +88,34 @@ def open_events(destination: Destination, selection: Selection = EVERYTHING) -> 
         query = _query(present).where(*conditions)
         records = _records(connection, query, selection.limit, unreadable, recompute="event_uid" not in present)
         yield Events(total, records, unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some columns of the selected events: how many, and the values as they are stored, in blocks, to be taken once."""
+
+    total: int
+    blocks: Iterator[Sequence[Row[*tuple[Any, ...]]]]
+
+
+@contextmanager
+def open_columns(
+    destination: Destination, columns: Mapping[str, int | None], selection: Selection = EVERYTHING
+) -> Iterator[Rows]:
+    """Some columns of the selected events, in no order: what is not asked for is not read.
+
+    A column that the table lacks is None. One with a number is cut to that many characters. Raises `ReadError`, as
+    `open_events` does.
+    """
+    with _connected(destination) as connection:
+        present = _columns(connection, destination)
+        conditions = _conditions(selection)
+        found = connection.execute(select(func.count()).select_from(_TABLE).where(*conditions)).scalar_one()
+        query = _query(present, columns).where(*conditions)
+        if selection.limit is None:
+            query = query.order_by(None)  # a limit means the newest; without one, sorting would only take time
+        total = found if selection.limit is None else min(found, selection.limit)
+        yield Rows(total, _blocks(connection, query, selection.limit))
 
 
 def count_and_newest(destination: Destination) -> tuple[int, str | None]:
@@ -189,12 +217,19 @@ def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _query(present: frozenset[str]) -> Select[*tuple[Any, ...]]:
-    """All of `COLUMNS`, newest first, without SQLAlchemy's conversions: they fail a whole result for one bad value."""
+def _query(
+    present: frozenset[str], columns: Mapping[str, int | None] = dict.fromkeys(COLUMNS)
+) -> Select[*tuple[Any, ...]]:
+    """The columns, newest first, without SQLAlchemy's conversions: they fail a whole result for one bad value."""
     tie_break = next((name for name in ("event_uid", "event_id") if name in present), "phase_id")
     return select(
-        *(type_coerce(_TABLE.c[name], NullType()) if name in present else null().label(name) for name in COLUMNS)
+        *(_column(name, length) if name in present else null().label(name) for name, length in columns.items())
     ).order_by(_TABLE.c.timestamp.desc(), _TABLE.c[tie_break].desc())
+
+
+def _column(name: str, length: int | None) -> ColumnElement[Any]:
+    column = _TABLE.c[name]
+    return type_coerce(column if length is None else func.substr(column, 1, length), NullType())
 
 
 def _records(

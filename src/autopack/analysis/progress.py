@@ -1,0 +1,21 @@
+"""A progress bar on standard error, where somebody looks at it and it would disturb nobody."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from autopack.streams import is_terminal
+
+T = TypeVar("T")
+
+
+def tracked(items: Iterable[T], what: str, total: int | None) -> Iterable[T]:
+    """The items, with a bar that says how far one is; `total` is None where nobody knows how many there are."""
+    if not is_terminal(sys.stderr):
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, what, total=total, console=Console(stderr=True), transient=True)

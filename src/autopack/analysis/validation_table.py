@@ -1,0 +1,183 @@
+"""A verdict for people: what it is, why, what is missing, and every figure with its interval. Pure.
+
+rich draws the tables on a terminal, aligned text stands for them elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from autopack.analysis.measures import Estimate
+from autopack.analysis.rules import FIGURES
+from autopack.analysis.validation import FIGURES_BY_NAME, RuleResult, Validation
+from autopack.text import for_terminal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_STRATA = 25
+MOST_LINES = 20
+_LONGEST_NAME = 28
+
+Part = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+"""A table: its title, its header, its rows."""
+
+_COUNTS = (
+    ("unreadable", "{} unreadable"),
+    ("simulated", "{} simulated"),
+    ("repeated", "{} repeated attempts"),
+    ("totals", "{} of which only the tokens of the whole call are known"),
+    ("without_counts", "{} with a count of 0"),
+    ("without_deliverables", "{} without real deliverables"),
+)
+
+
+def headline(validation: Validation) -> str:
+    """The verdict, labelled where it is provisional."""
+    label = "PROVISIONAL, points only: " if validation.provisional else ""
+    return f"verdict: {label}{validation.verdict.upper()}"
+
+
+def before_tables(validation: Validation) -> list[str]:
+    """The verdict and its reasons, a line each."""
+    lines = [headline(validation)]
+    lines += _listed("reason", validation.reasons)
+    lines += _listed("missing", validation.missing)
+    lines += _listed("note", validation.remarks)
+    return [*lines, f"source: {for_terminal(validation.source)}", _samples_line(validation)]
+
+
+def after_tables(validation: Validation) -> list[str]:
+    """How to read the figures, and by which rules they were judged."""
+    level = f"{validation.rules.level * 100:g} %"
+    return [
+        f"[…] is the {level} interval: Wilson's for rates, order statistics for quantiles; ? is an end that takes more",
+        "samples. What depends on what truncated replies would have been is shown as best–worst. All digits: --json",
+        "rules: " + ", ".join(_rules(validation)),
+    ]
+
+
+def parts(validation: Validation) -> Iterator[Part]:
+    """The tables."""
+    yield "rules", ("", "n", "figure", "interval", "limit", "outcome"), [_rule(rule) for rule in validation.results]
+    yield "by category/complexity", ("", "n", *(figure.title for figure in FIGURES)), _strata(validation)
+    drift = validation.drift
+    if drift.recent and drift.earlier:
+        header = ("", f"last {drift.days:g} days (n={drift.recent})", f"before (n={drift.earlier})", "")
+        yield (
+            "drift",
+            header,
+            [
+                (
+                    FIGURES_BY_NAME[row.name].title,
+                    _with_interval(row.recent, row.name),
+                    _with_interval(row.earlier, row.name),
+                    "worse" if row.worse else "",
+                )
+                for row in drift.rows
+            ],
+        )
+
+
+def plain_tables(validation: Validation) -> str:
+    """The tables as aligned text, with no trailing blanks."""
+    return "\n\n".join("\n".join([title, *_aligned([header, *rows])]) for title, header, rows in parts(validation))
+
+
+def rich_tables(validation: Validation) -> Iterator[Table]:
+    """The tables for a terminal. Names are given as text, never as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for title, header, rows in parts(validation):
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False
+        )
+        for number, name in enumerate(header):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        yield table
+
+
+def _listed(word: str, texts: Sequence[str]) -> list[str]:
+    lines = [f"  {word}: {for_terminal(text)}" for text in texts[:MOST_LINES]]
+    rest = len(texts) - len(lines)
+    return [*lines, f"  {word}: … and {rest} more (--json has all)"] if rest else lines
+
+
+def _samples_line(validation: Validation) -> str:
+    counts = validation.counts
+    left_out = [text.format(value) for name, text in _COUNTS if (value := getattr(counts, name))]
+    covered = ", ".join(f"{part.present} {part.name}" for part in validation.coverage[1:])
+    return f"{counts.read} events read, {counts.used} samples ({covered}); left out: {', '.join(left_out) or 'none'}"
+
+
+def _rule(rule: RuleResult) -> tuple[str, ...]:
+    figure = FIGURES_BY_NAME[rule.name]
+    estimate = rule.estimate
+    more = "" if rule.more_needed is None else f", {rule.more_needed} more"
+    return (
+        figure.title,
+        str(estimate.n),
+        _point(estimate, rule.name),
+        _interval(estimate),
+        figure.demand(rule.limit),
+        f"{rule.outcome}{more}",
+    )
+
+
+def _strata(validation: Validation) -> list[tuple[str, ...]]:
+    shown = sorted(validation.strata, key=lambda stratum: (-stratum.measures.n, stratum.name))
+    rows = [
+        (
+            _name(stratum.name),
+            f"{stratum.measures.n}" + (f" (+{stratum.more_needed})" if stratum.more_needed else ""),
+            *(_with_interval(getattr(stratum.measures, figure.name), figure.name) for figure in FIGURES),
+        )
+        for stratum in shown[:MOST_STRATA]
+    ]
+    if rest := shown[MOST_STRATA:]:
+        rows.append((f"({len(rest)} more)", str(sum(stratum.measures.n for stratum in rest)), *[""] * len(FIGURES)))
+    return rows
+
+
+def _with_interval(estimate: Estimate, name: str) -> str:
+    return "-" if estimate.point is None else f"{_point(estimate, name)} {_interval(estimate)}"
+
+
+def _point(estimate: Estimate, name: str) -> str:
+    sign = " %" if FIGURES_BY_NAME[name].unit == "percent" else " ×"
+    if estimate.point == estimate.worst:
+        return "-" if estimate.point is None else _digits(estimate.point) + sign
+    return f"{_digits(estimate.point)}–{_digits(estimate.worst)}{sign}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"[{_digits(estimate.lower)}, {_digits(estimate.upper)}]"
+
+
+def _digits(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"  # noqa: PLR2004 (no exponents)
+
+
+def _rules(validation: Validation) -> Iterator[str]:
+    for name, value in msgspec.structs.asdict(validation.rules).items():
+        shown = for_terminal(" ".join(value)) or "all" if isinstance(value, tuple) else value
+        yield f"{name}={shown}"
+
+
+def _name(name: str) -> str:
+    shown = for_terminal(name)
+    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first, *others = row
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
