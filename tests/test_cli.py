@@ -22,7 +22,7 @@ LOG_LINE = (
     "selected_budget=12288 category=implementation complexity=medium deliverables=2 success=True stop_reason=end_turn "
     "truncated=False model=claude-sonnet-4-5\n"
 )
-READ_SIDE = ["export", "replay", "validate", "status"]
+READ_SIDE = ["export", "replay", "status"]
 VERDICTS = {0, 1, 2}  # the exit codes of `autopack validate`: one event validates nothing
 HEAVY = ["sqlalchemy", "anthropic", "alembic", "aiosqlite", "rich", "starlette", "uvicorn"]
 
