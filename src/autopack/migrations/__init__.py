@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "autopack_telemetry_version"
 HEAD = "0001"
+
+_ADVISORY_LOCK = 0x6175746F7061636B  # "autopack"
+_NO_ADVISORY_LOCKS = frozenset({"0A000", "42883"})  # not supported, no such function
+# A table, a constraint or a row of the catalogue that was not there a moment ago; or a conflict with who made it.
+_LOST_RACE = frozenset({"42P07", "42710", "23505", "40001", "42701"})
 
 
 class SchemaError(Exception):
@@ -27,6 +32,7 @@ def load() -> None:
     """Import everything that `ensure` may need."""
     import alembic.command
     import alembic.context
+    import alembic.ddl.postgresql
     import alembic.ddl.sqlite
     import alembic.op  # noqa: F401
 
@@ -36,22 +42,40 @@ def load() -> None:
 def ensure(connection: Connection) -> None:
     """Bring the schema to ours, in one transaction; nothing happens where it is there.
 
-    Several processes may do this at once: the second finds it done. The connection must be in autocommit mode.
+    Several processes may do this at once: the second finds it done. With SQLite the connection must be in autocommit
+    mode, with PostgreSQL it must not.
 
     Raises:
         SchemaError: the schema is newer than this program, or the table was removed.
 
     """
-    if _is_current(connection):
+    if is_current(connection):
         return
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        if not _is_current(connection):
+        _begin_alone(connection)
+        if not is_current(connection):
             _upgrade(connection)
         connection.commit()
-    except BaseException:
+    except BaseException as exc:
         connection.rollback()
-        raise
+        if not (isinstance(exc, Exception) and _is_lost_race(exc) and is_current(connection)):
+            raise
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the schema is ours already. Raises SchemaError as `ensure` does."""
+    from sqlalchemy import inspect
+
+    from autopack.models import TokenEstimationV2Event
+
+    revision = current_revision(connection)
+    if revision is None:
+        return False
+    if revision > HEAD:
+        raise SchemaError(f"schema {revision} is newer than this program's {HEAD}")
+    if not inspect(connection).has_table(TokenEstimationV2Event.__tablename__):
+        raise SchemaError(f"the schema says {revision} but the table is gone")
+    return revision == HEAD
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -74,19 +98,46 @@ def alembic_config() -> Config:
     return config
 
 
-def _is_current(connection: Connection) -> bool:
-    from sqlalchemy import inspect
+def upgrade_sql(dialect: Literal["sqlite", "postgresql"]) -> str:
+    """The statements that make our schema in an empty database, for a person to read and to run."""
+    from io import StringIO
 
-    from autopack.models import TokenEstimationV2Event
+    from alembic import command
 
-    revision = current_revision(connection)
-    if revision is None:
-        return False
-    if revision > HEAD:
-        raise SchemaError(f"schema {revision} is newer than this program's {HEAD}")
-    if not inspect(connection).has_table(TokenEstimationV2Event.__tablename__):
-        raise SchemaError(f"the schema says {revision} but the table is gone")
-    return revision == HEAD
+    config = alembic_config()
+    config.attributes |= {"dialect": dialect, "output": (output := StringIO())}
+    with _one_at_a_time:
+        command.upgrade(config, "head", sql=True)
+    return f"BEGIN;\n\n{output.getvalue().strip()}\n\nCOMMIT;\n"
+
+
+def _begin_alone(connection: Connection) -> None:
+    """Begin the transaction that no other upgrade of this database runs beside."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    connection.rollback()
+    # A table that is in use is not waited for, since everybody else would wait behind; the rewrite may take its time.
+    for setting in ("lock_timeout = '10s'", "statement_timeout = 0", "TimeZone = 'UTC'"):
+        connection.exec_driver_sql(f"SET LOCAL {setting}")
+    _lock(connection)
+
+
+def _lock(connection: Connection) -> None:
+    """Wait for our turn, where the server has advisory locks. Elsewhere `ensure` looks again when it lost the race."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+    except DBAPIError as exc:
+        if getattr(exc.orig, "sqlstate", None) not in _NO_ADVISORY_LOCKS:
+            raise
+
+
+def _is_lost_race(exc: Exception) -> bool:
+    """Whether another upgrade may have been faster, on a server without advisory locks."""
+    return getattr(getattr(exc, "orig", None), "sqlstate", None) in _LOST_RACE
 
 
 def _upgrade(connection: Connection) -> None:
