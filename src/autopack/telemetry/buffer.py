@@ -165,8 +165,7 @@ class MemoryBuffer:
         """See `Buffer.take`."""
         with politely(self._lock):
             if not self._ledger.in_flight:
-                for _ in range(min(limit, len(self._queued))):
-                    self._ledger.enter(self._queued.popleft())
+                self._ledger.enter([self._queued.popleft() for _ in range(min(limit, len(self._queued)))])
             return self._ledger.batch()
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:

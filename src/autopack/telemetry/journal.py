@@ -282,21 +282,21 @@ class Journal:
                 self._lock.release()
         with politely(self._account_lock):
             if not self._ledger.in_flight:
-                for segment, start, payload in self._unread(limit):
-                    self._places[self._ledger.enter(payload)] = (segment, start)
+                for segment, records in self._unread(limit):
+                    keys = self._ledger.enter([payload for _, payload in records])
+                    self._places.update(zip(keys, [(segment, start) for start, _ in records], strict=True))
             return self._ledger.batch()
 
-    def _unread(self, limit: int) -> Iterator[tuple[Segment, int, bytes]]:
+    def _unread(self, limit: int) -> Iterator[tuple[Segment, list[tuple[int, bytes]]]]:
         for orphan in self._orphans:
-            while limit and (record := orphan.next_record()) is not None:
-                limit -= 1
-                yield orphan.segment, record.start, record.payload
+            records = orphan.next_records(limit)
+            limit -= len(records)
+            yield orphan.segment, records
         for segment in tuple(self._own):  # a copy: the call site may append to it meanwhile
-            while limit and segment.read_offset < self._written_to(segment):
-                limit -= 1
-                self._taken_here += 1
-                start = segment.read_offset
-                yield segment, start, segment.next_record()
+            records = segment.next_records(limit, self._written_to(segment))
+            limit -= len(records)
+            self._taken_here += len(records)
+            yield segment, records
 
     def _written_to(self, segment: Segment) -> int:
         return self._offset if segment is self._segment else segment.write_offset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -34,12 +34,12 @@ class Ledger:
         self._duplicates = 0
         self._dead_lettered = 0
 
-    def enter(self, payload: bytes) -> int:
-        """One more event is in the worker's hands; returns its key."""
-        key = self.next_key
-        self.in_flight[key] = payload
-        self.next_key = key + 1
-        return key
+    def enter(self, payloads: Sequence[bytes]) -> range:
+        """More events are in the worker's hands, in this order; returns their keys."""
+        keys = range(self.next_key, self.next_key + len(payloads))
+        self.in_flight.update(zip(keys, payloads, strict=True))
+        self.next_key = keys.stop
+        return keys
 
     def settle(self, keys: Iterable[int], *, written: int, duplicates: int, dead_lettered: int) -> list[bytes]:
         """The fate of these events is decided; the three counts add up to their number. Returns their payloads."""

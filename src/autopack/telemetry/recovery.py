@@ -54,6 +54,21 @@ class Orphan:
         self.segment.read_offset = record.end
         return record
 
+    def next_records(self, limit: int) -> list[tuple[int, bytes]]:
+        """At most so many good records: where, and what. Raises SegmentError when not even one can be read."""
+        records: list[tuple[int, bytes]] = []
+        while len(records) < limit:
+            try:
+                record = self.next_record()
+            except SegmentError:
+                if records:
+                    break  # these are not lost for it; the next call says what is wrong
+                raise
+            if record is None:
+                break
+            records.append((record.start, record.payload))
+        return records
+
     def dispose(self) -> None:
         """All of it is settled: delete it, or, where it is damaged, set it aside for a person."""
         if self.damaged:

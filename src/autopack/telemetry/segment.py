@@ -167,12 +167,17 @@ class Segment:
         mark = _packed_mark(offset)
         self.map[_ACKNOWLEDGED_AT : _ACKNOWLEDGED_AT + len(mark)] = mark
 
-    def next_record(self) -> bytes:
-        """The payload at `read_offset`, which must lie before `write_offset`, and step over it."""
-        start = self.read_offset + RECORD_BYTES
-        length = RECORD.unpack_from(self.map, self.read_offset)[0]
-        self.read_offset = aligned(start + length)
-        return self.map[start : start + length]
+    def next_records(self, limit: int, until: int) -> list[tuple[int, bytes]]:
+        """At most so many records from `read_offset` on, all before `until`, and step over them: where, and what."""
+        records: list[tuple[int, bytes]] = []
+        data, offset, unpack = self.map, self.read_offset, RECORD.unpack_from
+        while offset < until and len(records) < limit:
+            start = offset + RECORD_BYTES
+            end = start + unpack(data, offset)[0]
+            records.append((offset, data[start:end]))
+            offset = (end + 7) & ~7
+        self.read_offset = offset
+        return records
 
     @property
     def is_damaged(self) -> bool:
