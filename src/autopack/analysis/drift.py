@@ -9,13 +9,10 @@ are among the last.
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
-from autopack.analysis.measures import Estimate, Measurer, Measures
+from autopack.analysis.measures import Estimate, Measures
 from autopack.analysis.rules import FIGURES, Figure, Rules
-from autopack.analysis.samples import Samples
 
 _DAY_S = 86_400.0
 
@@ -42,16 +39,18 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     remarks: list[str]
 
 
-def drift_of(samples: Samples, measurer: Measurer, rules: Rules, as_of_s: float) -> Drift:
-    """The last `rules.drift_days` before `as_of_s`, against what was before them."""
-    since_s = as_of_s - rules.drift_days * _DAY_S
-    recent = measurer.measure([row for row, at_s in enumerate(samples.at_s) if since_s <= at_s < math.inf])
-    earlier = measurer.measure([row for row, at_s in enumerate(samples.at_s) if at_s < since_s])
+def recent_since(as_of_s: float, rules: Rules) -> float:
+    """Where the last days before `as_of_s` begin."""
+    return as_of_s - rules.drift_days * _DAY_S
+
+
+def drift_of(recent: Measures, earlier: Measures, rules: Rules, as_of_s: float) -> Drift:
+    """The figures of the last days against those of before."""
     rows = [_compared(figure, recent, earlier, rules) for figure in FIGURES]
     said = [(row, _said(row, figure, rules)) for row, figure in zip(rows, FIGURES, strict=True) if row.worse]
     return Drift(
         days=rules.drift_days,
-        since_s=since_s,
+        since_s=recent_since(as_of_s, rules),
         recent=recent.n,
         earlier=earlier.n,
         rows=rows,

@@ -23,20 +23,19 @@ an exact value.
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 
 from autopack.analysis.accuracy import quantile
+from autopack.analysis.cells import Cell
 from autopack.analysis.intervals import quantile_ranks, wilson_interval
-from autopack.analysis.samples import Samples
 from autopack.telemetry.metrics import smape
 
 WORST_SMAPE_PERCENT = 200.0
-
-_UNDER, _MAYBE_UNDER, _TRUNCATED, _OVER, _MAYBE_OVER = 1, 2, 4, 8, 16
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,103 +69,99 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How many of `trials` certainly are, and of how many more it cannot be told."""
+
+    trials: int
+    events: int
+    undetermined: int = 0
+
+    def estimate(self, level: float) -> Estimate:
+        """The share in percent, with Wilson's interval."""
+        worst_events = self.events + self.undetermined
+        best, worst = (wilson_interval(events, self.trials, level) for events in (self.events, worst_events))
+        return Estimate(
+            n=self.trials,
+            events=self.events,
+            undetermined=self.undetermined,
+            point=self.events * 100 / self.trials if self.trials else None,
+            worst=worst_events * 100 / self.trials if self.trials else None,
+            lower=best[0] * 100 if best else None,
+            upper=worst[1] * 100 if worst else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Quantile:
-    """A quantile's fraction, and the values it is taken of, ascending: each at its least and at its largest."""
+    """A fraction, and the values whose quantile is meant, ascending: each at its least and at its largest."""
 
     fraction: float
     least: Sequence[float]
     largest: Sequence[float]
     undetermined: int
 
-
-class Measurer:
-    """Computes the figures of groups of the same samples: what a sample says is worked out once."""
-
-    def __init__(self, samples: Samples, *, underestimation_factor: float, level: float) -> None:
-        self._level = level
-        self._success, self._truncated = samples.success, samples.truncated
-        self._risks = bytes(
-            _risk(p, a, b, cut, underestimation_factor)
-            for p, a, b, cut in zip(
-                samples.predicted, samples.actual, samples.budget, samples.truncated, strict=True
-            )
-        )  # fmt: skip
-        self._predicted, self._actual = samples.predicted, samples.actual
-
-    def measure(self, rows: Sequence[int]) -> Measures:
-        """The figures of these samples, named by their place in the columns."""
-        risks = Counter(map(self._risks.__getitem__, rows))
-        successes = [row for row in rows if self._success[row]]
-        return Measures(
-            n=len(rows),
-            successes=len(successes),
-            underestimation_percent=self._share(risks, _UNDER, _MAYBE_UNDER),
-            truncation_percent=self._share(risks, _TRUNCATED, 0),
-            budget_overrun_percent=self._share(risks, _OVER, _MAYBE_OVER),
-            waste_p90=self._quantile(self.wastes(successes)),
-            smape_median_percent=self._quantile(self.smapes(successes)),
-        )
-
-    def wastes(self, rows: Sequence[int]) -> Quantile:
-        """The waste of these samples."""
-        exact, cut = self._divided(rows)
-        predicted, actual = self._predicted, self._actual
-        values = array("d", sorted([predicted[row] / actual[row] for row in exact]))
-        bounds = [(0.0, predicted[row] / actual[row]) for row in cut]
-        return _with_bounds(0.9, values, bounds)
-
-    def smapes(self, rows: Sequence[int]) -> Quantile:
-        """The SMAPE of these samples, in percent."""
-        exact, cut = self._divided(rows)
-        predicted, actual = self._predicted, self._actual
-        values = array("d", sorted([smape(predicted[row], actual[row]) for row in exact]))
-        bounds = [(smape(predicted[row], max(predicted[row], actual[row])), WORST_SMAPE_PERCENT) for row in cut]
-        return _with_bounds(0.5, values, bounds)
-
-    def _divided(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
-        truncated = self._truncated
-        return [row for row in rows if not truncated[row]], [row for row in rows if truncated[row]]
-
-    def _share(self, risks: Counter[int], certain: int, possible: int) -> Estimate:
-        trials = risks.total()
-        events = sum(count for risk, count in risks.items() if risk & certain)
-        undetermined = sum(count for risk, count in risks.items() if risk & possible)
-        best = wilson_interval(events, trials, self._level)
-        worst = wilson_interval(events + undetermined, trials, self._level)
+    def estimate(self, level: float) -> Estimate:
+        """The quantile, with order statistics as the ends of its interval."""
+        lower, upper = quantile_ranks(len(self.least), self.fraction, level)
         return Estimate(
-            n=trials,
-            events=events,
-            undetermined=undetermined,
-            point=events * 100 / trials if trials else None,
-            worst=(events + undetermined) * 100 / trials if trials else None,
-            lower=best[0] * 100 if best else None,
-            upper=worst[1] * 100 if worst else None,
-        )
-
-    def _quantile(self, of: Quantile) -> Estimate:
-        lower, upper = quantile_ranks(len(of.least), of.fraction, self._level)
-        return Estimate(
-            n=len(of.least),
+            n=len(self.least),
             events=None,
-            undetermined=of.undetermined,
-            point=quantile(of.least, of.fraction),
-            worst=quantile(of.largest, of.fraction),
-            lower=None if lower is None else of.least[lower - 1],
-            upper=None if upper is None else of.largest[upper - 1],
+            undetermined=self.undetermined,
+            point=quantile(self.least, self.fraction),
+            worst=quantile(self.largest, self.fraction),
+            lower=None if lower is None else self.least[lower - 1],
+            upper=None if upper is None else self.largest[upper - 1],
+        )
+
+    def beyond(self, limit: float, *, strict: bool) -> int:
+        """How many values are, or may be, above the limit; with `strict` also those that equal it."""
+        return len(self.largest) - (bisect_left if strict else bisect_right)(self.largest, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What all figures of several cells are made of."""
+
+    underestimation_percent: Share
+    truncation_percent: Share
+    budget_overrun_percent: Share
+    waste_p90: Quantile
+    smape_median_percent: Quantile
+
+    def measures(self, level: float) -> Measures:
+        """The figures with their intervals."""
+        return Measures(
+            n=self.truncation_percent.trials,
+            successes=len(self.waste_p90.least),
+            underestimation_percent=self.underestimation_percent.estimate(level),
+            truncation_percent=self.truncation_percent.estimate(level),
+            budget_overrun_percent=self.budget_overrun_percent.estimate(level),
+            waste_p90=self.waste_p90.estimate(level),
+            smape_median_percent=self.smape_median_percent.estimate(level),
         )
 
 
-def _risk(predicted: int, actual: int, budget: int, truncated: int, factor: float) -> int:
-    # A quotient is rounded once, and so compares exactly with a factor such as 1.1; a product would not.
-    under, over = actual / predicted > factor, actual > budget
-    if truncated:
-        return _TRUNCATED | (_UNDER if under else _MAYBE_UNDER) | (_OVER if over else _MAYBE_OVER)
-    return _UNDER * under | _OVER * over
+def group_of(cells: Iterable[Cell]) -> Group:
+    """The cells as one group."""
+    parts = list(cells)
+    samples = sum(cell.samples for cell in parts)
+    cut = [pair for cell in parts for pair in cell.truncated_successes]
+    return Group(
+        Share(samples, sum(cell.under for cell in parts), sum(cell.maybe_under for cell in parts)),
+        Share(samples, sum(cell.truncated for cell in parts)),
+        Share(samples, sum(cell.over for cell in parts), sum(cell.maybe_over for cell in parts)),
+        _quantile(0.9, [cell.wastes for cell in parts], [(0.0, p / a) for p, a in cut]),
+        _quantile(0.5, [cell.smapes for cell in parts], [(smape(p, max(p, a)), WORST_SMAPE_PERCENT) for p, a in cut]),
+    )
 
 
-def _with_bounds(fraction: float, exact: array[float], bounds: Sequence[tuple[float, float]]) -> Quantile:
-    if not bounds:
-        return Quantile(fraction, exact, exact, 0)
-    least = sorted([*exact, *(low for low, _ in bounds)])
-    largest = sorted([*exact, *(high for _, high in bounds)])
-    return Quantile(fraction, least, largest, len(bounds))
+def _quantile(fraction: float, exact: Sequence[array[float]], bounds: Sequence[tuple[float, float]]) -> Quantile:
+    least = _ascending([*exact, [low for low, _ in bounds]])
+    return Quantile(
+        fraction, least, _ascending([*exact, [high for _, high in bounds]]) if bounds else least, len(bounds)
+    )
+
+
+def _ascending(parts: Iterable[Iterable[float]]) -> array[float]:
+    """Sorting what is sorted in parts merges them."""
+    return array("d", sorted(chain.from_iterable(parts)))

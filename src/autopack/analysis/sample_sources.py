@@ -1,21 +1,25 @@
-"""Where the events of a verdict come from: the database, an export, a log. None stands for an unreadable one."""
+"""Where the events of a verdict come from: the database, an export, a log.
+
+Each gives blocks of events and counts those that cannot be read.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
 
 from autopack.analysis.logs import TAG, LogRecord, parse_line
-from autopack.analysis.samples import Event
+from autopack.analysis.records import Unreadable
+from autopack.analysis.samples import Block, Event
 
 COLUMNS: Mapping[str, int | None] = {
     "run_id": None,
     "phase_id": None,
-    "event_uid": None,
     "model": None,
     "category": None,
     "complexity": None,
@@ -26,41 +30,47 @@ COLUMNS: Mapping[str, int | None] = {
     "success": None,
     "truncated": None,
     "timestamp": None,
-    "deliverables_json": 8,  # enough to see whether there is one: the paths themselves are not needed
+    "deliverables_json": 2,  # enough to see whether there is one: the paths themselves are not needed
     "attributes_json": None,
 }
+"""What is read of a row, in the order of `Event`; a number cuts the text to that length."""
 
+_BLOCK_EVENTS = 1_000
 _MAX_COUNT = 2**53
-_TEXT, _COUNT = frozenset({str}), frozenset({int})
-_FLAG = frozenset({bool, int})
+_TEXT, _COUNT, _FLAG, _NOTHING = frozenset({str}), frozenset({int}), frozenset({bool, int}), frozenset({None})
+_TRUTHS = frozenset({0, 1})
+_LISTS = frozenset({'["', "[ ", "[\n", "[\r", "[\t"})  # an empty list is written without a blank
 _decode = msgspec.json.Decoder().decode
 
 
-def from_rows(blocks: Iterable[Sequence[Sequence[Any]]]) -> Iterator[Event | None]:
-    """The events in blocks of rows whose values are those of `COLUMNS`, as the driver gave them."""
-    for block in blocks:
-        for row in block:
-            yield _of_row(row)
+def from_rows(blocks: Iterable[Sequence[Sequence[Any]]], unreadable: Unreadable) -> Iterator[Block]:
+    """The events in blocks of rows whose values are those of `COLUMNS`, as the driver gave them.
+
+    A block whose columns hold what they should is taken as columns; of another, each row is looked at.
+    """
+    for rows in blocks:
+        columns = tuple(zip(*rows, strict=True))
+        if _are_clean(columns):
+            *values, at, paths, attributes = columns
+            yield Block._make(
+                (*values, _all_seconds(at), list(map(_LISTS.__contains__, paths)), _all_totals(attributes))
+            )
+        else:
+            yield from _blocks(map(_of_row, rows), unreadable)
 
 
-def from_ndjson(lines: Iterable[bytes]) -> Iterator[Event | None]:
+def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
     """The events in an export, ours or the plan's; empty lines and headers (`#`) are no records."""
     decoder = msgspec.json.Decoder(_Exported)
-    for line in lines:
-        if line.strip() and not line.startswith(b"#"):
-            try:
-                yield _of_export(decoder.decode(line))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                yield None
+    return _blocks(
+        (_of_export(decoder, line) for line in lines if line.strip() and not line.startswith(b"#")), unreadable
+    )
 
 
-def from_log(lines: Iterable[bytes]) -> Iterator[Event | None]:
+def from_log(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
     """The events in the `[TokenEstimationV2]` lines of a log, whose clock is taken to be UTC; each is a phase."""
     tag = TAG.encode()
-    for line in lines:
-        if tag in line:
-            record = parse_line(line.decode("utf-8", "replace"))
-            yield None if record is None else _of_log(record)
+    return _blocks((_of_log(parse_line(line.decode("utf-8", "replace"))) for line in lines if tag in line), unreadable)
 
 
 class _Exported(msgspec.Struct, frozen=True, gc=False):
@@ -79,80 +89,88 @@ class _Exported(msgspec.Struct, frozen=True, gc=False):
     deliverable_count: int = 0
     deliverables: list[str] | None = None
     timestamp: str | None = None
-    event_uid: str | None = None
     attributes: Any = None
 
 
-def _of_row(row: Sequence[Any]) -> Event | None:
-    (run, phase, uid, model, category, complexity, count, predicted, actual, budget, success, truncated, at, paths,
-     attributes) = row  # fmt: skip
-    if not (
-        {type(model), type(category), type(complexity)} == _TEXT
-        and {type(count), type(predicted), type(actual), type(budget)} == _COUNT
-        and {type(success), type(truncated)} <= _FLAG
-        and 0 <= predicted <= _MAX_COUNT
-        and 0 <= actual <= _MAX_COUNT
-        and 0 <= budget <= _MAX_COUNT
-    ):
-        return None
-    return Event(
-        run if type(run) is str else None,
-        phase if type(phase) is str else None,
-        uid if type(uid) is str else None,
-        _seconds(at),
-        category,
-        complexity,
-        count,
-        _holds_a_path(paths),
-        predicted,
-        actual,
-        budget,
-        bool(success),
-        bool(truncated),
-        model,
-        attributes is not None and _says_total(attributes),
+def _blocks(events: Iterator[Event | None], unreadable: Unreadable) -> Iterator[Block]:
+    while found := list(islice(events, _BLOCK_EVENTS)):
+        readable = [event for event in found if event is not None]
+        unreadable.rows += len(found) - len(readable)
+        if readable:
+            yield Block(*zip(*readable, strict=True))
+
+
+def _are_clean(columns: Sequence[Sequence[Any]]) -> bool:
+    *texts, count, predicted, actual, budget, success, truncated, _at, _paths, _attributes = columns
+    return (
+        set(map(type, chain(*texts))) == _TEXT
+        and set(map(type, chain(count, predicted, actual, budget))) == _COUNT
+        and set(map(type, chain(success, truncated))) <= _FLAG
+        and set(success) | set(truncated) <= _TRUTHS
+        and min(map(min, (predicted, actual, budget))) >= 0
+        and max(map(max, (predicted, actual, budget))) <= _MAX_COUNT
     )
 
 
-def _of_export(record: _Exported) -> Event | None:
+def _of_row(row: Sequence[Any]) -> Event | None:
+    run, phase, *others, at, paths, attributes = row
+    ids = (run if isinstance(run, str) else "", phase if isinstance(phase, str) else "")
+    if not _are_clean([[value] for value in (*ids, *others, at, paths, attributes)]):
+        return None
+    return Event._make((*ids, *others, _seconds(at), paths in _LISTS, _says_total(attributes)))
+
+
+def _of_export(decoder: msgspec.json.Decoder[_Exported], line: bytes) -> Event | None:
+    try:
+        record = decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
     counts = (record.predicted_output_tokens, record.actual_output_tokens, record.selected_budget)
     if min(counts) < 0 or max(counts) > _MAX_COUNT:
         return None
     return Event(
         record.run_id,
         record.phase_id,
-        record.event_uid,
-        _seconds(record.timestamp),
+        record.model,
         record.category,
         record.complexity,
         record.deliverable_count,
-        bool(record.deliverables),
         *counts,
         record.success,
         record.truncated,
-        record.model,
+        _seconds(record.timestamp),
+        bool(record.deliverables),
         _is_total(record.attributes),
     )
 
 
-def _of_log(record: LogRecord) -> Event:
+def _of_log(record: LogRecord | None) -> Event | None:
+    if record is None:
+        return None
     return Event(
         None,
         None,
-        None,
-        math.inf if record.at is None else _seconds(record.at),
+        record.model,
         record.category,
         record.complexity,
         record.deliverable_count,
-        False,
         record.predicted_output_tokens,
         record.actual_tokens,
         record.selected_budget,
         record.success,
         record.truncated,
-        record.model,
-        record.actual_is_total,
+        _seconds(record.at),
+        has_paths=False,
+        is_total=record.actual_is_total,
     )
+
+
+def _all_seconds(values: Sequence[Any]) -> list[float]:
+    try:
+        aware = map("{}+00:00".format, values)  # as SQLite has them; what has a zone already is not ISO with another
+        return list(map(datetime.timestamp, map(datetime.fromisoformat, aware)))
+    except ValueError:
+        return list(map(_seconds, values))
 
 
 def _seconds(value: Any) -> float:
@@ -164,9 +182,8 @@ def _seconds(value: Any) -> float:
         return math.inf
 
 
-def _holds_a_path(beginning: Any) -> bool:
-    """Whether a JSON text that begins so is a list with a text in it."""
-    return isinstance(beginning, str) and beginning.lstrip()[:1] == "[" and beginning.lstrip()[1:].lstrip()[:1] == '"'
+def _all_totals(stored: Sequence[Any]) -> list[bool]:
+    return [False] * len(stored) if set(stored) == _NOTHING else list(map(_says_total, stored))
 
 
 def _says_total(stored: Any) -> bool:

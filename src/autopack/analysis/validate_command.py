@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,10 @@ from autopack.analysis.errors import AnalysisError
 from autopack.analysis.options import Instant, StoredText, selection_options
 from autopack.analysis.progress import tracked
 from autopack.analysis.replay_sources import bounded_lines
-from autopack.analysis.rows import open_columns
+from autopack.analysis.rows import BLOCK_ROWS, open_columns
 from autopack.analysis.rules import Rules
+from autopack.analysis.sample_collector import SampleCollector
 from autopack.analysis.sample_sources import COLUMNS, from_log, from_ndjson, from_rows
-from autopack.analysis.samples import Event, SampleCollector
 from autopack.analysis.selection import EVERYTHING, Selection
 from autopack.analysis.validation import Validation, Verdict, validate
 from autopack.analysis.validation_table import after_tables, before_tables, plain_tables, rich_tables
@@ -165,7 +165,8 @@ def collect_database(collector: SampleCollector, selection: Selection = EVERYTHI
     destination = current_destination()
     note(f"# Database: {destination}")
     with open_columns(destination, COLUMNS, selection) as rows:
-        collector.add_all(tracked(from_rows(rows.blocks), "Reading", rows.total))
+        blocks = tracked(rows.blocks, "Reading", -(-rows.total // BLOCK_ROWS))
+        collector.add_all(from_rows(blocks, collector.unreadable))
     return str(destination)
 
 
@@ -180,9 +181,9 @@ def _check_use(file: Path | None, source: Source, selection: Selection) -> None:
 
 def _collect_file(collector: SampleCollector, file: Path, source: Source) -> str:
     with click.open_file(str(file), "rb") as stream:
-        lines = bounded_lines(stream.readline)
-        events: Iterable[Event | None] = from_log(lines) if source == "log" else from_ndjson(lines)
-        collector.add_all(tracked(events, "Reading", None))
+        lines = tracked(bounded_lines(stream.readline), "Reading", None)
+        blocks = from_log if source == "log" else from_ndjson
+        collector.add_all(blocks(lines, collector.unreadable))
     return str(file)
 
 

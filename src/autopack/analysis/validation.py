@@ -18,19 +18,20 @@ How many more samples a rule takes is the least number with which it could pass:
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from autopack.analysis.drift import Drift, drift_of
+from autopack.analysis.cells import Cell, Period, cells_of
+from autopack.analysis.drift import Drift, drift_of, recent_since
 from autopack.analysis.intervals import quantile_ranks, samples_until, wilson_interval
-from autopack.analysis.measures import Estimate, Measurer, Measures, Quantile
+from autopack.analysis.measures import Estimate, Group, Measures, Quantile, Share, group_of
 from autopack.analysis.rules import FIGURES, Figure, Rules
 from autopack.analysis.samples import Counts, Samples
 
 Outcome = Literal["pass", "fail", "unclear"]
+Cells = Mapping[tuple[int, Period], Cell]
 Verdict = Literal["validated", "not validated", "insufficient data"]
 
 
@@ -99,12 +100,16 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 
 def validate(samples: Samples, rules: Rules, *, as_of_s: float, source: str) -> Validation:
     """The verdict on these samples by these rules; `source` names them for people."""
-    measurer = Measurer(samples, underestimation_factor=rules.underestimation_factor, level=rules.level)
-    everything = range(len(samples))
-    overall = measurer.measure(everything)
-    results = [_judged(figure, overall, rules, _values(figure, measurer, samples)) for figure in FIGURES]
-    coverage, strata = _coverage(samples, rules), _strata(samples, measurer, rules)
-    drift = drift_of(samples, measurer, rules, as_of_s)
+    cells = cells_of(
+        samples,
+        underestimation_factor=rules.underestimation_factor,
+        recent_since_s=recent_since(as_of_s, rules),
+    )
+    everything = group_of(cells.values())
+    results = [_judged(figure, everything, rules) for figure in FIGURES]
+    coverage, strata = _coverage(samples, rules), _strata(samples, cells, rules)
+    recent, earlier = (_period(cells, period).measures(rules.level) for period in ("recent", "earlier"))
+    drift = drift_of(recent, earlier, rules, as_of_s)
     reasons = [*_failures(results), *drift.reasons]
     missing = [*_missing_coverage(coverage, strata), *_missing_evidence(results, rules)]
     return Validation(
@@ -115,7 +120,7 @@ def validate(samples: Samples, rules: Rules, *, as_of_s: float, source: str) -> 
         rules=rules,
         counts=samples.counts,
         coverage=coverage,
-        overall=overall,
+        overall=everything.measures(rules.level),
         results=results,
         strata=strata,
         drift=drift,
@@ -130,17 +135,14 @@ def least_samples_for_rate(limit_percent: float, level: float) -> int | None:
     return samples_until(lambda count: _rate_is_shown(0, count, limit_percent, level), 0)
 
 
-def _values(figure: Figure, measurer: Measurer, samples: Samples) -> Callable[[], Quantile]:
-    def values() -> Quantile:
-        successes = [row for row, success in enumerate(samples.success) if success]
-        return measurer.wastes(successes) if figure.name == "waste_p90" else measurer.smapes(successes)
-
-    return values
+def _period(cells: Cells, wanted: str) -> Group:
+    return group_of(cell for (_, period), cell in cells.items() if period == wanted)
 
 
-def _judged(figure: Figure, overall: Measures, rules: Rules, values: Callable[[], Quantile]) -> RuleResult:
-    estimate: Estimate = getattr(overall, figure.name)
+def _judged(figure: Figure, everything: Group, rules: Rules) -> RuleResult:
+    basis: Share | Quantile = getattr(everything, figure.name)
     limit: float = getattr(rules, figure.limit)
+    estimate = basis.estimate(rules.level)
     outcome = _outcome(estimate, figure, limit, provisional=rules.provisional)
     return RuleResult(
         name=figure.name,
@@ -151,7 +153,7 @@ def _judged(figure: Figure, overall: Measures, rules: Rules, values: Callable[[]
         strict=figure.strict,
         estimate=estimate,
         outcome=outcome,
-        more_needed=_more_needed(estimate, figure, limit, rules, values) if outcome == "unclear" else None,
+        more_needed=_more_needed(basis, figure, limit, rules) if outcome == "unclear" else None,
     )
 
 
@@ -162,19 +164,15 @@ def _outcome(estimate: Estimate, figure: Figure, limit: float, *, provisional: b
     return "pass" if decisive is not None and figure.is_within(decisive, limit) else "unclear"
 
 
-def _more_needed(
-    estimate: Estimate, figure: Figure, limit: float, rules: Rules, values: Callable[[], Quantile]
-) -> int | None:
+def _more_needed(basis: Share | Quantile, figure: Figure, limit: float, rules: Rules) -> int | None:
     if rules.provisional:
-        return None if estimate.n else 1
-    if estimate.events is not None:
-        bad = estimate.events + estimate.undetermined
-        return samples_until(lambda count: _rate_is_shown(bad, count, limit, rules.level), estimate.n)
-    quantile = values()
-    within = (bisect_left if figure.strict else bisect_right)(quantile.largest, limit)
-    bad = estimate.n - within
+        return None  # no number: what is undetermined stays so, and of nothing there is no point
+    if isinstance(basis, Share):
+        bad = basis.events + basis.undetermined
+        return samples_until(lambda count: _rate_is_shown(bad, count, limit, rules.level), basis.trials)
+    bad = basis.beyond(limit, strict=figure.strict)
     return samples_until(
-        lambda count: _quantile_is_shown(bad, count, quantile.fraction, rules.level), estimate.n
+        lambda count: _quantile_is_shown(bad, count, basis.fraction, rules.level), len(basis.largest)
     )  # fmt: skip
 
 
@@ -202,13 +200,13 @@ def _covered(name: Literal["samples", "categories", "complexities"], present: in
     return CoverageResult(name=name, present=present, needed=needed, more_needed=max(0, needed - present))
 
 
-def _strata(samples: Samples, measurer: Measurer, rules: Rules) -> list[StratumResult]:
-    rows: dict[tuple[str, str], list[int]] = {name: [] for name in rules.named_strata()}
-    for row, index in enumerate(samples.stratum):
-        rows.setdefault(samples.strata[index], []).append(row)
+def _strata(samples: Samples, cells: Cells, rules: Rules) -> list[StratumResult]:
+    found: dict[tuple[str, str], list[Cell]] = {name: [] for name in rules.named_strata()}
+    for (index, _), cell in cells.items():
+        found.setdefault(samples.strata[index], []).append(cell)
     return [
-        _stratum(category, complexity, measurer.measure(found), rules)
-        for (category, complexity), found in sorted(rows.items())
+        _stratum(category, complexity, group_of(parts).measures(rules.level), rules)
+        for (category, complexity), parts in sorted(found.items())
     ]
 
 
