@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import postgres as postgres_servers
 from tests.stores import PLACES, Place
 from tests.write_side import DATA, url_of
 
@@ -29,11 +30,27 @@ def database_url(database: Path) -> str:
     return url_of(database)
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """The URL of a real PostgreSQL server."""
+    return postgres_servers.server_url()
+
+
+@pytest.fixture
+def postgres(
+    postgres_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[postgres_servers.Database]:
+    """An empty database on a real PostgreSQL server; what we keep beside it is in the test's own folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with postgres_servers.new_database(postgres_server) as database:
+        yield database
+
+
 @pytest.fixture(params=sorted(PLACES))
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Each kind of store in turn."""
-    made: Place = PLACES[request.param](tmp_path)
-    return made
+    kind = PLACES[request.param]
+    return kind(tmp_path, request.getfixturevalue("postgres") if kind.on_postgres else None)
 
 
 @pytest.fixture
@@ -51,6 +68,17 @@ def _nothing_left_running() -> Iterator[None]:
     before = set(process.live)
     yield
     assert set(process.live) <= before, "a writer still runs"
+
+
+def pytest_configure() -> None:
+    """Before the workers of a run are started."""
+    postgres_servers.begin_run()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After they have ended: what they shared is ended by the process that started them."""
+    if not hasattr(config, "workerinput"):
+        postgres_servers.end_run()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

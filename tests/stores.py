@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.write_side import dead_letters_of, rows_of, url_of
+from tests.postgres import Database
+from tests.write_side import dead_letters_of, read_dead_letters, rows_of, url_of
 
+from autopack.database import parse_database_url
 from autopack.telemetry import Telemetry
 from autopack.telemetry.dead_letters import MemoryDeadLetters
 from autopack.telemetry.errors import DataRejectedError, StoreError, TransientStoreError
@@ -141,8 +143,11 @@ class RefusingStore(WrappedStore):
 class Place(ABC):
     """A destination, and plain eyes for what reached it. The behaviour suite runs against each kind."""
 
-    def __init__(self, folder: Path) -> None:
+    on_postgres = False
+
+    def __init__(self, folder: Path, database: Database | None = None) -> None:
         self.path = folder / "events.db"
+        self._database = database
 
     @abstractmethod
     def open(self, **options: Any) -> Telemetry:
@@ -158,8 +163,8 @@ class Place(ABC):
 
 
 class MemoryPlace(Place):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, database: Database | None = None) -> None:
+        super().__init__(folder, database)
         self._store = MemoryStore()
         self._letters: list[MemoryDeadLetters] = []
 
@@ -179,8 +184,12 @@ class MemoryPlace(Place):
 
 
 class SqlitePlace(Place):
+    @property
+    def url(self) -> str:
+        return url_of(self.path)
+
     def open(self, **options: Any) -> Telemetry:
-        return Telemetry(url_of(self.path), **options)
+        return Telemetry(self.url, **options)
 
     def rows(self) -> list[dict[str, Any]]:
         return [_in_python(row) for row in rows_of(self.path)] if self.path.exists() else []
@@ -194,11 +203,42 @@ class SqliteWithoutJournalPlace(SqlitePlace):
         return super().open(**{"journal_dir": None} | options)
 
 
+class PostgresPlace(Place):
+    on_postgres = True
+
+    @property
+    def database(self) -> Database:
+        assert self._database is not None
+        return self._database
+
+    @property
+    def url(self) -> str:
+        return self.database.url
+
+    def open(self, **options: Any) -> Telemetry:
+        return Telemetry(self.url, **options)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{k: v for k, v in row.items() if k != "event_id"} for row in self.database.rows()]
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        folder = parse_database_url(self.url).telemetry_dir
+        assert folder is not None
+        return read_dead_letters(folder / "dead-letters.ndjson")
+
+
+class PostgresWithoutJournalPlace(PostgresPlace):
+    def open(self, **options: Any) -> Telemetry:
+        return super().open(**{"journal_dir": None} | options)
+
+
 # A further store is one more entry here.
-PLACES: dict[str, Callable[[Path], Place]] = {
+PLACES: dict[str, type[Place]] = {
     "memory": MemoryPlace,
     "sqlite": SqlitePlace,
     "sqlite-without-journal": SqliteWithoutJournalPlace,
+    "postgresql": PostgresPlace,
+    "postgresql-without-journal": PostgresWithoutJournalPlace,
 }
 
 

@@ -23,7 +23,9 @@ telemetry.rows telemetry.decoding telemetry.backoff telemetry.ledger telemetry.p
 telemetry.process telemetry.wakeup telemetry.control
 telemetry.buffer telemetry.segment telemetry.recovery telemetry.dead_letters
 telemetry.journal telemetry.inspection
-telemetry.stores.base telemetry.stores.memory telemetry.stores telemetry.stores.sqlite
+telemetry.stores.base telemetry.stores.memory telemetry.stores telemetry.stores.sqlite telemetry.stores.postgres_errors
+telemetry.stores.postgres_connection
+telemetry.stores.postgres
 telemetry.stores.by_url
 telemetry.worker telemetry.resend
 telemetry.writer telemetry.recover
@@ -130,9 +132,9 @@ def test_a_pure_module_knows_no_clock_thread_file_or_database(name: str) -> None
     assert {imported.split(".")[0] for imported in imports_of(name)} & impure == set()
 
 
-def test_only_the_worker_the_stores_and_migrations_know_sqlalchemy_alembic_and_aiosqlite() -> None:
-    heavy = {"sqlalchemy", "alembic", "aiosqlite"}
+def test_only_the_stores_and_migrations_know_sqlalchemy_alembic_and_the_drivers() -> None:
+    heavy = {"sqlalchemy", "alembic", "aiosqlite", "asyncpg", "psycopg"}
     users = {name for name in MODULES if heavy & {imported.split(".")[0] for imported in imports_of(name)}}
-    allowed = {"database", "models", "telemetry.stores.sqlite", "telemetry.stores.postgres_connection"}
-    allowed |= {name for name in MODULES if name.split(".")[0] == "migrations"}
+    stores = {f"telemetry.stores.{name}" for name in ("sqlite", "postgres", "postgres_connection")}
+    allowed = {"database", "models", *stores, *(name for name in MODULES if name.split(".")[0] == "migrations")}
     assert {name for name in users if name.split(".")[0] != "analysis"} <= allowed

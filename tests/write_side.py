@@ -66,13 +66,17 @@ def dead_letter_file(path: Path) -> Path:
 
 def dead_letters_of(path: Path) -> list[dict[str, Any]]:
     """The dead letters of a database file, read without any code of ours."""
-    file = dead_letter_file(path)
+    return read_dead_letters(dead_letter_file(path))
+
+
+def read_dead_letters(file: Path) -> list[dict[str, Any]]:
+    """What a file of dead letters holds; nothing where there is none."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def child_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """An environment that holds nothing of this one's but what a process needs, and where the tests are."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "XDG_STATE_HOME") if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])} | dict(changes or {})
 
 

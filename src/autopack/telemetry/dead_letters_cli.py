@@ -57,11 +57,11 @@ def retry_command() -> None:
 
     from autopack.telemetry.errors import StoreError
     from autopack.telemetry.resend import resend
-    from autopack.telemetry.stores.sqlite import SqliteStore
+    from autopack.telemetry.stores.by_url import store_of
 
     office = _office()
     try:
-        outcome = anyio.run(resend, office, SqliteStore(current_destination()))
+        outcome = anyio.run(resend, office, store_of(current_destination()))
     except StoreError as exc:
         raise click.ClickException(f"the database cannot be written ({exc.code}); the dead letters stay") from exc
     click.echo(

@@ -17,7 +17,7 @@ from autopack.telemetry.inspection import SegmentFile, journal_state
 from autopack.telemetry.journal import fingerprint_of
 from autopack.telemetry.recover import Recovered, recover
 from autopack.telemetry.settings import AUTO, Settings, journal_folder, resolve
-from autopack.telemetry.stores.sqlite import SqliteStore
+from autopack.telemetry.stores.by_url import store_of
 from autopack.text import for_json, for_terminal
 
 
@@ -45,7 +45,7 @@ class Report(msgspec.Struct, frozen=True):
 
 @click.command("recover", short_help="Deliver what dead processes left in the journal.")
 @click.option("--journal-dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="The journal folder. Default: TELEMETRY_JOURNAL_DIR, else <database file>.telemetry.")  # fmt: skip
+              help="The journal folder. Default: TELEMETRY_JOURNAL_DIR, else the one of the database.")  # fmt: skip
 @click.option("--any-destination", is_flag=True,
               help="Deliver events that were meant for other databases, too: to this one.")  # fmt: skip
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0, 3600), default=30.0, show_default=True,
@@ -73,7 +73,7 @@ def recover_command(journal_dir: Path | None, any_destination: bool, timeout_s: 
 
 
 def _folder(destination: Destination, given: Path | None) -> Path:
-    if destination.path is None:
+    if destination.in_memory:
         raise click.ClickException("a database in memory has no journal; set DATABASE_URL")
     folder = journal_folder(AUTO if given is None else given, destination.telemetry_dir)
     if folder is None:
@@ -113,7 +113,7 @@ def _deliver(
     files: Sequence[SegmentFile], destination: Destination, folder: Path, settings: Settings, timeout_s: float
 ) -> Recovered:
     fingerprints = sorted({bytes.fromhex(file.fingerprint) for file in files})
-    store = SqliteStore(destination)
+    store = store_of(destination)
     office = DeadLetterFile(destination.telemetry_dir or folder)
     return recover(folder, fingerprints, store, office, settings, timeout_s=timeout_s)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopack.database import DatabaseUrlError, parse_database_url
+from autopack.database import DatabaseUrlError, Destination, parse_database_url, require_driver
 from autopack.telemetry.errors import ConfigError
 from autopack.telemetry.stores.base import Store
 
@@ -10,9 +10,18 @@ from autopack.telemetry.stores.base import Store
 def store_for(url: str) -> Store:
     """The store of a database URL. Raises ConfigError."""
     try:
-        destination = parse_database_url(url)
+        return store_of(parse_database_url(url))
     except DatabaseUrlError as exc:
         raise ConfigError(f"database URL: {exc}") from exc
+
+
+def store_of(destination: Destination) -> Store:
+    """The store of a destination. Raises DatabaseUrlError where its driver is not installed."""
+    if destination.server is not None:
+        from autopack.telemetry.stores.postgres import PostgresStore
+
+        require_driver("asyncpg")
+        return PostgresStore(destination)
     from autopack.telemetry.stores.sqlite import SqliteStore
 
     return SqliteStore(destination)

@@ -1,0 +1,129 @@
+"""PostgreSQL, and what speaks its protocol: one statement and no transaction around it, per batch.
+
+A single statement is a transaction of its own, so that there is nothing to roll back and nothing in between that could
+fail: it was done, or it was not, and when the answer is lost the retry finds the rows there. After any error but one of
+the data the connection is dropped, and the next write begins with another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import astuple
+
+from autopack.database import Destination
+from autopack.postgres_urls import PostgresUrl
+from autopack.telemetry import log
+from autopack.telemetry.errors import DataRejectedError, StoreUnusableError
+from autopack.telemetry.events import Row
+from autopack.telemetry.stores.postgres_errors import translate
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+_CLOSE_TIMEOUT_S = 1.0
+
+
+class PostgresStore:
+    """One database on a PostgreSQL server, through one connection at a time."""
+
+    max_batch_rows = 2_000
+
+    def __init__(self, destination: Destination) -> None:
+        assert destination.server is not None  # noqa: S101 (for the type checker; `by_url` chose this store for it)
+        self._destination = destination
+        self._server: PostgresUrl = destination.server
+        self._engine: AsyncEngine | None = None
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+
+    @property
+    def telemetry_dir(self) -> Path | None:
+        """A folder for this database in the user's state directory."""
+        return self._destination.telemetry_dir
+
+    @property
+    def identity(self) -> str | None:
+        """Servers and database, without credentials."""
+        return self._destination.identity
+
+    def load(self) -> None:
+        """SQLAlchemy, asyncpg and Alembic, with what they import late."""
+        from autopack import migrations
+        from autopack.telemetry.stores import postgres_connection as connections
+
+        migrations.load()
+        self._engine = self._engine or connections.make_engine(
+            self._server, command_timeout_s=connections.COMMAND_TIMEOUT_S
+        )
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        """See `Store.write`."""
+        from autopack.telemetry.stores.postgres_connection import insert_statement
+
+        if self._driver is None:
+            await self._connect()
+        try:
+            status = await self._driver.execute(insert_statement(), *zip(*map(astuple, rows), strict=True))
+        except Exception as exc:
+            error = translate(exc)
+            if not isinstance(error, DataRejectedError):
+                await self._disconnect(politely=False)
+            raise error from exc
+        return int(status.rpartition(" ")[2])
+
+    async def close(self, *, final: bool = True) -> None:  # noqa: ARG002 (a server outlives its connections)
+        """See `Store.close`."""
+        await self._disconnect(politely=True)
+
+    def forked(self) -> PostgresStore:
+        """See `Store.forked`."""
+        _inherited.append(self)
+        return PostgresStore(self._destination)
+
+    async def _connect(self) -> None:
+        self.load()
+        assert self._engine is not None  # noqa: S101 (for the type checker; `load` made it)
+        try:
+            self._connection = await self._engine.connect()
+            self._driver = (await self._connection.get_raw_connection()).driver_connection
+            await self._ensure_schema(self._connection)
+        except Exception as exc:
+            await self._disconnect(politely=False)
+            error = translate(exc)
+            # No row is the reason when there is no connection yet, whatever an upgrade in place stumbled over.
+            raise StoreUnusableError(error.code) if isinstance(error, DataRejectedError) else error from exc
+
+    async def _ensure_schema(self, connection: AsyncConnection) -> None:
+        from autopack import migrations
+        from autopack.telemetry.stores import postgres_connection as connections
+
+        current = await connection.run_sync(migrations.is_current)
+        await connection.commit()
+        if current:
+            return
+        # An upgrade may take longer than any batch, so it has a connection with a longer deadline.
+        engine = connections.make_engine(self._server, command_timeout_s=connections.UPGRADE_TIMEOUT_S)
+        async with engine.connect() as patient:
+            await patient.run_sync(migrations.ensure)
+
+    async def _disconnect(self, *, politely: bool) -> None:
+        """Close the connection; if not politely, without a word to a server that may never answer."""
+        driver, self._driver = self._driver, None
+        connection, self._connection = self._connection, None
+        try:
+            if driver is not None and politely:
+                await driver.close(timeout=_CLOSE_TIMEOUT_S)
+            elif driver is not None:
+                driver.terminate()
+            if connection is not None:
+                await connection.close()
+        except Exception as exc:  # noqa: BLE001 (what cannot be closed is let go of: the next write opens anew)
+            log.info("A connection could not be closed: %s", type(exc).__name__)
+
+
+# Stores that came into this process by a fork. They are never closed, nor collected: a connection belongs to the
+# process that opened it, and closing a copy would end the parent's session.
+_inherited: list[PostgresStore] = []
