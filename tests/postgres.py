@@ -89,6 +89,16 @@ class Database:
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         return f"postgresql://{userinfo}@{hosts}/{self.name}?sslmode=disable{options}"
 
+    def sibling(self, name: str) -> "Database":
+        """Another database on the same server, whether it is there or not."""
+        return Database(_with_database(self.url, name))
+
+    def url_as(self, user: str, password: str) -> str:
+        """The URL of this database for another user."""
+        query = self.url.partition("?")[2]
+        servers = ",".join(map(str, self.server.addresses))
+        return f"postgresql://{user}:{password}@{servers}/{self.name}" + ("" if "host=" in query else f"?{query}")
+
 
 def server_url() -> str:
     """The URL of the server's own database; starts the server where that has not happened yet."""

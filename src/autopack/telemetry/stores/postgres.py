@@ -23,18 +23,23 @@ from autopack.telemetry.stores.postgres_errors import translate
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+COMMAND_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 1.0
 
 
 class PostgresStore:
-    """One database on a PostgreSQL server, through one connection at a time."""
+    """One database on a PostgreSQL server, through one connection at a time.
+
+    command_timeout_s: how long the answer to a batch is waited for; the server gives up a little earlier.
+    """
 
     max_batch_rows = 2_000
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> None:
         assert destination.server is not None  # noqa: S101 (for the type checker; `by_url` chose this store for it)
         self._destination = destination
         self._server: PostgresUrl = destination.server
+        self._command_timeout_s = command_timeout_s
         self._engine: AsyncEngine | None = None
         self._connection: AsyncConnection | None = None
         self._driver: Any = None
@@ -55,9 +60,7 @@ class PostgresStore:
         from autopack.telemetry.stores import postgres_connection as connections
 
         migrations.load()
-        self._engine = self._engine or connections.make_engine(
-            self._server, command_timeout_s=connections.COMMAND_TIMEOUT_S
-        )
+        self._engine = self._engine or connections.make_engine(self._server, command_timeout_s=self._command_timeout_s)
 
     async def write(self, rows: Sequence[Row]) -> int:
         """See `Store.write`."""
@@ -81,7 +84,7 @@ class PostgresStore:
     def forked(self) -> PostgresStore:
         """See `Store.forked`."""
         _inherited.append(self)
-        return PostgresStore(self._destination)
+        return PostgresStore(self._destination, command_timeout_s=self._command_timeout_s)
 
     async def _connect(self) -> None:
         self.load()

@@ -21,8 +21,7 @@ from autopack.telemetry.events import Row
 from autopack.telemetry.stores.postgres_errors import translate
 
 CONNECT_TIMEOUT_S = 5.0  # for each server
-COMMAND_TIMEOUT_S = 30.0
-STATEMENT_TIMEOUT_S = 25.0  # on the server, below ours: its answer says more than our giving up
+STATEMENT_TIMEOUT_SHARE = 0.8  # of the command's timeout: the server's own end of it says more than our giving up
 UPGRADE_TIMEOUT_S = 600.0  # the rows of a large table are rewritten
 
 _APPLICATION_NAME = "autopack"
@@ -122,7 +121,7 @@ def _server_settings(options: dict[str, str], command_timeout_s: float) -> dict[
         "application_name": options.get("application_name")
         or options.get("fallback_application_name")
         or _APPLICATION_NAME,
-        "statement_timeout": str(int(1000 * min(STATEMENT_TIMEOUT_S, command_timeout_s))),
+        "statement_timeout": str(int(1000 * STATEMENT_TIMEOUT_SHARE * command_timeout_s)),
     }
     if given := options.get("options"):
         settings["options"] = given

@@ -1,0 +1,164 @@
+"""A proxy on the loopback between the writer and a server: forwards, refuses, hangs, or cuts the answer to a commit."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# What a server says when a statement is committed and the next one may come.
+_DONE = b"INSERT 0 "
+_READY = b"Z\x00\x00\x00\x05"
+
+
+class Proxy:
+    """One port of the loopback. Counts connections and cuts, and keeps what the clients sent."""
+
+    def __init__(self, target: str | tuple[str, int]) -> None:
+        self.connections = 0
+        self.cuts = 0
+        self.sent = bytearray()
+        self.failures: list[asyncio.Task[None]] = []
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
+        self._thread.start()
+        self._open: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._hanging = False
+        self._cuts_left = 0
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+
+    def heal(self) -> None:
+        """Listen, and forward."""
+        self._hanging = False
+        self._run(self._listen())
+
+    def refuse(self) -> None:
+        """End every connection, and refuse further ones."""
+        self._run(self._stop())
+
+    def hang(self) -> None:
+        """Accept connections and bytes, and never answer, also on those that are open."""
+        self._hanging = True
+        self._run(self._listen())
+
+    def end_connections(self) -> None:
+        """End every connection that is open; further ones are forwarded."""
+        self._run(self._end_all())
+
+    def cut_answers(self, count: int) -> None:
+        """Of the next `count` batches that are committed, the client never hears."""
+        self._cuts_left = count
+
+    def close(self) -> None:
+        """End everything."""
+        self.refuse()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        assert self.failures == []
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(30)
+
+    async def _listen(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+
+    async def _stop(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        await self._end_all()
+        if server is not None:
+            await server.wait_closed()
+
+    async def _end_all(self) -> None:
+        tasks = list(self._open)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted is closed in the loop's next turn
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._forward(reader, writer))
+        self._open.add(task)
+        self.connections += 1
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._open.discard(task)
+            writer.transport.abort()
+            if not task.cancelled() and not isinstance(task.exception(), OSError | None):
+                self.failures.append(task)
+
+        task.add_done_callback(end)
+
+    async def _forward(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        if isinstance(self._target, str):
+            server, to_server = await asyncio.open_unix_connection(self._target)
+        else:
+            server, to_server = await asyncio.open_connection(*self._target)
+        up = asyncio.create_task(self._up(client, to_server))
+        down = asyncio.create_task(self._down(server, to_client))
+        try:
+            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+            down.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
+            to_server.transport.abort()
+
+    async def _up(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        while data := await client.read(1 << 16):
+            self.sent += data
+            if not self._hanging:
+                to_server.write(data)
+                await to_server.drain()
+
+    async def _down(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        answer = b""
+        while data := await server.read(1 << 16):
+            if self._cuts_left:
+                answer += data
+                if _DONE in answer and _READY in answer.partition(_DONE)[2]:
+                    self._cuts_left -= 1
+                    self.cuts += 1
+                    return
+                if _DONE in answer:
+                    continue
+            if not self._hanging:
+                to_client.write(data)
+                await to_client.drain()
+
+
+@contextmanager
+def proxy_to(target: str | tuple[str, int]) -> Iterator[Proxy]:
+    """A proxy that forwards to a server, as long as the context lasts."""
+    proxy = Proxy(target)
+    try:
+        proxy.heal()
+        yield proxy
+    finally:
+        proxy.close()
+
+
+def parse_names(sent: bytes) -> list[bytes]:
+    """The names of the statements that a client had parsed: of each Parse message in what it sent, behind the startup
+    message.
+    """
+    position = int.from_bytes(sent[:4], "big")
+    names = []
+    while position + 5 <= len(sent):
+        kind, length = sent[position : position + 1], int.from_bytes(sent[position + 1 : position + 5], "big")
+        if kind == b"P":
+            names.append(sent[position + 5 : sent.index(b"\0", position + 5)])
+        position += 1 + length
+    return names
