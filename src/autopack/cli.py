@@ -46,6 +46,12 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "validate": LazyCommand(
         "autopack.analysis.validate_command", "validate_command", "Say whether the estimator is validated on real data."
     ),
+    "tail": LazyCommand("autopack.analysis.tail_command", "tail_command", "Show new events as they land."),
+    "calibrate": LazyCommand(
+        "autopack.analysis.calibrate_command",
+        "calibrate_command",
+        "Propose coefficients and budgets from what was recorded.",
+    ),
     "status": LazyCommand("autopack.status_command", "status_command", "Say whether everything accepted arrives."),
     "recover": LazyCommand(
         "autopack.telemetry.recover_cli",

@@ -11,7 +11,8 @@ class Selection:
     """The events that are wanted: each condition that is given must hold, one of several values is enough.
 
     `since` is inclusive, `until` is not, so that neighbouring periods share no event. `limit` counts events,
-    the newest; None is all of them.
+    the newest; None is all of them. `landed`: only the rows that SQLite gave a number after the first and up to the
+    second of these, which it counts up as they land.
     """
 
     run_ids: tuple[str, ...] = ()
@@ -20,6 +21,7 @@ class Selection:
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
+    landed: tuple[int, int] | None = None
 
 
 EVERYTHING = Selection()
