@@ -23,8 +23,9 @@ from tests.read_side import DATA, ROOT, START, autopack, environment, event, mak
 from autopack.analysis.errors import ReadError
 from autopack.analysis.export import FIELDS, encoded_lines
 from autopack.analysis.records import COLUMNS, EventRecord, Unreadable, record_of
-from autopack.analysis.rows import BLOCK_ROWS, open_events
+from autopack.analysis.rows import open_events
 from autopack.analysis.selection import Selection, parse_instant
+from autopack.analysis.streaming import BLOCK_ROWS
 from autopack.analysis.whole_file import whole_file
 from autopack.database import Destination, parse_database_url
 

@@ -7,7 +7,7 @@ SQLite has them: the driver's own conversion would fail a whole result for one `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ def as_stored(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return type_coerce(column, NullType())
 
 
-def blocks(connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None) -> Iterator[Block]:
+def blocks(connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None) -> Generator[Block, None, None]:
     """The rows in blocks, fetched from the server one at a time."""
     return streamed(connection, query.limit(limit))
 

@@ -8,8 +8,8 @@ peculiar to a kind of database stands in `sqlite_reader` and `postgres_reader`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,7 +47,9 @@ class Reader(Protocol):
     def as_stored(self, column: ColumnElement[Any], /) -> ColumnElement[Any]:
         """The column as a record takes it: an instant as the text of its UTC wall clock, nothing else converted."""
 
-    def blocks(self, connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None, /) -> Iterator[Block]:
+    def blocks(
+        self, connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None, /
+    ) -> Generator[Block, None, None]:
         """The rows in blocks."""
 
 
@@ -88,9 +90,9 @@ def open_events(destination: Destination, selection: Selection = EVERYTHING) -> 
         total = found if selection.limit is None else min(found, selection.limit)
         unreadable = Unreadable()
         query = _query(reader, present).where(*conditions)
-        blocks = reader.blocks(connection, query, selection.limit)
-        records = _records(blocks, unreadable, recompute="event_uid" not in present)
-        yield Events(total, records, unreadable)
+        with closing(reader.blocks(connection, query, selection.limit)) as blocks:
+            records = _records(blocks, unreadable, recompute="event_uid" not in present)
+            yield Events(total, records, unreadable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ def open_columns(
         if selection.limit is None:
             query = query.order_by(None)  # a limit means the newest; without one, sorting would only take time
         total = found if selection.limit is None else min(found, selection.limit)
-        yield Rows(total, reader.blocks(connection, query, selection.limit))
+        with closing(reader.blocks(connection, query, selection.limit)) as blocks:
+            yield Rows(total, blocks)
 
 
 def count_and_newest(destination: Destination) -> tuple[int, str | None]:

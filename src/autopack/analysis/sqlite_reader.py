@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ def as_stored(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return type_coerce(column, NullType())
 
 
-def blocks(connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None) -> Iterator[Block]:
+def blocks(connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None) -> Generator[Block, None, None]:
     """The rows in blocks. Text is read as the UTF-8 that it should be, without a call per text, which takes a third of
     an export's time; from the first block on that holds other bytes, with one. The transaction sees the same rows.
     """
