@@ -6,12 +6,23 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stores import FlakyStore, HangingStore, MemoryPlace, Place, RefusingStore, SqlitePlace, WrappedStore
+from tests.postgres import Database
+from tests.stores import (
+    FlakyStore,
+    HangingStore,
+    MemoryPlace,
+    Place,
+    PostgresPlace,
+    RefusingStore,
+    SqlitePlace,
+    WrappedStore,
+)
 from tests.test_events import POISON, nested
 from tests.write_side import event, run_python
 
@@ -128,12 +139,15 @@ def test_nesting_that_the_caller_can_write_and_the_worker_cannot_read_is_a_dead_
     assert stats.worker_restarts == 0
 
 
-def test_every_store_gives_the_same_rows_and_the_same_dead_letters_for_the_same_input(tmp_path: Path) -> None:
+def test_every_store_gives_the_same_rows_and_the_same_dead_letters_for_the_same_input(
+    tmp_path: Path, postgres: Database
+) -> None:
+    kinds: list[Callable[[Path, Database], Place]] = [MemoryPlace, SqlitePlace, PostgresPlace]
     found = []
-    for number, kind in enumerate((MemoryPlace, SqlitePlace)):
+    for number, kind in enumerate(kinds):
         folder = tmp_path / str(number)
         folder.mkdir()
-        place = kind(folder)
+        place = kind(folder, postgres)
         with place.open() as telemetry:
             for name, (_, changes) in POISON.items():
                 if name != "bytes that are no MessagePack":  # kept in hexadecimal, the instant included
@@ -144,7 +158,7 @@ def test_every_store_gives_the_same_rows_and_the_same_dead_letters_for_the_same_
             [{name: value for name, value in item.items() if name not in ours} for item in items]
             for items in (place.rows(), place.dead_letters())
         ])  # fmt: skip
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert all(found[0])
 
 

@@ -66,26 +66,6 @@ def wait_until(telemetry: Telemetry, what: str) -> None:
     assert found, telemetry.stats()
 
 
-async def test_new_and_duplicate_rows_are_counted_apart(database: Path) -> None:
-    store = store_at(database)
-    batch = rows(10)
-    assert await store.write(batch[:6]) == 6
-    assert await store.write(batch) == 4
-    assert await store.write(batch) == 0
-    await store.close()
-    assert await store.write(rows(1, start=50)) == 1, "it connects again"
-    await store.close()
-    assert len(rows_of(database)) == 11
-
-
-async def test_the_same_id_in_another_run_is_another_event(database: Path) -> None:
-    store = store_at(database)
-    (row,) = rows(1)
-    fields = {name: getattr(row, name) for name in Row.__struct_fields__}
-    assert await store.write([row, Row(**fields | {"run_id": "other"})]) == 2
-    await store.close()
-
-
 async def test_the_largest_batch_is_one_statement(database: Path) -> None:
     store = store_at(database)
     assert store.max_batch_rows * len(Row.__struct_fields__) <= 32_766
