@@ -17,11 +17,12 @@ from autopack.analysis.errors import AnalysisError
 from autopack.analysis.options import Instant, StoredText, selection_options
 from autopack.analysis.progress import tracked
 from autopack.analysis.replay_sources import bounded_lines
-from autopack.analysis.rows import BLOCK_ROWS, open_columns
+from autopack.analysis.rows import open_columns
 from autopack.analysis.rules import Rules
 from autopack.analysis.sample_collector import SampleCollector
 from autopack.analysis.sample_sources import COLUMNS, from_log, from_ndjson, from_rows
 from autopack.analysis.selection import EVERYTHING, Selection
+from autopack.analysis.streaming import BLOCK_ROWS
 from autopack.analysis.validation import Validation, Verdict, validate
 from autopack.analysis.validation_table import after_tables, before_tables, plain_tables, rich_tables
 from autopack.database import DatabaseUrlError, current_destination
