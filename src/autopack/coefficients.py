@@ -39,7 +39,11 @@ class MarginalTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All figures of the estimator, in output tokens; `overhead` is keyed by `category/complexity`."""
+    """All figures of the estimator, in output tokens; `overhead` is keyed by `category/complexity`.
+
+    So is `budget_factor`: where it has one, the budget is the prediction times that, rounded up, and neither
+    `budget_buffer` nor a floor has a say.
+    """
 
     safety_margin: Factor
     budget_buffer: Factor
@@ -48,6 +52,7 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_overhead: Tokens
     overhead: dict[str, Tokens]
     marginal: MarginalTable
+    budget_factor: dict[str, Factor] = {}
     about: str = ""
 
 

@@ -2,6 +2,7 @@
 
     predicted = int((overhead + Σ marginal(deliverable)) · safety_margin)
     budget    = min(budget_cap, max(budget_floor, int(predicted · budget_buffer)))
+              = min(budget_cap, ⌈predicted · budget_factor⌉) where category and complexity have such a factor
 
 `overhead` belongs to category and complexity; the marginal of a deliverable depends on its kind and on whether it
 is written anew or exists already. The figures come from `autopack.coefficients`.
@@ -63,9 +64,18 @@ def estimate(
     present = frozenset(existing)
     marginals = [_marginal(name, name in present, coefficients) for name in names]
     predicted = int(math.fsum([overhead, *marginals]) * coefficients.safety_margin)
-    floor = _budget_floor(complexity, coefficients)
-    wanted = int(predicted * coefficients.budget_buffer) if names else floor
-    return Estimate(predicted, min(coefficients.budget_cap, max(floor, wanted)), len(names))
+    budget = (
+        budget_of(predicted, category, complexity, coefficients) if names else _budget_floor(complexity, coefficients)
+    )
+    return Estimate(predicted, min(coefficients.budget_cap, budget), len(names))
+
+
+def budget_of(predicted: int, category: str, complexity: str, coefficients: Coefficients) -> int:
+    """The budget of a prediction for at least one deliverable; what exceeds the cap has to be cut to it."""
+    factor = coefficients.budget_factor.get(f"{category}/{complexity}")
+    if factor is not None:
+        return max(1, math.ceil(predicted * factor))
+    return max(_budget_floor(complexity, coefficients), int(predicted * coefficients.budget_buffer))
 
 
 def kind_of(path: str) -> Kind:

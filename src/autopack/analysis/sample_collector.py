@@ -50,6 +50,10 @@ class SampleCollector:
             if real.actual:
                 self._add(real)
 
+    def takes(self, model: str) -> bool:
+        """Whether an event of this model is not left out as simulated."""
+        return self._include_simulated or _is_real(model)
+
     def samples(self) -> Samples:
         """The samples among the events so far."""
         used = self._flags.translate(_table(lambda flags: not flags & _LEFT_OUT))
@@ -57,6 +61,7 @@ class SampleCollector:
         return Samples(
             counts=self._counts(Counter(flags)),
             strata=list(self._strata),
+            number=array("l", compress(range(len(used)), used)),
             stratum=array("l", compress(self._stratum, used)),
             at_s=array("d", compress(self._at_s, used)),
             predicted=array("q", compress(self._predicted, used)),

@@ -117,7 +117,7 @@ def _of_row(row: Sequence[Any]) -> Event | None:
     ids = (run if isinstance(run, str) else "", phase if isinstance(phase, str) else "")
     if not _are_clean([[value] for value in (*ids, *others, at, paths, attributes)]):
         return None
-    return Event._make((*ids, *others, _seconds(at), paths in _LISTS, _says_total(attributes)))
+    return Event._make((*ids, *others, seconds_of(at), paths in _LISTS, _says_total(attributes)))
 
 
 def _of_export(decoder: msgspec.json.Decoder[_Exported], line: bytes) -> Event | None:
@@ -138,7 +138,7 @@ def _of_export(decoder: msgspec.json.Decoder[_Exported], line: bytes) -> Event |
         *counts,
         record.success,
         record.truncated,
-        _seconds(record.timestamp),
+        seconds_of(record.timestamp),
         bool(record.deliverables),
         _is_total(record.attributes),
     )
@@ -159,7 +159,7 @@ def _of_log(record: LogRecord | None) -> Event | None:
         record.selected_budget,
         record.success,
         record.truncated,
-        _seconds(record.at),
+        seconds_of(record.at),
         has_paths=False,
         is_total=record.actual_is_total,
     )
@@ -170,10 +170,10 @@ def _all_seconds(values: Sequence[Any]) -> list[float]:
         aware = map("{}+00:00".format, values)  # as SQLite has them; what has a zone already is not ISO with another
         return list(map(datetime.timestamp, map(datetime.fromisoformat, aware)))
     except ValueError:
-        return list(map(_seconds, values))
+        return list(map(seconds_of, values))
 
 
-def _seconds(value: Any) -> float:
+def seconds_of(value: Any) -> float:
     """A stored instant, UTC where it names no zone; infinite where it cannot be read."""
     try:
         instant = value if isinstance(value, datetime) else datetime.fromisoformat(value)

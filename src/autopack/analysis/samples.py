@@ -94,10 +94,14 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples in parallel columns; `stratum` is an index into `strata`, pairs of category and complexity."""
+    """The samples in parallel columns; `stratum` is an index into `strata`, pairs of category and complexity.
+
+    `number` counts the events that are not left out as simulated, in the order in which they came, from 0.
+    """
 
     counts: Counts
     strata: list[tuple[str, str]]
+    number: array[int]
     stratum: array[int]
     at_s: array[float]
     predicted: array[int]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import click
 import msgspec
 
+from autopack.analysis.aligned import plain_tables, rich_tables
 from autopack.analysis.commands import note
 from autopack.analysis.errors import AnalysisError
 from autopack.analysis.options import Instant, StoredText, selection_options
@@ -24,7 +25,7 @@ from autopack.analysis.sample_sources import COLUMNS, from_log, from_ndjson, fro
 from autopack.analysis.selection import EVERYTHING, Selection
 from autopack.analysis.streaming import BLOCK_ROWS
 from autopack.analysis.validation import Validation, Verdict, validate
-from autopack.analysis.validation_table import after_tables, before_tables, plain_tables, rich_tables
+from autopack.analysis.validation_table import after_tables, before_tables, parts
 from autopack.database import DatabaseUrlError, current_destination
 from autopack.streams import is_terminal
 from autopack.text import for_json, for_terminal
@@ -196,9 +197,9 @@ def _show(validation: Validation, *, as_json: bool) -> None:
     if is_terminal(sys.stdout):
         from rich.console import Console
 
-        Console().print(*rich_tables(validation), sep="\n")
+        Console().print(*rich_tables(parts(validation)), sep="\n")
     else:
-        click.echo(plain_tables(validation))
+        click.echo(plain_tables(parts(validation)))
     click.echo("\n" + "\n".join(after_tables(validation)))
 
 

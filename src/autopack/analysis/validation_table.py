@@ -1,29 +1,20 @@
-"""A verdict for people: what it is, why, what is missing, and every figure with its interval. Pure.
-
-rich draws the tables on a terminal, aligned text stands for them elsewhere.
-"""
+"""A verdict for people: what it is, why, what is missing, and every figure with its interval. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from autopack.analysis.aligned import Part
 from autopack.analysis.measures import Estimate
 from autopack.analysis.rules import FIGURES
 from autopack.analysis.validation import FIGURES_BY_NAME, RuleResult, Validation
 from autopack.text import for_terminal
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 MOST_STRATA = 25
 MOST_LINES = 20
 _LONGEST_NAME = 28
-
-Part = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
-"""A table: its title, its header, its rows."""
 
 _COUNTS = (
     ("unreadable", "{} unreadable"),
@@ -80,27 +71,6 @@ def parts(validation: Validation) -> Iterator[Part]:
                 for row in drift.rows
             ],
         )
-
-
-def plain_tables(validation: Validation) -> str:
-    """The tables as aligned text, with no trailing blanks."""
-    return "\n\n".join("\n".join([title, *_aligned([header, *rows])]) for title, header, rows in parts(validation))
-
-
-def rich_tables(validation: Validation) -> Iterator[Table]:
-    """The tables for a terminal. Names are given as text, never as markup."""
-    from rich.table import Table
-    from rich.text import Text
-
-    for title, header, rows in parts(validation):
-        table = Table(
-            title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False
-        )
-        for number, name in enumerate(header):
-            table.add_column(name, justify="right" if number else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        yield table
 
 
 def _listed(word: str, texts: Sequence[str]) -> list[str]:
@@ -173,11 +143,3 @@ def _rules(validation: Validation) -> Iterator[str]:
 def _name(name: str) -> str:
     shown = for_terminal(name)
     return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        first, *others = row
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        yield "  ".join(cells).rstrip()

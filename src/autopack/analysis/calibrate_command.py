@@ -1,0 +1,202 @@
+"""`autopack calibrate`: parse, wire, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+
+from autopack.analysis.aligned import plain_tables, rich_tables
+from autopack.analysis.calibration import Calibration, Settings, calibrate
+from autopack.analysis.calibration_table import before_tables, parts
+from autopack.analysis.commands import note
+from autopack.analysis.history import History, Recorded, history_of
+from autopack.analysis.options import selection_options
+from autopack.analysis.progress import tracked
+from autopack.analysis.replay_sources import bounded_lines
+from autopack.analysis.rows import open_events
+from autopack.analysis.selection import EVERYTHING, Selection
+from autopack.analysis.whole_file import whole_file
+from autopack.coefficients import ENVIRONMENT_NAME, Coefficients, load_coefficients
+from autopack.database import current_destination
+from autopack.streams import is_terminal
+from autopack.text import for_json, for_terminal
+
+_DEFAULTS = Settings()
+
+
+@click.command("calibrate", short_help="Propose coefficients and budgets from what was recorded.")
+@click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--source",
+    type=click.Choice(["db", "ndjson"]),
+    default="db",
+    show_default=True,
+    help="The database, or an export FILE (- is standard input). A log does not name deliverables.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the proposed coefficients to this file, whole or not at all.",
+)
+@click.option("--force", is_flag=True, help="Replace the file of --output where there is one.")
+@click.option(
+    "--alpha-percent",
+    type=click.FloatRange(0, 50, min_open=True),
+    default=_DEFAULTS.alpha_percent,
+    show_default=True,
+    metavar="N",
+    help="Share of future replies that a promised budget may cut, at most.",
+)
+@click.option(
+    "--worth-replies",
+    type=click.FloatRange(0.01),
+    default=_DEFAULTS.worth_replies,
+    show_default=True,
+    metavar="N",
+    help="How many replies the coefficients in force are worth.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    default=_DEFAULTS.folds,
+    show_default=True,
+    metavar="N",
+    help="Parts of the cross-validation; each run is in one of them.",
+)
+@click.option(
+    "--min-replies",
+    type=click.IntRange(1),
+    default=_DEFAULTS.min_replies,
+    show_default=True,
+    metavar="N",
+    help="Replies that a fit takes.",
+)
+@click.option(
+    "--min-runs",
+    type=click.IntRange(2),
+    default=_DEFAULTS.min_runs,
+    show_default=True,
+    metavar="N",
+    help="Runs that they must come from.",
+)
+@click.option("--keep-coefficients", is_flag=True, help="Promise budgets for the coefficients in force.")
+@click.option("--no-budgets", is_flag=True, help="Fit coefficients only.")
+@click.option("--include-simulated", is_flag=True, help="Also replies of a model whose name begins with 'simulated'.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
+@selection_options  # fmt: skip
+def calibrate_command(
+    *,
+    file: Path | None,
+    source: Literal["db", "ndjson"],
+    output: Path | None,
+    force: bool,
+    keep_coefficients: bool,
+    no_budgets: bool,
+    include_simulated: bool,
+    as_json: bool,
+    selection: Selection,
+    **numbers: float,
+) -> None:
+    """Propose coefficients and budgets from recorded replies.
+
+    Coefficients are fitted, shrunk towards those in force, and taken only when they are certainly better on runs that
+    the fit has not seen. Budgets are such that at most 2 % of future replies exceed them, per category and complexity;
+    their price in unused tokens is printed.
+
+    Nothing is applied: AUTOPACK_ESTIMATOR_COEFFICIENTS=FILE does that.
+
+    The exit code is 0 where there is an answer, also that the coefficients in force should stay, and 1 where the data
+    carry neither coefficients nor budgets.
+
+    Example: autopack calibrate --since 2025-12-01 --output coefficients.json
+    """
+    _check_use(file, source, selection, output, force=force)
+    settings = msgspec.convert(
+        {**numbers, "coefficients": not keep_coefficients, "budgets": not no_budgets, "simulated": include_simulated},
+        Settings,
+    )
+    history, read_from = _read(file, selection, settings)
+    in_force = os.environ.get(ENVIRONMENT_NAME) or "shipped coefficients"
+    calibration = calibrate(history, load_coefficients(), settings, source=read_from, estimator=in_force)
+    _show(calibration, as_json=as_json)
+    _write(calibration, output)
+    if calibration.coefficients is None and calibration.fit.outcome != "unchanged":
+        raise click.ClickException("the data carry neither coefficients nor budgets; record more")
+
+
+def _check_use(file: Path | None, source: str, selection: Selection, output: Path | None, *, force: bool) -> None:
+    if source == "db" and file is not None:
+        raise click.UsageError("--source db reads the database of DATABASE_URL; for a FILE use --source ndjson")
+    if source != "db" and file is None:
+        raise click.UsageError(f"--source {source} needs a FILE (- is standard input)")
+    if source != "db" and selection != EVERYTHING:
+        raise click.UsageError("the options that select events are for --source db")
+    if output is not None and not force and os.path.lexists(output):
+        raise click.ClickException(f"{for_terminal(str(output))} exists; --force replaces it")
+
+
+def _read(file: Path | None, selection: Selection, settings: Settings) -> tuple[History, str]:
+    if file is not None:
+        with click.open_file(str(file), "rb") as stream:
+            lines = tracked(bounded_lines(stream.readline), "Reading", None)
+            return history_of(_from_ndjson(lines), include_simulated=settings.simulated), str(file)
+    destination = current_destination()
+    note(f"# Database: {destination}")
+    with open_events(destination, selection) as events:
+        records = tracked(events.records, "Reading", events.total)
+        return history_of(map(_from_record, records), include_simulated=settings.simulated), str(destination)
+
+
+def _from_record(record: object) -> Recorded | None:
+    try:
+        return msgspec.convert(record, Recorded, from_attributes=True)
+    except msgspec.ValidationError:
+        return None
+
+
+def _from_ndjson(lines: Iterable[bytes]) -> Iterator[Recorded | None]:
+    decoder = msgspec.json.Decoder(Recorded)
+    for line in lines:
+        if line.strip() and not line.startswith(b"#"):
+            try:
+                yield decoder.decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                yield None
+
+
+def _show(calibration: Calibration, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(for_json(msgspec.json.encode(calibration).decode()))
+        return
+    click.echo("\n".join(before_tables(calibration)))
+    tables = list(parts(calibration))
+    if tables and is_terminal(sys.stdout):
+        from rich.console import Console
+
+        Console().print("", *rich_tables(tables), sep="\n")
+    elif tables:
+        click.echo("\n" + plain_tables(tables))
+
+
+def _write(calibration: Calibration, output: Path | None) -> None:
+    if calibration.coefficients is None:
+        if calibration.fit.outcome == "unchanged":
+            note("Nothing to change: the coefficients in force stay" + (", no file was written" if output else ""))
+    elif output is None:
+        note("Nothing was written; --output FILE writes the proposed coefficients")
+    else:
+        with whole_file(output) as file:
+            file.write(encoded(calibration.coefficients))
+        note(f"Wrote {output}; {ENVIRONMENT_NAME}={output} applies it")
+
+
+def encoded(coefficients: Coefficients) -> bytes:
+    """Coefficients in the form of the shipped file."""
+    return msgspec.json.format(msgspec.json.encode(coefficients), indent=1) + b"\n"
