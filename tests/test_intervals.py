@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
 from autopack.analysis.intervals import quantile_ranks, samples_until, wilson_interval
 
