@@ -46,6 +46,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "validate": LazyCommand(
         "autopack.analysis.validate_command", "validate_command", "Say whether the estimator is validated on real data."
     ),
+    "summary": LazyCommand(
+        "autopack.analysis.summary_command", "summary_command", "Show the verdict and its figures at a glance."
+    ),
     "tail": LazyCommand("autopack.analysis.tail_command", "tail_command", "Show new events as they land."),
     "calibrate": LazyCommand(
         "autopack.analysis.calibrate_command",
