@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from autopack.analysis.aligned import Part
+from autopack.analysis.estimate_text import interval_text, point_text
 from autopack.analysis.measures import Estimate
 from autopack.analysis.rules import FIGURES
 from autopack.analysis.validation import FIGURES_BY_NAME, RuleResult, Validation
@@ -93,8 +94,8 @@ def _rule(rule: RuleResult) -> tuple[str, ...]:
     return (
         figure.title,
         str(estimate.n),
-        _point(estimate, rule.name),
-        _interval(estimate),
+        point_text(estimate, figure),
+        interval_text(estimate),
         figure.demand(rule.limit),
         f"{rule.outcome}{more}",
     )
@@ -116,22 +117,9 @@ def _strata(validation: Validation) -> list[tuple[str, ...]]:
 
 
 def _with_interval(estimate: Estimate, name: str) -> str:
-    return "-" if estimate.point is None else f"{_point(estimate, name)} {_interval(estimate)}"
-
-
-def _point(estimate: Estimate, name: str) -> str:
-    sign = " %" if FIGURES_BY_NAME[name].unit == "percent" else " ×"
-    if estimate.point == estimate.worst:
-        return "-" if estimate.point is None else _digits(estimate.point) + sign
-    return f"{_digits(estimate.point)}–{_digits(estimate.worst)}{sign}"
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"[{_digits(estimate.lower)}, {_digits(estimate.upper)}]"
-
-
-def _digits(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"  # noqa: PLR2004 (no exponents)
+    if estimate.point is None:
+        return "-"
+    return f"{point_text(estimate, FIGURES_BY_NAME[name])} {interval_text(estimate)}"
 
 
 def _rules(validation: Validation) -> Iterator[str]:
