@@ -21,7 +21,9 @@ class Proxy:
     def __init__(self, target: str | tuple[str, int]) -> None:
         self.connections = 0
         self.cuts = 0
+        self.refusals = 0
         self.sent = bytearray()
+        self.refused_setting: bytes | None = None
         self.failures: list[asyncio.Task[None]] = []
         self._target = target
         self._loop = asyncio.new_event_loop()
@@ -96,16 +98,21 @@ class Proxy:
         def end(task: asyncio.Task[None]) -> None:
             self._open.discard(task)
             writer.transport.abort()
-            if not task.cancelled() and not isinstance(task.exception(), OSError | None):
+            if not task.cancelled() and not isinstance(task.exception(), OSError | EOFError | None):
                 self.failures.append(task)
 
         task.add_done_callback(end)
 
     async def _forward(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        startup = await self._startup(client, to_client)
+        if not startup:
+            return
         if isinstance(self._target, str):
             server, to_server = await asyncio.open_unix_connection(self._target)
         else:
             server, to_server = await asyncio.open_connection(*self._target)
+        if not self._hanging:
+            to_server.write(startup)
         up = asyncio.create_task(self._up(client, to_server))
         down = asyncio.create_task(self._down(server, to_client))
         try:
@@ -115,6 +122,19 @@ class Proxy:
             down.cancel()
             await asyncio.gather(up, down, return_exceptions=True)
             to_server.transport.abort()
+
+    async def _startup(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> bytes:
+        """The startup message; empty if it asks for a setting that is refused, as PgBouncer does."""
+        length = await client.readexactly(4)
+        startup = length + await client.readexactly(int.from_bytes(length, "big") - 4)
+        self.sent += startup
+        if self.refused_setting is None or self.refused_setting not in startup:
+            return startup
+        fields = b"SFATAL\0C08P01\0Munsupported startup parameter: " + self.refused_setting + b"\0\0"
+        to_client.write(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+        await to_client.drain()
+        self.refusals += 1
+        return b""
 
     async def _up(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
         while data := await client.read(1 << 16):
