@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import msgspec
 from tests.postgres import Database
 from tests.write_side import dead_letters_of, read_dead_letters, rows_of, url_of
@@ -123,6 +125,30 @@ class HangingStore(WrappedStore):
     async def write(self, rows: Sequence[Row]) -> int:
         self.entered.set()
         self.released.wait()
+        return await super().write(rows)
+
+
+class SlowStore(WrappedStore):
+    """Takes ten rows at a time, and waits in every write, as for a server's answer, until it is released; the worker's
+    loop goes on meanwhile. The worker begins when it is let in.
+    """
+
+    max_batch_rows = 10
+
+    def __init__(self, inner: Store | None = None, *, error: Exception | None = None) -> None:
+        super().__init__(inner)
+        self.let_in = threading.Event()
+        self.released = threading.Event()
+        self._error = error
+
+    def load(self) -> None:
+        self.let_in.wait()
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        await anyio.to_thread.run_sync(self.released.wait)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         return await super().write(rows)
 
 

@@ -25,7 +25,9 @@ class Account(RuleBasedStateMachine):
         self.buffer = MemoryBuffer(CAPACITY, CAPACITY * SLOT_BYTES)
         self.waiting: deque[bytes] = deque()
         self.taken: dict[int, bytes] = {}
-        self.accepted = self.settled = self.written = self.duplicates = self.dead_lettered = 0
+        self.again: list[int] = []
+        self.ever_taken = 0
+        self.accepted = self.written = self.duplicates = self.dead_lettered = 0
         self.closed = False
 
     def slots_held(self) -> int:
@@ -60,23 +62,30 @@ class Account(RuleBasedStateMachine):
     @rule(limit=st.integers(1, CAPACITY))
     def take_a_batch(self, limit: int) -> None:
         batch = self.buffer.take(limit)
-        if not self.taken:
-            keys = range(self.settled, self.settled + min(limit, len(self.waiting)))
-            self.taken = {key: self.waiting.popleft() for key in keys}
-        assert dict(batch) == self.taken
+        if self.again:
+            keys, self.again = self.again[:limit], self.again[limit:]
+        else:
+            keys = list(range(self.ever_taken, self.ever_taken + min(limit, len(self.waiting))))
+            self.ever_taken += len(keys)
+            self.taken |= {key: self.waiting.popleft() for key in keys}
+        assert dict(batch) == {key: self.taken[key] for key in keys}
 
-    @precondition(lambda self: self.taken)
+    @rule()
+    def the_worker_dies_and_another_begins(self) -> None:
+        self.buffer.rewind()
+        self.again = sorted(self.taken)
+
+    @precondition(lambda self: self.taken.keys() - set(self.again))
     @rule(data=st.data())
     def settle_some(self, data: st.DataObject) -> None:
-        keys = data.draw(st.lists(st.sampled_from(sorted(self.taken)), min_size=1, unique=True))
+        handed_out = sorted(self.taken.keys() - set(self.again))
+        keys = data.draw(st.lists(st.sampled_from(handed_out), min_size=1, unique=True))
         fates = [data.draw(st.sampled_from(["written", "duplicates", "dead_lettered"])) for _ in keys]
         counts = {fate: fates.count(fate) for fate in set(fates)}
         self.buffer.settle(keys, **counts)
         for key, fate in zip(keys, fates, strict=True):
             del self.taken[key]
             setattr(self, fate, getattr(self, fate) + 1)
-        if not self.taken:
-            self.settled = self.written + self.duplicates + self.dead_lettered
 
     @rule(length=st.integers(1, CAPACITY))
     def arm(self, length: int) -> None:
@@ -134,13 +143,17 @@ def test_settling_with_counts_that_do_not_add_up_is_refused() -> None:
         buffer.settle([0], written=1, duplicates=1)
 
 
-def test_an_event_that_was_taken_comes_again_until_it_is_settled() -> None:
+def test_an_event_that_was_taken_and_not_settled_comes_again_when_the_worker_begins_again() -> None:
     buffer = MemoryBuffer(4, 400)
     for payload in (b"a", b"b", b"c"):
         buffer.offer(payload)
-    assert buffer.take(2) == buffer.take(2) == {0: b"a", 1: b"b"}
+    assert buffer.take(2) == {0: b"a", 1: b"b"}
+    assert buffer.take(2) == {2: b"c"}
     buffer.settle([0], written=1)
-    assert buffer.take(2) == {1: b"b"}
+    buffer.rewind()
+    assert buffer.take(1) == {1: b"b"}
+    assert buffer.take(2) == {2: b"c"}
+    assert buffer.take(2) == {}
 
 
 def test_the_queue_is_bounded_by_bytes_exactly() -> None:

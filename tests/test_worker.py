@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.stores import FaultStore, FlakyStore, RefusingStore, WrappedStore
+from tests.stores import FaultStore, FlakyStore, RefusingStore, SlowStore, WrappedStore
 from tests.write_side import event
 
 from autopack.telemetry import Telemetry
@@ -209,3 +209,50 @@ def test_a_data_error_of_a_single_event_takes_one_statement_and_no_wait() -> Non
         assert telemetry.flush(30)
         assert telemetry.stats().dead_lettered == 1
         assert (store.writes, telemetry.stats().retries) == (1, 0)
+
+
+def wait_until_taken(telemetry: Telemetry, backlog: int) -> None:
+    end_s = time.monotonic() + 30
+    while telemetry.writer.buffer.backlog != backlog:
+        assert time.monotonic() < end_s
+        threading.Event().wait(0.001)
+
+
+def test_while_a_batch_is_written_the_next_full_one_is_read_and_stays_pending() -> None:
+    store = SlowStore()
+    with Telemetry(store, batch_size=10, flush_interval_s=60) as telemetry:
+        phases = record_phases(telemetry, 25)
+        store.let_in.set()
+        wait_until_taken(telemetry, 5)  # ten in the store's hands, ten behind them
+        assert telemetry.stats().pending == 25
+        store.released.set()
+    assert [row.phase_id for row in store.rows] == phases
+
+
+def test_a_worker_that_dies_with_a_batch_read_ahead_writes_both_once_when_it_starts_again() -> None:
+    store = SlowStore(error=ValueError("a bug"))
+    with Telemetry(store, batch_size=10, flush_interval_s=60) as telemetry:
+        phases = record_phases(telemetry, 25)
+        store.let_in.set()
+        wait_until_taken(telemetry, 5)
+        store.released.set()
+        assert telemetry.flush(30)
+        stats = telemetry.stats()
+    assert [row.phase_id for row in store.rows] == phases
+    assert (stats.written, stats.worker_restarts, stats.last_error) == (25, 1, "ValueError")
+
+
+def test_a_bad_event_in_a_batch_that_was_read_ahead_costs_only_itself() -> None:
+    store = SlowStore()
+    with Telemetry(store, batch_size=10, flush_interval_s=60) as telemetry:
+        phases = record_phases(telemetry, 12)
+        telemetry.record(**event(run_id=None))
+        phases += record_phases(telemetry, 12)
+        store.let_in.set()
+        wait_until_taken(telemetry, 5)
+        assert telemetry.stats().dead_lettered == 0, "in order"
+        store.released.set()
+        assert telemetry.flush(30)
+        stats = telemetry.stats()
+    assert [row.phase_id for row in store.rows] == phases
+    assert (stats.written, stats.dead_lettered) == (24, 1)

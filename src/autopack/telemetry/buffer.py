@@ -74,8 +74,11 @@ class Buffer(Protocol):
         """Put events that dead processes have left behind before everything else. Called once, by the worker."""
 
     def take(self, limit: int) -> Mapping[int, bytes]:
-        """The next events in order, at most `limit`, under keys for `settle`; first those that were taken and never
-        settled because the worker died.
+        """The next events in order, at most `limit`, under keys for `settle`."""
+
+    def rewind(self) -> None:
+        """Have `take` hand out again, before all else, what was taken and not settled. For a worker that begins, since
+        the one before may have died.
         """
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
@@ -164,9 +167,13 @@ class MemoryBuffer:
     def take(self, limit: int) -> Mapping[int, bytes]:
         """See `Buffer.take`."""
         with politely(self._lock):
-            if not self._ledger.in_flight:
-                self._ledger.enter([self._queued.popleft() for _ in range(min(limit, len(self._queued)))])
-            return self._ledger.batch()
+            if again := self._ledger.again(limit):
+                return again
+            return self._ledger.enter([self._queued.popleft() for _ in range(min(limit, len(self._queued)))])
+
+    def rewind(self) -> None:
+        """See `Buffer.rewind`."""
+        self._ledger.rewind()
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
         """See `Buffer.settle`."""

@@ -281,11 +281,18 @@ class Journal:
             finally:
                 self._lock.release()
         with politely(self._account_lock):
-            if not self._ledger.in_flight:
-                for segment, records in self._unread(limit):
-                    keys = self._ledger.enter([payload for _, payload in records])
-                    self._places.update(zip(keys, [(segment, start) for start, _ in records], strict=True))
-            return self._ledger.batch()
+            if again := self._ledger.again(limit):
+                return again
+            batch: dict[int, bytes] = {}
+            for segment, records in self._unread(limit):
+                entered = self._ledger.enter([payload for _, payload in records])
+                self._places.update(zip(entered, [(segment, start) for start, _ in records], strict=True))
+                batch |= entered
+            return batch
+
+    def rewind(self) -> None:
+        """See `Buffer.rewind`."""
+        self._ledger.rewind()
 
     def _unread(self, limit: int) -> Iterator[tuple[Segment, list[tuple[int, bytes]]]]:
         for orphan in self._orphans:

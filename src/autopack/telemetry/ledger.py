@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -30,16 +31,26 @@ class Ledger:
     def __init__(self) -> None:
         self.in_flight: dict[int, bytes] = {}
         self.next_key = 0
+        self._again: deque[int] = deque()
         self._written = 0
         self._duplicates = 0
         self._dead_lettered = 0
 
-    def enter(self, payloads: Sequence[bytes]) -> range:
-        """More events are in the worker's hands, in this order; returns their keys."""
-        keys = range(self.next_key, self.next_key + len(payloads))
-        self.in_flight.update(zip(keys, payloads, strict=True))
-        self.next_key = keys.stop
-        return keys
+    def enter(self, payloads: Sequence[bytes]) -> dict[int, bytes]:
+        """More events are in the worker's hands, in this order; returns them under their keys."""
+        entered = dict(enumerate(payloads, self.next_key))
+        self.in_flight.update(entered)
+        self.next_key += len(entered)
+        return entered
+
+    def rewind(self) -> None:
+        """The worker is another one: what is in flight is to be handed out again."""
+        self._again = deque(self.in_flight)
+
+    def again(self, limit: int) -> dict[int, bytes]:
+        """At most so many of those, oldest first."""
+        keys = [self._again.popleft() for _ in range(min(limit, len(self._again)))]
+        return {key: self.in_flight[key] for key in keys}
 
     def settle(self, keys: Iterable[int], *, written: int, duplicates: int, dead_lettered: int) -> list[bytes]:
         """The fate of these events is decided; the three counts add up to their number. Returns their payloads."""
@@ -59,7 +70,3 @@ class Ledger:
     def settled_through(self) -> int:
         """The key of the first event that is not settled: all before it are."""
         return next(iter(self.in_flight), self.next_key)
-
-    def batch(self) -> Mapping[int, bytes]:
-        """What is in the worker's hands, oldest first."""
-        return dict(self.in_flight)

@@ -1,7 +1,8 @@
 """The background writer: takes batches from the buffer, and settles every event of them.
 
 It runs in its own thread and loop and waits in one place, for a full batch, a flush, a close, a fork, or the end of the
-flush interval. A batch is decoded and validated, then written in one transaction. What the database refuses is found by
+flush interval. A batch is decoded and validated, then written in one transaction; while the database works on it the
+next one is decoded, if there is a whole one. What the database refuses is found by
 bisection and becomes a dead letter; what it cannot take now is tried again, with backoff, until it can, or until the
 deadline of `close()`. Nobody cancels the worker: it is asked to stop, since a cancelled query loses its connection.
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple
 
 import anyio
+import anyio.lowlevel
 
 from autopack.telemetry import log
 from autopack.telemetry.backoff import Retries
@@ -33,10 +36,19 @@ _SILENCE_S = 10.0
 _CLOSING_DELAY_S = 0.25
 _STRAGGLER_PAUSE_S = 0.005
 _STRAGGLER_TRIES = 20
+_SLICE_EVENTS = 200  # decoded at a time: one or two ms, in which the loop does nothing else
 
 
 class DeadlineExpired(Exception):  # noqa: N818 (an end, not an error)
     """The time to drain is over; what is unsettled stays in the buffer."""
+
+
+class Batch(NamedTuple):
+    """Events that were taken together, under their keys: as they came, the good ones as rows, the others as letters."""
+
+    payloads: Mapping[int, bytes]
+    rows: Mapping[int, Row]
+    invalid: Mapping[int, DeadLetter]
 
 
 class Worker:
@@ -63,6 +75,7 @@ class Worker:
         self._uniform = uniform
         self._clock_s = clock_s
         self._decode = Decoder()
+        self._ahead: Batch | None = None
         self._in_outage = False
         self._buried_since_said = 0
         self._silent_until_s = 0.0
@@ -71,6 +84,7 @@ class Worker:
         """Work until the end."""
         self._orders.bell.bind()
         try:
+            self._buffer.rewind()
             self._buffer.recover()
             while batch := await self._next_batch():
                 await self._deliver(batch)
@@ -81,20 +95,40 @@ class Worker:
             # A worker that died of a bug starts again.
             await self._store.close(final=self._orders.closing)
 
-    async def _next_batch(self) -> Mapping[int, bytes]:
-        """The next events, as soon as there is a reason to write them; nothing when it is time to stop."""
+    async def _next_batch(self) -> Batch | None:
+        """The next events, as soon as there is a reason to write them; None when it is time to stop."""
         while True:
             await self._pause_if_asked()
             self._buffer.tend()
             self._buffer.arm(self._settings.batch_size)
-            if not self._has_reason_to_write():
+            if not self._ahead and not self._has_reason_to_write():
                 await self._orders.bell.wait(self._settings.flush_interval_s)
             self._buffer.disarm()
             if self._deadline_is_over():
                 raise DeadlineExpired
-            batch = self._buffer.take(self._batch_limit())
+            batch, self._ahead = self._ahead or await self._read(), None
             if batch or (self._orders.closing and await self._nobody_is_late()):
                 return batch
+
+    async def _read(self) -> Batch | None:
+        """Take events and decode them; None when there are none."""
+        payloads = self._buffer.take(self._batch_limit())
+        rows: dict[int, Row] = {}
+        invalid: dict[int, DeadLetter] = {}
+        for number, (key, payload) in enumerate(payloads.items(), 1):
+            match self._decode(payload):
+                case Row() as row:
+                    rows[key] = row
+                case Rejected() as rejected:
+                    invalid[key] = dead_letter(rejected, kind="invalid")
+            if number % _SLICE_EVENTS == 0:
+                await anyio.lowlevel.checkpoint()
+        return Batch(payloads, rows, invalid) if payloads else None
+
+    async def _read_ahead(self) -> None:
+        """Have the next batch ready, if it is a full one: a smaller one may grow until this one is written."""
+        if self._buffer.backlog >= self._settings.batch_size:
+            self._ahead = await self._read()
 
     async def _nobody_is_late(self) -> bool:
         """False while a `record()` that was let in before the close has not put its event down yet."""
@@ -116,18 +150,10 @@ class Worker:
         backlog = self._buffer.backlog >= 2 * self._settings.batch_size
         return self._store.max_batch_rows if backlog else min(self._settings.batch_size, self._store.max_batch_rows)
 
-    async def _deliver(self, payloads: Mapping[int, bytes]) -> None:
-        rows: dict[int, Row] = {}
-        invalid: dict[int, DeadLetter] = {}
-        for key, payload in payloads.items():
-            match self._decode(payload):
-                case Row() as row:
-                    rows[key] = row
-                case Rejected() as rejected:
-                    invalid[key] = dead_letter(rejected, kind="invalid")
-        self._bury(invalid)
-        if rows:
-            await self._write(list(rows), rows, payloads)
+    async def _deliver(self, batch: Batch) -> None:
+        self._bury(batch.invalid)
+        if batch.rows:
+            await _both(self._write(list(batch.rows), batch.rows, batch.payloads), self._read_ahead)
 
     async def _write(
         self,
@@ -231,3 +257,14 @@ class Worker:
         while self._orders.pausing.is_set():
             await self._orders.bell.wait(_PAUSE_POLL_S)
         self._orders.paused.clear()
+
+
+async def _both(writing: Awaitable[object], aside: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do something aside while writing waits; raises what either raised. Writing is never cancelled."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(aside)
+            with anyio.CancelScope(shield=True):
+                await writing
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
