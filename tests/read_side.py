@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -99,6 +100,26 @@ def autopack_process(
         encoding="utf-8",
         timeout=60,
     )
+
+
+class Measured(NamedTuple):
+    """What a command printed, and the most memory that it ever had."""
+
+    stdout: str
+    peak_mib: float
+
+
+def measured(*arguments: str, database: Path | str | None = None, cwd: Path | None = None) -> Measured:
+    """Run a command that succeeds in a process of its own, and look at its memory at the end."""
+    # Not by getrusage, where a child begins with the peak of the process that started it.
+    program = (
+        "import atexit, sys\nfrom pathlib import Path\nfrom autopack.cli import main\n"
+        "atexit.register(lambda: print(Path('/proc/self/status').read_text(), file=sys.stderr))\nmain(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(database), cwd=cwd,
+                          capture_output=True, check=True, encoding="utf-8", timeout=120)  # fmt: skip
+    (peak_kib,) = re.findall(r"VmHWM:\s+(\d+) kB", done.stderr)
+    return Measured(done.stdout, int(peak_kib) / 1024)
 
 
 def _text_file() -> io.TextIOWrapper:

@@ -27,7 +27,7 @@ telemetry.stores.base telemetry.stores.memory telemetry.stores telemetry.stores.
 telemetry.stores.postgres_connection
 telemetry.stores.postgres
 telemetry.stores.by_url
-telemetry.worker telemetry.resend
+telemetry.worker telemetry.resend telemetry.bulk
 telemetry.writer telemetry.recover
 telemetry.stats telemetry.uncommon
 telemetry.recorder
@@ -136,5 +136,12 @@ def test_only_the_stores_and_migrations_know_sqlalchemy_alembic_and_the_drivers(
     heavy = {"sqlalchemy", "alembic", "aiosqlite", "asyncpg", "psycopg"}
     users = {name for name in MODULES if heavy & {imported.split(".")[0] for imported in imports_of(name)}}
     stores = {f"telemetry.stores.{name}" for name in ("sqlite", "postgres", "postgres_connection")}
-    allowed = {"database", "models", *stores, *(name for name in MODULES if name.split(".")[0] == "migrations")}
+    upkeep = {f"upkeep.{name}" for name in ("explained", "pruning")}
+    allowed = {
+        "database",
+        "models",
+        *stores,
+        *upkeep,
+        *(name for name in MODULES if name.split(".")[0] == "migrations"),
+    }
     assert {name for name in users if name.split(".")[0] != "analysis"} <= allowed

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 from tests.postgres import Database
-from tests.read_side import START, autopack, environment, event, make_database
+from tests.read_side import START, autopack, environment, event, make_database, measured
 from tests.write_side import TABLE
 
 from autopack import migrations
@@ -234,15 +234,6 @@ def test_export_takes_as_little_memory_for_many_rows_as_for_few(postgres: Databa
         SELECT n::text, 'r', 'p', '2025-12-29'::timestamptz + n * interval '1 second', 'c', 'low', 1,
             '["' || repeat('x', 200) || '"]', 300, 200, 4096, true, false, 'm' FROM generate_series(1, 60000) n
     """)
-    program = (
-        "import sys, resource; from autopack.cli import main\n"
-        "try: main(['export', '--limit', sys.argv[1]])\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, file=sys.stderr)\n"
-    )
-    peaks_mib = []
-    for limit in (1, 60_000):
-        done = subprocess.run([sys.executable, "-c", program, str(limit)], env=environment(postgres.url), check=True,
-                              capture_output=True, text=True)  # fmt: skip
-        assert done.stdout.count("\n") == limit
-        peaks_mib.append(int(done.stderr.splitlines()[-1]))
-    assert peaks_mib[1] - peaks_mib[0] < 20, peaks_mib
+    few, many = (measured("export", "--limit", limit, database=postgres.url) for limit in ("1", "60000"))
+    assert (few.stdout.count("\n"), many.stdout.count("\n")) == (1, 60_000)
+    assert many.peak_mib - few.peak_mib < 20

@@ -56,6 +56,13 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "Propose coefficients and budgets from what was recorded.",
     ),
     "status": LazyCommand("autopack.status_command", "status_command", "Say whether everything accepted arrives."),
+    "db": LazyCommand(
+        "autopack.upkeep.db_command", "db_command", "Look at the schema, upgrade it, print its SQL.", acts=True
+    ),
+    "copy": LazyCommand(
+        "autopack.upkeep.copy_command", "copy_command", "Copy all events into another database.", acts=True
+    ),
+    "prune": LazyCommand("autopack.upkeep.prune_command", "prune_command", "Delete old events.", acts=True),
     "recover": LazyCommand(
         "autopack.telemetry.recover_cli",
         "recover_command",

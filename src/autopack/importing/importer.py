@@ -6,21 +6,15 @@ rejected line like any other.
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-import anyio
 import msgspec
 
 from autopack.analysis.replay_sources import bounded_lines
 from autopack.importing.reading import FileReader, ReadLine
 from autopack.importing.rejects import RejectFile
-from autopack.telemetry.backoff import Retries
-from autopack.telemetry.errors import DataRejectedError, StoreError
-from autopack.telemetry.events import Row
-from autopack.telemetry.settings import Settings
+from autopack.telemetry.bulk import write_apart
 from autopack.telemetry.stores.base import Store
 
 _BATCH_BYTES = 8 << 20
@@ -91,27 +85,5 @@ def _batches(lines: Iterable[ReadLine], most_rows: int) -> Iterator[list[ReadLin
 
 async def _write(store: Store, lines: Sequence[ReadLine]) -> tuple[int, dict[int, str]]:
     """Write these; returns how many were new, and by line number what the database refused."""
-    if not lines:
-        return 0, {}
-    try:
-        return await _try(store, [line.row for line in lines if line.row]), {}
-    except DataRejectedError as exc:
-        if len(lines) == 1:
-            return 0, {lines[0].number: f"the database refused it: {exc.code}"}
-    middle = len(lines) // 2
-    new, refused = await _write(store, lines[:middle])
-    more, also_refused = await _write(store, lines[middle:])
-    return new + more, refused | also_refused
-
-
-async def _try(store: Store, rows: Sequence[Row]) -> int:
-    """Write the rows, as often as a writer tries before it calls it an outage."""
-    retries = Retries(Settings(), started_s=time.monotonic(), uniform=random.uniform)
-    while True:
-        try:
-            return await store.write(rows)
-        except StoreError as exc:
-            now_s = time.monotonic()
-            if not exc.transient or retries.is_outage(now_s):
-                raise
-            await anyio.sleep(retries.delay_s(now_s))
+    new, refused = await write_apart(store, [line.row for line in lines if line.row])
+    return new, {lines[place].number: f"the database refused it: {code}" for place, code in refused.items()}
