@@ -77,7 +77,7 @@ def _statements(bind: sa.Connection) -> Iterator[str]:
         yield f"ALTER TABLE {TABLE} RENAME COLUMN event_id TO former_event_id"
         old = {column.name: column for column in _columns_of(bind)}
     ours = {column.name: column for column in columns()}
-    yield from _altered(_additions(bind, ours, old))
+    yield from _additions(bind, ours, old)
     changed = dict(_conversions(ours, old))
     if changed and (views := _views_on(bind)):
         raise SchemaError(f"the columns of {TABLE} cannot change while a view shows them: drop {', '.join(views)}, "
@@ -120,12 +120,9 @@ def _without_key(bind: sa.Connection) -> Iterator[str]:
     if key is not None:
         yield f"ALTER TABLE {TABLE} DROP CONSTRAINT {quote(key)}"
     for column in _columns_of(bind):
-        if column.name == "event_id":
-            yield from _altered(
-                ["ALTER COLUMN event_id DROP NOT NULL", "ALTER COLUMN event_id DROP IDENTITY IF EXISTS"]
-            )
-            if not column.identity:
-                yield f"ALTER TABLE {TABLE} ALTER COLUMN event_id DROP DEFAULT"
+        if column.name == "event_id" and column.type in _WHOLE:
+            yield f"ALTER TABLE {TABLE} ALTER COLUMN event_id DROP IDENTITY IF EXISTS"
+            yield f"ALTER TABLE {TABLE} ALTER COLUMN event_id DROP NOT NULL, ALTER COLUMN event_id DROP DEFAULT"
 
 
 def _columns_of(bind: sa.Connection) -> list[_Column]:
@@ -144,17 +141,18 @@ def _columns_of(bind: sa.Connection) -> list[_Column]:
     return [_Column(*row) for row in found]
 
 
-def _additions(bind: sa.Connection, ours: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> list[str]:
+def _additions(bind: sa.Connection, ours: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> Iterator[str]:
     """The columns of ours that the older table lacks; what is required is filled with a default for its rows only."""
-    missing = [column for name, column in ours.items() if name not in old]
-    required = [column for column in missing if not column.nullable and column.name != "event_uid"]
-    types = {column.name: column.type.compile(bind.dialect) for column in missing}
-    return [
-        *(f'ADD COLUMN "{column.name}" {types[column.name]}' for column in missing if column not in required),
-        *(f'ADD COLUMN "{column.name}" {types[column.name]} NOT NULL DEFAULT {default_for(column.type)}'
-          for column in required),
-        *(f'ALTER COLUMN "{column.name}" DROP DEFAULT' for column in required),
-    ]  # fmt: skip
+    added, required = [], []
+    for column in (column for name, column in ours.items() if name not in old):
+        definition = f'ADD COLUMN "{column.name}" {column.type.compile(bind.dialect)}'
+        if not column.nullable and column.name != "event_uid":
+            default = "false" if isinstance(column.type, sa.Boolean) else default_for(column.type)
+            definition += f" NOT NULL DEFAULT {default}"
+            required.append(f'ALTER COLUMN "{column.name}" DROP DEFAULT')
+        added.append(definition)
+    yield from _altered(added)
+    yield from _altered(required)
 
 
 def _conversions(ours: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> Iterator[tuple[str, str]]:
