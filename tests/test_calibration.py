@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
 from tests.read_side import autopack, event, make_database
@@ -143,6 +143,7 @@ def test_a_stratum_without_an_overhead_gets_one_that_begins_at_the_default() -> 
     assert result.coefficients.default_overhead == TODAY.default_overhead
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=80), st.integers(1, 12))
 def test_a_run_is_never_on_both_sides(runs: list[str], hands: int) -> None:
     shape = Shape("testing", "low", (1, 0, 0, 0, 0), (0,) * 5)
@@ -209,6 +210,7 @@ def test_the_shape_of_a_phase_is_what_the_estimator_sees() -> None:
         assert int(model_of(TODAY).expected(reply.shape) * TODAY.safety_margin) == expected.predicted_output_tokens
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 5))
 def test_the_equations_are_solved_as_numpy_solves_them(seed: int, strata: int, marginals: int) -> None:
     rng = np.random.default_rng(seed)

@@ -71,6 +71,7 @@ def test_two_percent_take_49_replies() -> None:
     assert promised_factor([1.0] * 48, ALPHA) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 50), min_size=49, max_size=200))
 def test_a_factor_is_rounded_up_and_never_below_what_is_predicted(scores: list[float]) -> None:
     factor = promised_factor(scores, ALPHA)

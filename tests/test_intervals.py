@@ -14,6 +14,7 @@ LEVELS = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
 FRACTIONS = st.sampled_from([0.01, 0.1, 0.5, 0.9, 0.99])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.floats(0, 1), LEVELS)
 def test_wilsons_interval_is_scipys(trials: int, share: float, level: float) -> None:
     events = round(trials * share)
@@ -26,6 +27,7 @@ def test_of_no_trials_there_is_no_interval() -> None:
     assert quantile_ranks(0, 0.5, 0.95) == (None, None)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2000), FRACTIONS, LEVELS)
 def test_the_ranks_are_the_innermost_that_leave_each_tail_its_half(count: int, fraction: float, level: float) -> None:
     tail, (lower, upper) = (1 - level) / 2, quantile_ranks(count, fraction, level)
@@ -38,6 +40,7 @@ def test_the_ranks_are_the_innermost_that_leave_each_tail_its_half(count: int, f
     assert below.cdf(first) > tail * (1 - 1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), FRACTIONS, LEVELS)
 def test_the_interval_of_a_quantile_mirrors_that_of_its_opposite(count: int, fraction: float, level: float) -> None:
     lower, upper = quantile_ranks(count, fraction, level)
@@ -59,7 +62,7 @@ def test_in_simulation_a_quantiles_interval_covers_at_least_at_its_level(count: 
     assert covered <= 0.985  # and is no wider than whole ranks make it
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(20, 800), st.floats(0.02, 0.5), st.integers(0, 2**32 - 1))
 def test_in_simulation_a_shares_interval_covers_about_at_its_level(trials: int, share: float, seed: int) -> None:
     """Wilson's is right on average over shares; at single ones it swings around the level, down to 0.895 here."""
@@ -80,6 +83,7 @@ def test_averaged_over_shares_the_coverage_is_the_level() -> None:
     assert np.mean(coverage) == pytest.approx(0.95, abs=0.005)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 2000))
 def test_how_many_more_is_what_counting_up_one_by_one_finds(present: int, enough: int) -> None:
     asked: list[int] = []
