@@ -1,6 +1,7 @@
 """A proxy on the loopback between the writer and a server: forwards, refuses, hangs, or cuts the answer to a commit."""
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
@@ -10,9 +11,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# What a server says when a statement is committed and the next one may come.
-_DONE = b"INSERT 0 "
-_READY = b"Z\x00\x00\x00\x05"
+# What a server says when rows are written, and when that is committed and the next statement may come.
+_COMMITTED = re.compile(rb"C\0\0\0.(?:INSERT 0|COPY) .*?Z\0\0\0\x05", re.DOTALL)
+_WRITTEN = re.compile(rb"C\0\0\0.(?:INSERT 0|COPY) ", re.DOTALL)
 
 
 class Proxy:
@@ -24,6 +25,7 @@ class Proxy:
         self.refusals = 0
         self.sent = bytearray()
         self.refused_setting: bytes | None = None
+        self.seems_a_standby = False
         self.failures: list[asyncio.Task[None]] = []
         self._target = target
         self._loop = asyncio.new_event_loop()
@@ -146,17 +148,25 @@ class Proxy:
     async def _down(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         answer = b""
         while data := await server.read(1 << 16):
+            if self.seems_a_standby:
+                data = data.replace(_status(b"in_hot_standby", b"off"), _status(b"in_hot_standby", b"on"))
             if self._cuts_left:
                 answer += data
-                if _DONE in answer and _READY in answer.partition(_DONE)[2]:
+                if _COMMITTED.search(answer):
                     self._cuts_left -= 1
                     self.cuts += 1
                     return
-                if _DONE in answer:
+                if _WRITTEN.search(answer):
                     continue
             if not self._hanging:
                 to_client.write(data)
                 await to_client.drain()
+
+
+def _status(name: bytes, value: bytes) -> bytes:
+    """What a server says of one of its settings when a connection begins."""
+    text = name + b"\0" + value + b"\0"
+    return b"S" + (len(text) + 4).to_bytes(4, "big") + text
 
 
 @contextmanager

@@ -333,6 +333,20 @@ def test_with_several_servers_the_next_one_is_used_when_the_first_is_gone(postgr
         assert each_once(postgres, 20)
 
 
+def test_of_several_servers_the_one_that_can_be_written_is_used(postgres: Database) -> None:
+    with proxy_to(postgres.address()) as standby, proxy_to(postgres.address()) as primary:
+        standby.seems_a_standby = True
+        with Telemetry(url_through(postgres, standby, primary)) as telemetry:
+            record(telemetry, 0, 10)
+            assert telemetry.flush(30)
+            assert postgres.terminate_others() == 1
+        assert (standby.connections > 0, primary.connections > 0) == (True, True)
+        assert each_once(postgres, 10)
+        with Telemetry(url_through(postgres, standby)) as telemetry:
+            record(telemetry, 10, 20)
+            assert telemetry.flush(30), "one that is named alone is taken as it is"
+
+
 def test_faults_one_after_the_other_lose_nothing_and_double_nothing(postgres: Database, proxy: Proxy) -> None:
     faults: list[list[Callable[[], object]]] = [
         [partial(proxy.cut_answers, 1)],
