@@ -99,6 +99,17 @@ def test_a_pooler_that_refuses_our_settings_is_used_without_them(postgres: Datab
     assert len(postgres.rows()) == 1
 
 
+def test_a_pooler_that_refuses_what_the_user_asked_for_is_no_loop(postgres: Database) -> None:
+    with proxy_to(postgres.address()) as proxy:
+        proxy.refused_setting = b"statement_timeout"
+        with Telemetry(postgres.url_through(proxy.port, options="&options=-cstatement_timeout%3D9")) as telemetry:
+            telemetry.record(**event())
+            assert not telemetry.flush(0.5)
+            assert telemetry.stats().last_error == "ProtocolViolationError 08P01"
+            proxy.refused_setting = None
+            assert telemetry.flush(30)
+
+
 def test_a_limit_of_the_users_own_is_not_overruled(postgres: Database) -> None:
     with Telemetry(with_options(postgres, "options=-cstatement_timeout%3D1234")) as telemetry:
         telemetry.record(**event())
@@ -382,6 +393,8 @@ def test_without_its_driver_a_server_is_refused_in_one_line_that_says_what_to_in
         sys.modules |= {"asyncpg": None, "psycopg": None}
         from autopack.telemetry import ConfigError, Telemetry
         from autopack.database import DatabaseUrlError, engine_for, parse_database_url
+        from autopack.database_check import database_problem
+        print(database_problem(parse_database_url("postgresql://h/d")))
         for use in (Telemetry, lambda url: engine_for(parse_database_url(url))):
             try:
                 use("postgresql://h/d")
@@ -389,7 +402,7 @@ def test_without_its_driver_a_server_is_refused_in_one_line_that_says_what_to_in
                 print(exc)
     """
     lines = run_python(code).stdout.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all("pip install 'autopack-telemetry[postgres]'" in line for line in lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from autopack.database import Destination
+from autopack.database import DatabaseUrlError, Destination, require_driver
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
@@ -15,6 +15,8 @@ def database_problem(destination: Destination) -> str | None:
 
     What may pass by itself (a lock, a full disk) is no reason: the journal keeps events until then.
     """
+    if destination.server is not None:
+        return _driver_problem()
     path = destination.path
     if path is None:
         return None
@@ -27,6 +29,14 @@ def database_problem(destination: Destination) -> str | None:
         return _file_problem(path) if path.exists() else None
     except OSError as exc:
         return f"{path}: {exc.strerror}"
+
+
+def _driver_problem() -> str | None:
+    try:
+        require_driver("asyncpg")
+    except DatabaseUrlError as exc:
+        return str(exc)
+    return None
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -83,7 +83,8 @@ async def _connect_to(address: Address, server: PostgresUrl, command_timeout_s: 
         connection: asyncpg.Connection[Any] = await asyncpg.connect(**arguments)
     except asyncpg.ProtocolViolationError:
         # PgBouncer refuses settings that it does not know; our own deadline remains.
-        del arguments["server_settings"]["statement_timeout"]
+        if arguments["server_settings"].pop("statement_timeout", None) is None:
+            raise
         connection = await asyncpg.connect(**arguments)
     return connection
 
