@@ -241,6 +241,15 @@ def test_a_server_without_a_free_connection_is_waited_for(postgres: Database) ->
         assert each_once(postgres, 10)
 
 
+def test_one_connection_is_enough_also_for_the_first_start(postgres: Database) -> None:
+    with role(postgres) as (name, url):
+        postgres.execute(f"ALTER ROLE {name} CONNECTION LIMIT 1")
+        with Telemetry(url) as telemetry:
+            record(telemetry, 0, 10)
+            assert telemetry.flush(30), telemetry.stats()
+        assert each_once(postgres, 10)
+
+
 def test_a_missing_privilege_keeps_everything_until_it_is_granted(postgres: Database) -> None:
     with role(postgres) as (name, url):
         with Telemetry(url) as telemetry:

@@ -87,30 +87,38 @@ class PostgresStore:
         return PostgresStore(self._destination, command_timeout_s=self._command_timeout_s)
 
     async def _connect(self) -> None:
-        self.load()
-        assert self._engine is not None  # noqa: S101 (for the type checker; `load` made it)
         try:
-            self._connection = await self._engine.connect()
-            self._driver = (await self._connection.get_raw_connection()).driver_connection
-            await self._ensure_schema(self._connection)
+            if not await self._open():
+                # Not beside the first connection: a role, or a pooler, may allow one at a time.
+                await self._disconnect(politely=True)
+                await self._upgrade()
+                await self._open()
         except Exception as exc:
             await self._disconnect(politely=False)
             error = translate(exc)
             # No row is the reason when there is no connection yet, whatever an upgrade in place stumbled over.
             raise StoreUnusableError(error.code) if isinstance(error, DataRejectedError) else error from exc
 
-    async def _ensure_schema(self, connection: AsyncConnection) -> None:
+    async def _open(self) -> bool:
+        """Connect; returns whether the schema is ours."""
+        from autopack import migrations
+
+        self.load()
+        assert self._engine is not None  # noqa: S101 (for the type checker; `load` made it)
+        self._connection = await self._engine.connect()
+        self._driver = (await self._connection.get_raw_connection()).driver_connection
+        current = await self._connection.run_sync(migrations.is_current)
+        await self._connection.commit()
+        return current
+
+    async def _upgrade(self) -> None:
+        """Make or upgrade the schema, which may take longer than any batch, on a connection with a longer deadline."""
         from autopack import migrations
         from autopack.telemetry.stores import postgres_connection as connections
 
-        current = await connection.run_sync(migrations.is_current)
-        await connection.commit()
-        if current:
-            return
-        # An upgrade may take longer than any batch, so it has a connection with a longer deadline.
         engine = connections.make_engine(self._server, command_timeout_s=connections.UPGRADE_TIMEOUT_S)
-        async with engine.connect() as patient:
-            await patient.run_sync(migrations.ensure)
+        async with engine.connect() as connection:
+            await connection.run_sync(migrations.ensure)
 
     async def _disconnect(self, *, politely: bool) -> None:
         """Close the connection; if not politely, without a word to a server that may never answer."""
