@@ -58,7 +58,8 @@ def copy_command(
 
     Events keep their ids and instants, and one that is there already is not written again: after an interruption, or
     for what has been recorded since, run it again. What is written to the source meanwhile is not held up and not
-    copied. The destination gets the schema that it needs.
+    copied; nor is what waits in the source's journal or lies in its dead letters (autopack status). The destination
+    gets the schema that it needs.
 
     A command line is public: a URL with a password comes from AUTOPACK_COPY_FROM and AUTOPACK_COPY_TO, or from a file.
     The exit code is 0 when every event is in the destination, and 1 when one was rejected or it cannot be written.
