@@ -77,10 +77,9 @@ def measures_of(samples: Samples, rules: Rules) -> Measures:
 
 
 def only(samples: Samples, rows: Sequence[int]) -> Samples:
-    """Those of the samples that stand in these rows. The counts stay those of all."""
+    """Those of the samples that stand in these rows. What is said of all events stays as it is."""
     return replace(
         samples,
-        number=array("l", map(samples.number.__getitem__, rows)),
         stratum=array("l", map(samples.stratum.__getitem__, rows)),
         at_s=array("d", map(samples.at_s.__getitem__, rows)),
         predicted=array("q", map(samples.predicted.__getitem__, rows)),

@@ -37,8 +37,8 @@ class Tail:
             self._last = rows_landed(self._destination)
             wanted = replace(wanted, landed=(0, self._last))
         newest = list(self._read(wanted))
-        for record in newest:
-            self._remember(record)
+        if not self._numbered:
+            self._remember_what_is_there(newest)
         return newest[:count][::-1]
 
     def look(self) -> Iterator[EventRecord]:
@@ -67,9 +67,14 @@ class Tail:
                 for row in block:
                     yield record_of(row, unreadable)
 
+    def _remember_what_is_there(self, newest: list[EventRecord]) -> None:
+        """Also those that were not shown, where a look would find them again."""
+        for record in newest:
+            self._remember(record)
+        for _ in self._happened_lately() if newest else ():
+            pass
+
     def _remember(self, record: EventRecord) -> None:
-        if self._numbered:
-            return
         at = datetime.fromisoformat(record.timestamp) if record.timestamp else None
         self._seen[_identity(record)] = at
         if at is not None:
