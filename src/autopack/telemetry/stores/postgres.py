@@ -3,11 +3,15 @@
 A single statement is a transaction of its own, so that there is nothing to roll back and nothing in between that could
 fail: it was done, or it was not, and when the answer is lost the retry finds the rows there. After any error but one of
 the data the connection is dropped, and the next write begins with another one.
+
+The statement is COPY, which costs the server a third of what `INSERT … ON CONFLICT` costs it, and fails as a whole when
+one row is there already. That happens after a lost answer or a crash only: then the batch goes the slower way, which
+leaves out what is there, and so do the next ones until one is all new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,7 @@ from autopack.postgres_urls import PostgresUrl
 from autopack.telemetry import log
 from autopack.telemetry.errors import DataRejectedError, StoreUnusableError
 from autopack.telemetry.events import Row
+from autopack.telemetry.stores.postgres_copy import copy_text
 from autopack.telemetry.stores.postgres_errors import translate
 
 if TYPE_CHECKING:
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 
 COMMAND_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 1.0
+_DUPLICATE = "23505"
+# Row-level security allows no COPY, and some servers that speak the protocol have none.
+_NO_COPY = frozenset({"0A000", "42601"})
 
 
 class PostgresStore:
@@ -43,6 +51,8 @@ class PostgresStore:
         self._engine: AsyncEngine | None = None
         self._connection: AsyncConnection | None = None
         self._driver: Any = None
+        self._all_new_expected = True
+        self._may_copy = True
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -64,17 +74,41 @@ class PostgresStore:
 
     async def write(self, rows: Sequence[Row]) -> int:
         """See `Store.write`."""
-        from autopack.telemetry.stores.postgres_connection import insert_statement
-
         if self._driver is None:
             await self._connect()
         try:
-            status = await self._driver.execute(insert_statement(), *zip(*map(astuple, rows), strict=True))
+            if self._may_copy and self._all_new_expected and await self._copy(rows):
+                return len(rows)
+            new = await self._insert(rows)
         except Exception as exc:
             error = translate(exc)
             if not isinstance(error, DataRejectedError):
                 await self._disconnect(politely=False)
             raise error from exc
+        self._all_new_expected = new == len(rows)
+        return new
+
+    async def _copy(self, rows: Sequence[Row]) -> bool:
+        """Whether it could be done, all rows being new; if not, nothing was written. Raises the driver's errors."""
+        from autopack.models import TokenEstimationV2Event
+
+        table, columns = TokenEstimationV2Event.__tablename__, Row.__struct_fields__
+        try:
+            await self._driver.copy_to_table(table, source=_whole(copy_text(rows)), columns=columns)
+        except Exception as exc:
+            sqlstate = getattr(exc, "sqlstate", None)
+            if sqlstate in _NO_COPY:
+                self._may_copy = False
+            elif sqlstate != _DUPLICATE:
+                raise
+            return False
+        return True
+
+    async def _insert(self, rows: Sequence[Row]) -> int:
+        """How many were new; the others are left out. Raises the driver's errors."""
+        from autopack.telemetry.stores.postgres_connection import insert_statement
+
+        status = await self._driver.execute(insert_statement(), *zip(*map(astuple, rows), strict=True))
         return int(status.rpartition(" ")[2])
 
     async def close(self, *, final: bool = True) -> None:  # noqa: ARG002 (a server outlives its connections)
@@ -133,6 +167,11 @@ class PostgresStore:
                 await connection.close()
         except Exception as exc:  # noqa: BLE001 (what cannot be closed is let go of: the next write opens anew)
             log.info("A connection could not be closed: %s", type(exc).__name__)
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    """What asyncpg takes as a source of bytes that is no file and no path."""
+    yield data
 
 
 # Stores that came into this process by a fork. They are never closed, nor collected: a connection belongs to the

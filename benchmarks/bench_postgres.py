@@ -1,0 +1,169 @@
+"""Drain into PostgreSQL, beside asyncpg's `copy_records_to_table` of tuples that are ready, into the same indexed table.
+
+Both sides have a database of their own on one server, which grows alike; windows are interleaved. The limit has nothing
+to do but to hand tuples to COPY: no decoding, no validation, no account, and it could not be repeated safely, since a
+conflict fails the whole COPY. The server is the one in `TEST_POSTGRES_URL`, or one from a wheel that is started here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from time import perf_counter_ns
+from typing import Any
+
+from benchmarks.call_site import FIELDS
+from benchmarks.candidates import JOURNAL, MEMORY
+from benchmarks.report import Line, Options, Section, Table
+from benchmarks.rows import COLUMNS, TABLE, make_rows
+from benchmarks.samples import at_least, ratio_of_medians
+from msgspec.structs import astuple
+from tests import postgres
+
+from autopack.database import parse_database_url
+from autopack.telemetry import Telemetry
+from autopack.telemetry.events import Row
+from autopack.telemetry.stores.postgres import PostgresStore
+
+BACKLOG = 20_000
+COPY = "asyncpg, copy_records_to_table of ready tuples"
+EXECUTEMANY = "asyncpg, executemany of ready tuples"
+STORE = "autopack, the store alone, rows ready"
+_INSERT = (
+    f"INSERT INTO {TABLE} ({', '.join(COLUMNS)}) "  # noqa: S608 (our own names)
+    f"VALUES ({', '.join(f'${number + 1}' for number in range(len(COLUMNS)))})"
+)
+
+Writing = Callable[[list[Row]], Awaitable[None]]
+
+
+def run(options: Options) -> Section:
+    """Measure the drain of a full queue, the store alone, and the limits."""
+    with _state_folder(), _servers_database("ours") as ours, _servers_database("theirs") as theirs:
+        rates = asyncio.run(_rates(ours, theirs, 5 if options.quick else 25))
+    return Section(
+        title="Drain into PostgreSQL, main thread idle",
+        tables=[_table(rates)],
+        targets=[
+            at_least(
+                f"drain into PostgreSQL: {side} over {COPY}",
+                *ratio_of_medians(rates[side], rates[COPY]),
+                must=0.5,
+                aim=0.6,
+            )
+            for side in (MEMORY, JOURNAL)
+        ],
+        remarks=[
+            "Client and server share two cores here; with a server of its own the client's part decides. The server "
+            "runs without fsync and with synchronous_commit off, for both sides."
+        ],
+    )
+
+
+async def _rates(ours: str, theirs: str, windows: int) -> dict[str, list[float]]:
+    import asyncpg
+
+    store = PostgresStore(parse_database_url(ours))
+    await store.write(make_rows(1))
+    limit = PostgresStore(parse_database_url(theirs))
+    await limit.write(make_rows(1))  # makes the table
+    await limit.close()
+    connection = await asyncpg.connect(theirs)
+    with ExitStack() as stack:
+        memory = stack.enter_context(Telemetry(ours, journal_dir=None, queue_size=2 * BACKLOG))
+        journal = stack.enter_context(Telemetry(ours))
+        for telemetry in (memory, journal):
+            telemetry.record(**FIELDS)
+            assert telemetry.flush(30)
+        methods: dict[str, Callable[[], Awaitable[float]]] = {
+            MEMORY: lambda: _drained(memory),
+            JOURNAL: lambda: _drained(journal),
+            STORE: lambda: _written(lambda rows: _store(store, rows)),
+            COPY: lambda: _written(lambda rows: _copy(connection, rows)),
+            EXECUTEMANY: lambda: _written(lambda rows: _executemany(connection, rows)),
+        }
+        rates: dict[str, list[float]] = {title: [] for title in methods}
+        for _ in range(windows):
+            for title, method in methods.items():
+                rates[title].append(await method())
+    await connection.close()
+    await store.close()
+    return rates
+
+
+async def _drained(telemetry: Telemetry) -> float:
+    """Rows/s from the moment when the queue is full. What was written while it filled up counts neither way."""
+    for _ in range(BACKLOG):
+        assert telemetry.record(**FIELDS)
+    waiting = telemetry.stats().pending
+    begin = perf_counter_ns()
+    assert telemetry.flush(60)
+    return waiting / ((perf_counter_ns() - begin) / 1e9)
+
+
+async def _written(write: Writing) -> float:
+    rows = make_rows(BACKLOG)
+    size = PostgresStore.max_batch_rows
+    batches = [rows[start : start + size] for start in range(0, BACKLOG, size)]
+    elapsed_ns = 0
+    for batch in batches:
+        begin = perf_counter_ns()
+        await write(batch)
+        elapsed_ns += perf_counter_ns() - begin
+    return BACKLOG / (elapsed_ns / 1e9)
+
+
+async def _store(store: PostgresStore, rows: list[Row]) -> None:
+    assert await store.write(rows) == len(rows)
+
+
+async def _copy(connection: Any, rows: list[Row]) -> None:
+    await connection.copy_records_to_table(TABLE, records=map(astuple, rows), columns=COLUMNS)
+
+
+async def _executemany(connection: Any, rows: list[Row]) -> None:
+    await connection.executemany(_INSERT, map(astuple, rows))
+
+
+@contextmanager
+def _servers_database(name: str) -> Iterator[str]:
+    """A new database on the server; the last one to be left ends a server that was started here."""
+    postgres.begin_run()
+    try:
+        with postgres.new_database(postgres.server_url()) as database:
+            yield database.url
+    finally:
+        if name == "ours":
+            postgres.end_run()
+
+
+@contextmanager
+def _state_folder() -> Iterator[None]:
+    """The journal of a PostgreSQL database lies in the user's state directory: not in the real one."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_STATE_HOME"] = folder
+        yield
+
+
+def _table(rates: dict[str, list[float]]) -> Table:
+    limit = statistics.median(rates[COPY])
+    lines = [
+        Line(
+            title,
+            [
+                round(statistics.median(found)),
+                f"{min(found):,.0f} – {max(found):,.0f}",
+                round(statistics.median(found) / limit, 2),
+            ],
+        )
+        for title, found in rates.items()
+    ]
+    return Table(
+        f"{BACKLOG:,} events waiting, {len(rates[COPY])} windows",
+        ["rows/s, median", "smallest – largest", "× the limit"],
+        lines,
+    )
