@@ -176,7 +176,7 @@ def _measures(pairs: Sequence[tuple[Reply, Model]], coefficients: Coefficients) 
     samples = Samples(
         counts=_NO_COUNTS,
         strata=[("", "")],
-        number=array("l", range(len(pairs))),
+        used=bytes(len(pairs)),
         stratum=array("l", bytes(array("l").itemsize * len(pairs))),
         at_s=array("d", [0.0]) * len(pairs),
         predicted=array("q", predicted),

@@ -5,14 +5,15 @@ Each sample is looked at once, and each of its values sorted among those of its 
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import defaultdict
-from typing import Literal
+from typing import Literal, get_args
 
 from autopack.analysis.samples import Samples
-from autopack.telemetry.metrics import smape
 
 Period = Literal["earlier", "recent", "unknown"]
+_PERIODS: tuple[Period, ...] = get_args(Period)
 
 
 class Cell:
@@ -22,22 +23,18 @@ class Cell:
     pairs of predicted and, as a lower bound, actual tokens.
     """
 
-    __slots__ = (
-        "maybe_over",
-        "maybe_under",
-        "over",
-        "samples",
-        "smapes",
-        "truncated",
-        "truncated_successes",
-        "under",
-        "wastes",
-    )
+    __slots__ = ("failed", "maybe_over", "maybe_under", "over", "smapes", "truncated", "truncated_successes", "under",
+                 "wastes")  # fmt: skip
 
     def __init__(self) -> None:
-        self.samples = self.under = self.maybe_under = self.truncated = self.over = self.maybe_over = 0
+        self.under = self.maybe_under = self.over = self.maybe_over = self.truncated = self.failed = 0
         self.wastes, self.smapes = array("d"), array("d")
         self.truncated_successes: list[tuple[int, int]] = []
+
+    @property
+    def samples(self) -> int:
+        """All of them; `failed` are neither successes nor truncated."""
+        return len(self.wastes) + self.truncated + self.failed
 
     def sort(self) -> None:
         """Make the values ascending."""
@@ -51,13 +48,12 @@ def cells_of(
 
     `recent` begins at `recent_since_s` and has no end; a sample whose time cannot be read is in neither period.
     """
-    cells: defaultdict[tuple[int, Period], Cell] = defaultdict(Cell)
+    cells: defaultdict[int, Cell] = defaultdict(Cell)
     for stratum, at_s, predicted, actual, budget, success, truncated in zip(
         samples.stratum, samples.at_s, samples.predicted, samples.actual, samples.budget, samples.success,
         samples.truncated, strict=True,
     ):  # fmt: skip
-        cell = cells[stratum, _EARLIER if at_s < recent_since_s else _RECENT if at_s < _NEVER else _UNKNOWN]
-        cell.samples += 1
+        cell = cells[3 * stratum + (0 if at_s < recent_since_s else 1 if at_s < math.inf else 2)]
         # A quotient is rounded once, and so compares exactly with a factor such as 1.1; a product would not.
         under, over = actual / predicted > underestimation_factor, actual > budget
         if under:
@@ -72,13 +68,10 @@ def cells_of(
                 cell.truncated_successes.append((predicted, actual))
         elif success:
             cell.wastes.append(predicted / actual)
-            cell.smapes.append(smape(predicted, actual))
+            # smape(), without what it needs for counts that are not positive: a call would take as long as all else.
+            cell.smapes.append(abs(actual - predicted) / ((actual + predicted) / 2) * 100)
+        else:
+            cell.failed += 1
     for cell in cells.values():
         cell.sort()
-    return dict(cells)
-
-
-_EARLIER: Period = "earlier"
-_RECENT: Period = "recent"
-_UNKNOWN: Period = "unknown"
-_NEVER = float("inf")
+    return {(number // 3, _PERIODS[number % 3]): cell for number, cell in cells.items()}

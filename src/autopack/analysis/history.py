@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import get_args
 
 from autopack.analysis.replay import Observation, is_total
@@ -84,10 +84,9 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
     collector.add_all(_blocks(noted()))
     samples = collector.samples()
     replies = []
-    for number, actual, success, truncated in zip(
-        samples.number, samples.actual, samples.success, samples.truncated, strict=True
+    for (run_id, shape), actual, success, truncated in zip(
+        compress(found, samples.used), samples.actual, samples.success, samples.truncated, strict=True
     ):
-        run_id, shape = found[number]
         if shape is not None:
             replies.append(Reply(run_id, shape, actual, bool(success), bool(truncated)))
     return History(replies, samples.counts, len(samples) - len(replies))

@@ -162,6 +162,7 @@ def _quantile(fraction: float, exact: Sequence[array[float]], bounds: Sequence[t
     )
 
 
-def _ascending(parts: Iterable[Iterable[float]]) -> array[float]:
+def _ascending(parts: Sequence[Sequence[float]]) -> Sequence[float]:
     """Sorting what is sorted in parts merges them."""
-    return array("d", sorted(chain.from_iterable(parts)))
+    filled = [part for part in parts if part]
+    return filled[0] if len(filled) == 1 else sorted(chain.from_iterable(filled))

@@ -61,7 +61,7 @@ class SampleCollector:
         return Samples(
             counts=self._counts(Counter(flags)),
             strata=list(self._strata),
-            number=array("l", compress(range(len(used)), used)),
+            used=bytes(used),
             stratum=array("l", compress(self._stratum, used)),
             at_s=array("d", compress(self._at_s, used)),
             predicted=array("q", compress(self._predicted, used)),

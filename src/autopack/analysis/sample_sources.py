@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import chain, islice
+from datetime import UTC, datetime, timedelta
+from itertools import chain, islice, repeat
+from operator import sub
 from typing import Any
 
 import msgspec
@@ -40,6 +41,7 @@ _MAX_COUNT = 2**53
 _TEXT, _COUNT, _FLAG, _NOTHING = frozenset({str}), frozenset({int}), frozenset({bool, int}), frozenset({None})
 _TRUTHS = frozenset({0, 1})
 _LISTS = frozenset({'["', "[ ", "[\n", "[\r", "[\t"})  # an empty list is written without a blank
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, as the stored times without a zone are)
 _decode = msgspec.json.Decoder().decode
 
 
@@ -166,10 +168,11 @@ def _of_log(record: LogRecord | None) -> Event | None:
 
 
 def _all_seconds(values: Sequence[Any]) -> list[float]:
+    """As `seconds_of`, in half the time where all are as SQLite has them: text, without a zone."""
     try:
-        aware = map("{}+00:00".format, values)  # as SQLite has them; what has a zone already is not ISO with another
-        return list(map(datetime.timestamp, map(datetime.fromisoformat, aware)))
-    except ValueError:
+        instants = map(datetime.fromisoformat, values)
+        return list(map(timedelta.total_seconds, map(sub, instants, repeat(_EPOCH))))
+    except (TypeError, ValueError, OverflowError):
         return list(map(seconds_of, values))
 
 

@@ -96,12 +96,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 class Samples:
     """The samples in parallel columns; `stratum` is an index into `strata`, pairs of category and complexity.
 
-    `number` counts the events that are not left out as simulated, in the order in which they came, from 0.
+    `used` has a 1 for each sample and a 0 for each event that is none, in the order in which they came; those that are
+    left out as simulated are not in it.
     """
 
     counts: Counts
     strata: list[tuple[str, str]]
-    number: array[int]
+    used: bytes
     stratum: array[int]
     at_s: array[float]
     predicted: array[int]
