@@ -241,12 +241,15 @@ def test_a_large_copy_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> N
     make_database(tmp_path / "from.db", [event(1)])
     with closing(sqlite3.connect(tmp_path / "from.db")) as connection:
         names = [row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})") if row[1] != "event_id"]
-        values = ", ".join("printf('%036d', n)" if name == "event_uid" else name for name in names)
+        values = ", ".join(
+            {"event_uid": "printf('%036d', n)", "deliverables_json": "printf('%04000d', n)"}.get(name, name)
+            for name in names
+        )
         connection.execute(
             f"INSERT INTO {TABLE} ({', '.join(names)}) WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s "
-            f"WHERE n < 30000) SELECT {values} FROM {TABLE}, s"
+            f"WHERE n < 15000) SELECT {values} FROM {TABLE}, s"
         )
         connection.commit()
     done = measured("copy", "--from", "sqlite:///from.db", "--to", "sqlite:///to.db", cwd=tmp_path)
-    assert done.stdout == "30001 events: 30001 written, 0 were there already, 0 rejected\n"
+    assert done.stdout == "15001 events: 15001 written, 0 were there already, 0 rejected\n"
     assert done.peak_mib < 100

@@ -79,13 +79,13 @@ def test_a_newer_schema_and_a_table_that_is_gone_are_told_and_refused(postgres: 
     assert "cannot be upgraded: " in done.stderr.splitlines()[-1]
 
 
-def test_many_upgrades_at_once_all_succeed(postgres: Database) -> None:
+def test_two_upgrades_at_once_both_succeed(postgres: Database) -> None:
     def upgrade(_: int) -> int:
         command = [sys.executable, "-m", "autopack.cli", "db", "upgrade"]
         return subprocess.run(command, env=environment(postgres.url), check=False, capture_output=True).returncode
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(upgrade, range(4))) == [0] * 4
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(upgrade, range(2))) == [0, 0]
     assert len(postgres.execute(f"SELECT * FROM {VERSION_TABLE}")) == 1
 
 

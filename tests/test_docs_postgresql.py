@@ -131,8 +131,15 @@ def test_the_move_of_a_history(postgres: Database, history: Path) -> None:
     ]
 
 
+def copied(postgres: Database, history: Path) -> str:
+    """What a copy of the history says."""
+    done = autopack("copy", "--from", "sqlite:///autopack.db", "--to", postgres.url, cwd=history)
+    assert done.returncode == 0
+    return done.stdout
+
+
 def test_retention_by_hand_and_by_cron(postgres: Database, history: Path) -> None:
-    shell(block("AUTOPACK_COPY_FROM"), postgres, history)
+    copied(postgres, history)
     with Telemetry(postgres.url) as telemetry:
         telemetry.record(**recorded(phase_id="new"))
     environment = f"export DATABASE_URL={postgres.url}\n"
@@ -145,8 +152,7 @@ def test_retention_by_hand_and_by_cron(postgres: Database, history: Path) -> Non
 
 
 def test_partitions_by_month_take_writes_refuse_duplicates_and_are_dropped(postgres: Database, history: Path) -> None:
-    copying = block("AUTOPACK_COPY_FROM")
-    shell(copying, postgres, history)
+    copied(postgres, history)
     script(block("CREATE PROCEDURE"), postgres)
     names = partitions(postgres)
     assert names[0] == f"{TABLE}_2025_01"
@@ -158,7 +164,7 @@ def test_partitions_by_month_take_writes_refuse_duplicates_and_are_dropped(postg
     with Telemetry(postgres.url) as telemetry:
         telemetry.record(**recorded(phase_id="new"))
     assert postgres.execute(f"SELECT phase_id FROM {TABLE}_{datetime.now(UTC):%Y_%m}") == [{"phase_id": "new"}]
-    assert "5 events: 0 written, 5 were there already" in shell(copying, postgres, history).stdout
+    assert "5 events: 0 written, 5 were there already" in copied(postgres, history)
     assert autopack("db", "current", database=postgres.url).returncode == 0
     assert len(autopack("export", database=postgres.url).stdout.splitlines()) == 6
     script(block("2040-01-01"), postgres)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, TextClause, bindparam, text
@@ -25,7 +26,6 @@ from autopack.telemetry.backoff import Retries
 from autopack.telemetry.settings import Settings
 from autopack.telemetry.stores import postgres_errors, sqlite
 
-BATCH_ROWS = 2_000
 _LONGEST_PAUSE_S = 1.0
 _TABLE = TokenEstimationV2Event.__tablename__
 _FIRST_DAY = datetime(1, 1, 2, tzinfo=UTC)  # of what is a time in Python, whatever zone it is shown in
@@ -43,9 +43,13 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How a batch waits: between tries, and for others to have their turn."""
+class Pace:
+    """How many events go at once, and how a batch waits: in SQLite for a lock, between tries, and for others to have
+    their turn.
+    """
 
+    batch_rows: int = 2_000
+    busy_timeout_s: float = 5.0
     sleep: Callable[[float], object] = time.sleep
     clock_s: Callable[[], float] = time.monotonic
     uniform: Callable[[float, float], float] = random.uniform
@@ -63,10 +67,10 @@ def count_older(destination: Destination, before: datetime) -> int:
             raise ReadError(f"{destination} has no table {_TABLE} of this program's; autopack db upgrade makes it one")
         old = _OLD_ON_POSTGRES if destination.server else _OLD_ON_SQLITE
         statement = _statement(f"SELECT count(*) FROM {_TABLE} WHERE {old}")  # noqa: S608 (our own text)
-        return int(connection.execute(statement, _parameters(statement, _FIRST_DAY, before)).scalar_one())
+        return int(connection.execute(statement, _parameters(statement, since=_FIRST_DAY, before=before)).scalar_one())
 
 
-def prune(destination: Destination, before: datetime, patience: Patience | None = None) -> Iterator[int]:
+def prune(destination: Destination, before: datetime, pace: Pace | None = None) -> Iterator[int]:
     """Delete the events that happened before an instant, oldest first. Gives how many each transaction deleted, as it
     is committed.
 
@@ -75,18 +79,20 @@ def prune(destination: Destination, before: datetime, patience: Patience | None 
             before is gone.
 
     """
-    patience = patience or Patience()
+    pace = pace or Pace()
     engine = engine_for(destination)
     for statement in _POSTGRES if destination.server else _SQLITE:
         since = _FIRST_DAY
         while True:
-            began_s = patience.clock_s()
-            batch = _patiently(engine, statement, _parameters(statement, since, before), patience)
+            began_s = pace.clock_s()
+            parameters = _parameters(statement, since=since, before=before, rows=pace.batch_rows)
+            batch = _delete_patiently(engine, statement, parameters, pace)
             if not batch.deleted:
                 break
+            pause_s = min(_LONGEST_PAUSE_S, pace.clock_s() - began_s)
             yield batch.deleted
             since = batch.newest or since
-            patience.sleep(min(_LONGEST_PAUSE_S, patience.clock_s() - began_s))
+            pace.sleep(pause_s)
 
 
 def vacuum(destination: Destination) -> None:
@@ -98,24 +104,27 @@ def vacuum(destination: Destination) -> None:
         connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM")
 
 
-def _patiently(engine: Engine, statement: TextClause, parameters: Mapping[str, object], patience: Patience) -> Batch:
-    retries = Retries(Settings(), started_s=patience.clock_s(), uniform=patience.uniform)
+def _delete_patiently(engine: Engine, statement: TextClause, parameters: Mapping[str, object], pace: Pace) -> Batch:
+    retries = Retries(Settings(), started_s=pace.clock_s(), uniform=pace.uniform)
     on_sqlite = engine.dialect.name == "sqlite"
     translate = sqlite.translate if on_sqlite else postgres_errors.translate
-    delete = _delete_on_sqlite if on_sqlite else _delete_on_postgres
+    delete = partial(_delete_on_sqlite, pace.busy_timeout_s) if on_sqlite else _delete_on_postgres
     while True:
         try:
             with engine.connect() as connection:
                 return delete(connection, statement, parameters)
         except SQLAlchemyError as exc:
-            now_s = patience.clock_s()
+            now_s = pace.clock_s()
             if not translate(exc).transient or retries.is_outage(now_s):
                 raise
-            patience.sleep(retries.delay_s(now_s))
+            pace.sleep(retries.delay_s(now_s))
 
 
-def _delete_on_sqlite(connection: Connection, statement: TextClause, parameters: Mapping[str, object]) -> Batch:
+def _delete_on_sqlite(
+    busy_timeout_s: float, connection: Connection, statement: TextClause, parameters: Mapping[str, object]
+) -> Batch:
     connection.execution_options(isolation_level="AUTOCOMMIT")
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(busy_timeout_s * 1000)}")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         deleted = connection.execute(statement, parameters).rowcount
@@ -138,8 +147,7 @@ def _statement(sql: str) -> TextClause:
     return statement.bindparams(*(bindparam(name, type_=kinds[name]) for name in kinds if f":{name}" in sql))
 
 
-def _parameters(statement: TextClause, since: datetime, before: datetime) -> dict[str, datetime]:
-    given = {"since": since, "before": before}
+def _parameters(statement: TextClause, **given: object) -> dict[str, object]:
     return {name: value for name, value in given.items() if f":{name}" in statement.text}
 
 
@@ -148,7 +156,7 @@ def _postgres_statement(own_run: str, key: str) -> TextClause:
         WITH gone AS (
             DELETE FROM {_TABLE} WHERE {own_run} AND {key} IN (
                 SELECT {key.strip("()")} FROM {_TABLE} WHERE {_OLD_ON_POSTGRES} AND {own_run}
-                ORDER BY timestamp LIMIT {BATCH_ROWS}
+                ORDER BY timestamp LIMIT :rows
             ) RETURNING timestamp
         ) SELECT count(*), max(timestamp) FROM gone
     """)  # noqa: S608 (our own text)
@@ -157,7 +165,7 @@ def _postgres_statement(own_run: str, key: str) -> TextClause:
 _SQLITE = (
     _statement(f"""
         DELETE FROM {_TABLE} WHERE rowid IN (
-            SELECT rowid FROM {_TABLE} WHERE {_OLD_ON_SQLITE} ORDER BY timestamp LIMIT {BATCH_ROWS}
+            SELECT rowid FROM {_TABLE} WHERE {_OLD_ON_SQLITE} ORDER BY timestamp LIMIT :rows
         )
     """),  # noqa: S608 (our own text)
 )
