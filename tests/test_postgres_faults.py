@@ -348,7 +348,7 @@ def test_of_several_servers_the_one_that_can_be_written_is_used(postgres: Databa
         with Telemetry(url_through(postgres, standby, primary)) as telemetry:
             record(telemetry, 0, 10)
             assert telemetry.flush(30)
-            assert postgres.terminate_others() == 1
+            assert postgres.terminate_others() > 0
         assert (standby.connections > 0, primary.connections > 0) == (True, True)
         assert each_once(postgres, 10)
         with Telemetry(url_through(postgres, standby)) as telemetry:

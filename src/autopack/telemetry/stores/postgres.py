@@ -11,7 +11,7 @@ leaves out what is there, and so do the next ones until one is all new.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,15 +158,20 @@ class PostgresStore:
         """Close the connection; if not politely, without a word to a server that may never answer."""
         driver, self._driver = self._driver, None
         connection, self._connection = self._connection, None
-        try:
-            if driver is not None and politely:
-                await driver.close(timeout=_CLOSE_TIMEOUT_S)
-            elif driver is not None:
-                driver.terminate()
-            if connection is not None:
-                await connection.close()
-        except Exception as exc:  # noqa: BLE001 (what cannot be closed is let go of: the next write opens anew)
-            log.info("A connection could not be closed: %s", type(exc).__name__)
+        if driver is not None and not politely:
+            driver.terminate()
+        elif driver is not None:
+            await _let_go(driver.close(timeout=_CLOSE_TIMEOUT_S))
+        if connection is not None:
+            await _let_go(connection.close())
+
+
+async def _let_go(closing: Awaitable[None]) -> None:
+    """Whatever comes of it: the next write opens anew, and the engine must get back what it lent all the same."""
+    try:
+        await closing
+    except Exception as exc:  # noqa: BLE001 (what cannot be closed is gone already)
+        log.info("A connection could not be closed: %s", type(exc).__name__)
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:
