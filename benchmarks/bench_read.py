@@ -19,9 +19,9 @@ from benchmarks.samples import at_most, ratio_of_minima
 FULL_ROWS = 1_000_000
 PLAN = "the plan's export script"
 EXPORT = "autopack export, NDJSON"
-_MEMORY_REMARK = (
-    "The target for memory is for 1,000,000 rows and is not judged on fewer: what our export needs hardly depends on "
-    "the number of rows, what the plan's script needs grows with it."
+_REMARK = (
+    "The targets are for 1,000,000 rows and are not judged on fewer: of 50,000 the start of the program is half of the "
+    "time, and what our export needs in memory hardly depends on the number of rows, while the plan's script holds all."
 )
 _COMMANDS: dict[str, list[str]] = {
     EXPORT: ["autopack.cli", "export"],
@@ -51,16 +51,18 @@ def run(options: Options) -> Section:
         title="Read side: export and replay",
         tables=[_table(rows, times, peaks)],
         targets=_targets(rows, *(ratio_of_minima(figures[EXPORT], figures[PLAN]) for figures in (times, peaks))),
-        remarks=[] if rows >= FULL_ROWS else [_MEMORY_REMARK],
+        remarks=[] if rows >= FULL_ROWS else [_REMARK],
     )
 
 
 def _targets(rows: int, time: tuple[float, list[float]], peak: tuple[float, list[float]]) -> list[Target]:
-    targets = [at_most(f"export of {rows:,} rows, time: {EXPORT} over {PLAN}", *time, must=1 / 3, aim=1 / 6)]
     if rows < FULL_ROWS:
-        return targets
-    title = f"export of {rows:,} rows, peak memory: {EXPORT} over {PLAN}"
-    return [*targets, at_most(title, *peak, must=1 / 20, aim=1 / 30)]
+        return []
+    title = f"export of {rows:,} rows, {{}}: {EXPORT} over {PLAN}"
+    return [
+        at_most(title.format("time"), *time, must=1 / 3, aim=1 / 6),
+        at_most(title.format("peak memory"), *peak, must=1 / 20, aim=1 / 30),
+    ]
 
 
 def _run(command: list[str], folder: Path) -> Ended:
