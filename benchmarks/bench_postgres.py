@@ -1,4 +1,4 @@
-"""Drain into PostgreSQL, beside asyncpg's `copy_records_to_table` of tuples that are ready, into the same indexed table.
+"""Drain into PostgreSQL, beside asyncpg's `copy_records_to_table` of ready tuples into a table with the same indexes.
 
 Both sides have a database of their own on one server, which grows alike; windows are interleaved. The limit has nothing
 to do but to hand tuples to COPY: no decoding, no validation, no account, and it could not be repeated safely, since a
@@ -34,7 +34,7 @@ COPY = "asyncpg, copy_records_to_table of ready tuples"
 EXECUTEMANY = "asyncpg, executemany of ready tuples"
 STORE = "autopack, the store alone, rows ready"
 _INSERT = (
-    f"INSERT INTO {TABLE} ({', '.join(COLUMNS)}) "  # noqa: S608 (our own names)
+    f"INSERT INTO {TABLE} ({', '.join(COLUMNS)}) "
     f"VALUES ({', '.join(f'${number + 1}' for number in range(len(COLUMNS)))})"
 )
 

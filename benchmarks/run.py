@@ -2,9 +2,9 @@
 
     scripts/bench [--quick] [--output DIR] [NAME ...]
 
-Names: hot_path, busy, drain, postgres, llm_call, start_stop, read, stages; without any, all of them. `--output DIR` writes
-DIR/results.json, DIR/tables.md and the charts; results of benchmarks that were not run stay as they were there. Where
-there is a page DIR.md with the two marks in it, the tables are put between them.
+Names: hot_path, busy, drain, postgres, llm_call, start_stop, read, stages; without any, all of them. `--output DIR`
+writes DIR/results.json, DIR/tables.md and the charts; results of benchmarks that were not run stay as they were there.
+Where there is a page DIR.md with the two marks in it, the tables are put between them.
 """
 
 from __future__ import annotations
