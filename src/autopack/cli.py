@@ -49,6 +49,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "summary": LazyCommand(
         "autopack.analysis.summary_command", "summary_command", "Show the verdict and its figures at a glance."
     ),
+    "report": LazyCommand(
+        "autopack.reporting.command", "report_command", "Write the verdict and its figures as one HTML page."
+    ),
     "tail": LazyCommand("autopack.analysis.tail_command", "tail_command", "Show new events as they land."),
     "calibrate": LazyCommand(
         "autopack.analysis.calibrate_command",

@@ -24,9 +24,19 @@ class Gathered:
     periods: list[Period]
 
 
-def gather(rules: Rules, selection: Selection, as_of: datetime, *, most_periods: int) -> Gathered:
-    """Read the database once. Raises `ReadError`."""
-    collector = SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+def gather(
+    rules: Rules,
+    selection: Selection,
+    as_of: datetime,
+    *,
+    most_periods: int,
+    collector: SampleCollector | None = None,
+) -> Gathered:
+    """Read the database once; `collector` is one for these rules, to which the caller has further questions.
+
+    Raises `ReadError`.
+    """
+    collector = collector or SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
     source = collect_database(collector, selection)
     samples = collector.samples()
     validation = validate(samples, rules, as_of_s=as_of.timestamp(), source=source)

@@ -39,7 +39,7 @@ def before_tables(validation: Validation) -> list[str]:
     lines += _listed("reason", validation.reasons)
     lines += _listed("missing", validation.missing)
     lines += _listed("note", validation.remarks)
-    return [*lines, f"source: {for_terminal(validation.source)}", _samples_line(validation)]
+    return [*lines, f"source: {for_terminal(validation.source)}", samples_line(validation)]
 
 
 def after_tables(validation: Validation) -> list[str]:
@@ -80,7 +80,8 @@ def _listed(word: str, texts: Sequence[str]) -> list[str]:
     return [*lines, f"  {word}: … and {rest} more (--json has all)"] if rest else lines
 
 
-def _samples_line(validation: Validation) -> str:
+def samples_line(validation: Validation) -> str:
+    """How many events were read, how many of them are samples, and why the others are not."""
     counts = validation.counts
     left_out = [text.format(value) for name, text in _COUNTS if (value := getattr(counts, name))]
     covered = ", ".join(f"{part.present} {part.name}" for part in validation.coverage[1:])
