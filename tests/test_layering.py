@@ -24,6 +24,7 @@ telemetry.process telemetry.wakeup telemetry.control
 telemetry.buffer telemetry.segment telemetry.recovery telemetry.dead_letters
 telemetry.journal telemetry.inspection
 telemetry.stores.base telemetry.stores.memory telemetry.stores telemetry.stores.sqlite telemetry.stores.postgres_errors
+telemetry.stores.postgres_copy
 telemetry.stores.postgres_connection
 telemetry.stores.postgres
 telemetry.stores.by_url
