@@ -163,6 +163,6 @@ def _quantile(fraction: float, exact: Sequence[array[float]], bounds: Sequence[t
 
 
 def _ascending(parts: Sequence[Sequence[float]]) -> Sequence[float]:
-    """Sorting what is sorted in parts merges them."""
+    """Sorting what is sorted in parts merges them; an array takes a quarter of a list's memory."""
     filled = [part for part in parts if part]
-    return filled[0] if len(filled) == 1 else sorted(chain.from_iterable(filled))
+    return filled[0] if len(filled) == 1 else array("d", sorted(chain.from_iterable(filled)))

@@ -22,6 +22,7 @@ from autopack.analysis.rows import open_columns
 from autopack.analysis.rules import Rules
 from autopack.analysis.sample_collector import SampleCollector
 from autopack.analysis.sample_sources import COLUMNS, from_log, from_ndjson, from_rows
+from autopack.analysis.samples import Samples
 from autopack.analysis.selection import EVERYTHING, Selection
 from autopack.analysis.streaming import BLOCK_ROWS
 from autopack.analysis.validation import Validation, Verdict, validate
@@ -154,12 +155,18 @@ def validate_command(
     Example: autopack validate --since 2025-12-01 --json
     """
     _check_use(file, source, selection)
-    collector = SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
-    read_from = collect_database(collector, selection) if file is None else _collect_file(collector, file, source)
+    samples, read_from = _samples(file, source, rules, selection)
     now = as_of or datetime.now(UTC)
-    validation = validate(collector.samples(), rules, as_of_s=now.timestamp(), source=read_from)
+    validation = validate(samples, rules, as_of_s=now.timestamp(), source=read_from)
     _show(validation, as_json=as_json)
     sys.exit(EXIT_CODES[validation.verdict])
+
+
+def _samples(file: Path | None, source: Source, rules: Rules, selection: Selection) -> tuple[Samples, str]:
+    """The samples, and where they are from; what it took to collect them, a third of all memory, ends here."""
+    collector = SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+    read_from = collect_database(collector, selection) if file is None else _collect_file(collector, file, source)
+    return collector.samples(), read_from
 
 
 def collect_database(collector: SampleCollector, selection: Selection = EVERYTHING) -> str:
