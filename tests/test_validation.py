@@ -297,6 +297,16 @@ def test_a_drift_beyond_the_limit_is_a_reason_and_within_it_a_remark() -> None:
     assert any("still within the limit" in remark for remark in bearable.remarks)
 
 
+def test_a_recent_point_beyond_the_earlier_interval_is_no_drift_while_its_own_interval_reaches_back() -> None:
+    recent = [sample(500 + n, at_s=NOW_S - DAY_S, truncated=n < 2) for n in range(20)]
+    drift = verdict_on([sample(n) for n in range(50)] + recent).drift
+    row = next(row for row in drift.rows if row.name == "truncation_percent")
+    assert row.recent.point == 10.0
+    assert row.earlier.upper is not None
+    assert row.earlier.upper < 10.0
+    assert (row.worse, row.beyond, drift.reasons) == (False, True, [])
+
+
 def test_drift_compares_the_last_days_with_all_before_and_leaves_out_what_has_no_time() -> None:
     times = [NOW_S - 31 * DAY_S, NOW_S - 30 * DAY_S, NOW_S, NOW_S + DAY_S, math.inf]
     drift = verdict_on([sample(n, at_s=at_s) for n, at_s in enumerate(times)]).drift
