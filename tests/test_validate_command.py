@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
+from tests.postgres import Database
 from tests.read_side import DATA, START, autopack, autopack_process, event, make_database
 from tests.verdicts import independent_figures
 
@@ -312,3 +313,15 @@ def test_a_later_attempt_that_was_recorded_first_changes_nothing(database: Path)
         )
         session.commit()
     assert verdict(database=database).counts.truncated == 0
+
+
+def test_the_same_events_give_the_same_verdict_on_postgresql(
+    database: Path, postgres: Database, tmp_path: Path
+) -> None:
+    make_database(database, [*good(60), event(60, truncated=True), event(61, phase_id="p60")])
+    export = tmp_path / "events.ndjson"
+    autopack("export", "--output", export, database=database)
+    assert autopack("import", export, database=postgres.url).returncode == 0
+    there, here = (verdict("--as-of", "2026-01-01", database=where) for where in (postgres.url, database))
+    assert there.counts == here.counts
+    assert (there.results, there.strata, there.drift) == (here.results, here.strata, here.drift)
