@@ -1,5 +1,6 @@
 """The schema on PostgreSQL: fresh, upgraded in place whatever a real database holds, never half of one."""
 
+import itertools
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -277,6 +278,7 @@ def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored
     old: Callable[..., Database], pairs: list[tuple[int, int]]
 ) -> None:
     postgres = old()
+    pairs = [*pairs, *itertools.product(range(1, 6), repeat=2)]
     with postgres.connect() as connection:
         connection.cursor().executemany(
             f"INSERT INTO {TABLE} ({NEEDED}) VALUES (%s, 'r', 'p', now(), '', '', 0, '', %s, %s, 1, true, false, '', "
