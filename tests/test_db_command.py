@@ -124,10 +124,10 @@ def test_a_server_that_is_away_and_a_role_that_may_not_are_one_clear_line(
 
 def test_upgrade_without_the_right_to_create_says_so(postgres: Database) -> None:
     role = f"{postgres.name}_guest"
-    postgres.execute(f"CREATE ROLE {role} LOGIN")
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'guest'")
     try:
         postgres.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        done = autopack("db", "upgrade", database=postgres.url.replace("://postgres@", f"://{role}@"))
+        done = autopack("db", "upgrade", database=postgres.url_as(role, "guest"))
     finally:
         postgres.execute(f"DROP ROLE {role}")
     assert done.returncode == 1

@@ -112,9 +112,9 @@ def test_a_writer_needs_no_more_rights_than_the_page_gives(postgres: Database) -
     script(block("CREATE ROLE"), upgraded(postgres))
     user = f"{postgres.name}_writer"
     try:
-        postgres.execute(f"CREATE ROLE {user} LOGIN IN ROLE telemetry_writer")
+        postgres.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'writer' IN ROLE telemetry_writer")
         postgres.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        with Telemetry(postgres.url.replace("://postgres@", f"://{user}@"), journal_dir=None) as telemetry:
+        with Telemetry(postgres.url_as(user, "writer"), journal_dir=None) as telemetry:
             assert telemetry.record(**recorded())
             assert telemetry.flush(20)
             assert telemetry.stats().written == 1
