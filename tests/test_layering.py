@@ -124,7 +124,12 @@ def test_nothing_imports_the_command_line_but_the_program_that_is_one_of_its_com
 
 
 PURE = ["text", "printable", "deliverables", "telemetry.errors", "telemetry.metrics", "telemetry.events",
-        "telemetry.wire", "telemetry.rows", "telemetry.decoding", "telemetry.backoff", "telemetry.ledger"]  # fmt: skip
+        "telemetry.wire", "telemetry.rows", "telemetry.decoding", "telemetry.backoff", "telemetry.ledger",
+        "analysis.aligned", "analysis.calibration", "analysis.calibration_table", "analysis.cells",
+        "analysis.coefficient_fit", "analysis.conformal", "analysis.cross_validation", "analysis.drift",
+        "analysis.history", "analysis.intervals", "analysis.least_squares", "analysis.measures", "analysis.rules",
+        "analysis.sample_collector", "analysis.sample_sources", "analysis.samples", "analysis.validation",
+        "analysis.validation_table"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PURE)
