@@ -108,7 +108,7 @@ def test_the_modules_of_the_write_side_have_no_cycle_but_the_listed_ones() -> No
 
 
 def test_telemetry_never_imports_the_read_side_nor_a_program() -> None:
-    above = {"analysis", "cli", "anthropic_clients", "autonomous_executor", "messages_server"}
+    above = {"analysis", "importing", "reporting", "cli", "anthropic_clients", "autonomous_executor", "messages_server"}
     core = rank().keys() & MODULES.keys()
     assert {(name, needed) for name in core for needed in ours(name) if needed.split(".")[0] in above} == set()
 
@@ -117,6 +117,14 @@ def test_the_read_side_meets_telemetry_in_data_at_rest_only() -> None:
     read_side = {name for name in MODULES if name.split(".")[0] == "analysis" and name != "analysis.commands"}
     used = {(name, needed) for name in read_side for needed in ours(name) if needed.split(".")[0] == "telemetry"}
     assert {needed for _, needed in used} <= READ_SIDE_MAY_USE, used
+
+
+def test_neither_side_imports_what_brings_them_together() -> None:
+    """`autopack import` and `autopack report` read with one side, and write or look with the other."""
+    sides = {name for name in MODULES if name.split(".")[0] in {"telemetry", "analysis"}}
+    assert {
+        name for name in sides for needed in ours(name) if needed.split(".")[0] in {"importing", "reporting"}
+    } == set()
 
 
 def test_nothing_imports_the_command_line_but_the_program_that_is_one_of_its_commands() -> None:
