@@ -83,11 +83,6 @@ class Database:
         host, port = self.server.addresses[0]
         return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port or 5432)
 
-    def url_as(self, user: str, password: str) -> str:
-        """The URL of this database for another user."""
-        host, port = self.server.addresses[0]
-        return f"postgresql://{user}:{password}@/{self.name}?host={host}&port={port}"
-
     def url_through(self, *ports: int, options: str = "") -> str:
         """The URL of this database by way of ports on the loopback."""
         userinfo = "".join([self.server.user or "", f":{self.server.password}" if self.server.password else ""])
