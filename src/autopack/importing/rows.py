@@ -11,6 +11,7 @@ written out here: a field that is None is none, and derived figures do not count
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, TypeGuard
@@ -22,11 +23,15 @@ from autopack.analysis.logs import LogRecord
 from autopack.analysis.selection import parse_instant
 from autopack.identifiers import event_uid
 from autopack.telemetry.decoding import Decoder, encode_given
-from autopack.telemetry.events import MAX_COUNT, Row
+from autopack.telemetry.events import FIELDS, MAX_COUNT, OPTIONAL, Row
+from autopack.telemetry.missing import MISSING
 from autopack.telemetry.settings import Settings
+from autopack.telemetry.wire import encode
 
 RUN_PREFIX = "imported"
 
+_FIELD_NAMES = frozenset(FIELDS)
+_DEFAULTS = [None if name in OPTIONAL else MISSING for name in FIELDS]
 _DERIVED = ("smape_percent", "waste_ratio", "underestimated")
 _MAX_UID_LENGTH = 36
 _MAX_NS = 2**63 - 1
@@ -85,9 +90,12 @@ class RowMaker:
         record = _json_object(line)
         for name in _DERIVED:
             record.pop(name, None)
-        content = {name: value for name, value in record.items() if value is not None}
-        timestamp_ns = _nanoseconds(_instant(record.pop("timestamp", None)))
-        uid, count = record.pop("event_uid", None), record.pop("deliverable_count", None)
+        uid = record.pop("event_uid", None)
+        content = {name: value for name, value in record.items() if value is not None} if uid is None else {}
+        timestamp_ns, count = (
+            _nanoseconds(_instant(record.pop("timestamp", None))),
+            record.pop("deliverable_count", None),
+        )
         if record.get("deliverables") is None:
             record["deliverables"] = []
         row = self._row(timestamp_ns, record)
@@ -98,7 +106,7 @@ class RowMaker:
         )
 
     def _row(self, timestamp_ns: int, given: dict[str, Any]) -> Row:
-        payload = encode_given(timestamp_ns, 0, given)
+        payload = _payload(timestamp_ns, given)
         if len(payload) > Settings().max_event_bytes:
             raise NoEvent(f"larger than {Settings().max_event_bytes >> 10} KiB")
         match self._decode(payload):
@@ -114,6 +122,14 @@ class RowMaker:
         key = blake2b(content, digest_size=8).digest()
         self._occurrences[key] += 1
         return blake2b(content, digest_size=8, salt=self._occurrences[key].to_bytes(16)).digest()
+
+
+def _payload(timestamp_ns: int, given: dict[str, Any]) -> bytes:
+    """The record on the wire; the careful way, for what the plain one cannot write, takes five times as long."""
+    if given.keys() <= _FIELD_NAMES:
+        with suppress(OverflowError, UnicodeEncodeError, RecursionError):
+            return encode((timestamp_ns, 0, *map(given.get, FIELDS, _DEFAULTS)))
+    return encode_given(timestamp_ns, 0, given)
 
 
 def _log_content(record: LogRecord) -> bytes:
