@@ -6,6 +6,7 @@ Each gives blocks of events and counts those that cannot be read.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice, repeat
@@ -52,13 +53,11 @@ def from_rows(blocks: Iterable[Sequence[Sequence[Any]]], unreadable: Unreadable)
     """
     for rows in blocks:
         columns = tuple(zip(*rows, strict=True))
-        if _are_clean(columns):
-            *values, at, paths, attributes = columns
-            yield Block._make(
-                (*values, _all_seconds(at), list(map(_LISTS.__contains__, paths)), _all_totals(attributes))
-            )
-        else:
+        clean = _clean(columns)
+        if clean is None:
             yield from _blocks(map(_of_row, rows), unreadable)
+        else:
+            yield clean
 
 
 def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
@@ -102,24 +101,33 @@ def _blocks(events: Iterator[Event | None], unreadable: Unreadable) -> Iterator[
             yield Block(*zip(*readable, strict=True))
 
 
-def _are_clean(columns: Sequence[Sequence[Any]]) -> bool:
-    *texts, count, predicted, actual, budget, success, truncated, _at, _paths, _attributes = columns
-    return (
+def _clean(columns: Sequence[Sequence[Any]]) -> Block | None:
+    """The columns as a block; None where one of them holds what it should not."""
+    *texts, count, predicted, actual, budget, success, truncated, at, paths, attributes = columns
+    try:
+        counts = [array("q", column) for column in (predicted, actual, budget)]  # takes integers only
+    except (TypeError, OverflowError):
+        return None
+    if not (
         set(map(type, chain(*texts))) == _TEXT
-        and set(map(type, chain(count, predicted, actual, budget))) == _COUNT
+        and set(map(type, count)) == _COUNT
         and set(map(type, chain(success, truncated))) <= _FLAG
         and set(success) | set(truncated) <= _TRUTHS
-        and min(map(min, (predicted, actual, budget))) >= 0
-        and max(map(max, (predicted, actual, budget))) <= _MAX_COUNT
+        and min(map(min, counts)) >= 0
+        and max(map(max, counts)) <= _MAX_COUNT
+    ):
+        return None
+    has_paths = list(map(_LISTS.__contains__, paths))
+    return Block._make(
+        (*texts, count, *counts, success, truncated, _all_seconds(at), has_paths, _all_totals(attributes))
     )
 
 
 def _of_row(row: Sequence[Any]) -> Event | None:
-    run, phase, *others, at, paths, attributes = row
+    run, phase, *others = row
     ids = (run if isinstance(run, str) else "", phase if isinstance(phase, str) else "")
-    if not _are_clean([[value] for value in (*ids, *others, at, paths, attributes)]):
-        return None
-    return Event._make((*ids, *others, seconds_of(at), paths in _LISTS, _says_total(attributes)))
+    block = _clean([[value] for value in (*ids, *others)])
+    return None if block is None else Event._make(column[0] for column in block)
 
 
 def _of_export(decoder: msgspec.json.Decoder[_Exported], line: bytes) -> Event | None:
