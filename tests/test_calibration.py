@@ -1,5 +1,6 @@
 """Coefficients: a known cost is found again, noise changes nothing, and no run is on both sides."""
 
+import dataclasses
 import json
 import math
 from fractions import Fraction
@@ -17,7 +18,7 @@ from tests.read_side import autopack, event, make_database
 
 from autopack.analysis.calibration import Calibration, Settings, calibrate
 from autopack.analysis.coefficient_fit import fit, model_of
-from autopack.analysis.cross_validation import dealt, predicted_unseen
+from autopack.analysis.cross_validation import compared, dealt, predicted_unseen
 from autopack.analysis.history import History, Recorded, Reply, Shape, history_of
 from autopack.analysis.least_squares import Equations
 from autopack.coefficients import Coefficients, parse_coefficients
@@ -167,6 +168,25 @@ def test_runs_that_only_repeat_themselves_are_no_evidence() -> None:
         for r in history(2000, TODAY, lognormal(0.2), runs=12)
     ]
     assert calibrated(records, ONLY_COEFFICIENTS).fit.outcome == "unchanged"
+
+
+def test_the_standard_error_is_that_of_the_means_of_runs_however_many_replies_they_have() -> None:
+    shape = Shape("testing", "low", (1, 0, 0, 0, 0), (0,) * 5)
+    before = model_of(TODAY)
+    after = dataclasses.replace(before, marginal=(before.marginal[0] * 1.5, *before.marginal[1:]))
+    actual = [3000, 3500, 4000, 4500, 9000]
+    pairs = [
+        (Reply(f"run-{run}", shape, tokens, success=True, truncated=False), after)
+        for run, tokens in enumerate(actual)
+        for _ in range(40)
+    ]
+    found = compared(pairs, before, 10)
+    gains = [
+        abs(math.log(tokens / before.expected(shape))) - abs(math.log(tokens / after.expected(shape)))
+        for tokens in actual
+    ]
+    assert found.improvement == pytest.approx(np.mean(gains))
+    assert found.standard_error == pytest.approx(np.std(gains, ddof=1) / math.sqrt(len(gains)))
 
 
 @pytest.mark.parametrize(
