@@ -82,6 +82,10 @@ class Proxy:
         if server is not None:
             server.close()
         await self._end_all()
+        # A connection that was being accepted meanwhile is a task of the loop's own before it is one of ours.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=0.05)
+            await self._end_all()
         if server is not None:
             await server.wait_closed()
 

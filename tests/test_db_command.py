@@ -143,7 +143,7 @@ def test_what_cannot_be_upgraded_is_one_clear_line(tmp_path: Path, kind: str) ->
     assert len([line for line in done.stderr.splitlines() if line.startswith("Error: ")]) == 1
 
 
-@pytest.mark.parametrize("words", ["db upgrade", "db current", "db sql"])
+@pytest.mark.parametrize("words", ["db upgrade", "db downgrade", "db current", "db sql"])
 def test_each_word_has_help_with_an_example(words: str) -> None:
     done = autopack(*words.split(), "--help")
     assert done.returncode == 0

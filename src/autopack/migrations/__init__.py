@@ -1,4 +1,4 @@
-"""The schema of the database: which version it has, and how to bring it to ours. Alembic, packaged.
+"""The schema of the database: which version it has, and how to bring it to ours and back. Alembic, packaged.
 
 Alembic's own table is `autopack_telemetry_version`, since the user's database may have an `alembic_version` already.
 Importing Alembic costs half a second, so it is imported only when there is something to upgrade.
@@ -60,6 +60,27 @@ def ensure(connection: Connection) -> None:
         connection.rollback()
         if not (isinstance(exc, Exception) and _is_lost_race(exc) and is_current(connection)):
             raise
+
+
+def downgrade(connection: Connection) -> None:
+    """Bring the table back to the plan's own form, in one transaction, for a system that knows no other.
+
+    Every row stays, and so does every column that the plan's system has or a user added. Our identities are gone, with
+    the columns that only we fill (`events_table.ADDED`): an upgrade gives each row another `event_uid`, so that what a
+    journal still holds of a row that is there already will be there twice. A writer upgrades when it connects or meets
+    the plan's form: end all of them before. The connection is to be as for `ensure`.
+
+    Raises:
+        SchemaError: the schema is not this program's, or a view shows the table.
+
+    """
+    try:
+        _begin_alone(connection)
+        _downgrade(connection)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
 
 
 def is_current(connection: Connection) -> bool:
@@ -147,6 +168,17 @@ def _upgrade(connection: Connection) -> None:
     config.attributes["connection"] = connection
     with _one_at_a_time:
         command.upgrade(config, "head")
+
+
+def _downgrade(connection: Connection) -> None:
+    from alembic import command
+
+    if not is_current(connection):
+        raise SchemaError(f"there is no schema {HEAD} to go back from")
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    with _one_at_a_time:
+        command.downgrade(config, "base")
 
 
 # Alembic's `op` and `context` are proxies of the whole process: two upgrades at once would write into each other's

@@ -13,7 +13,7 @@ from autopack.database import Destination, current_destination
 from autopack.database_check import database_problem
 from autopack.text import for_json, for_terminal
 from autopack.upkeep.explained import explained
-from autopack.upkeep.schema import State, state_of, upgrade
+from autopack.upkeep.schema import State, downgrade, state_of, upgrade
 
 _SAID: dict[State, str] = {
     "ours": "ours",
@@ -36,7 +36,7 @@ class Current(msgspec.Struct, frozen=True):
 
 @click.group("db")
 def db_command() -> None:
-    """The schema of the database that DATABASE_URL names: look at it, upgrade it, print its SQL.
+    """The schema of the database that DATABASE_URL names: look at it, upgrade it, undo that, print its SQL.
 
     Whoever writes events upgrades it by itself; this is for those who would rather do it before, or by hand.
 
@@ -63,6 +63,23 @@ def upgrade_command() -> None:
         upgrade(destination)
     was = before or {"none": "nothing", "older": "an older system's table"}.get(state)
     click.echo(f"{migrations.HEAD} already" if state == "ours" else f"upgraded from {was} to {migrations.HEAD}")
+
+
+@db_command.command("downgrade")
+@click.confirmation_option(prompt="Columns and what they hold will be gone. Go on?", help="Do not ask.")
+def downgrade_command() -> None:
+    """Bring the table back to the form of the plan's own system, which knows no other.
+
+    Every row stays. Its columns event_uid, input_tokens, duration_ms, existing_json and attributes_json are gone with
+    what they hold (autopack export keeps it), and on PostgreSQL event_id is the key again. End the writers before: the
+    next one upgrades the table again, as autopack db upgrade does, and gives each row another event_uid.
+
+    Example: autopack db downgrade --yes
+    """
+    destination = _announced()
+    with explained(destination, "cannot be downgraded"):
+        downgrade(destination)
+    click.echo(f"downgraded from {migrations.HEAD} to the plan's own table")
 
 
 @db_command.command("current")

@@ -1,4 +1,4 @@
-"""The schema of a database against ours: looked at without touching it, or brought to ours."""
+"""The schema of a database against ours: looked at without touching it, or brought to ours and back."""
 
 from __future__ import annotations
 
@@ -47,6 +47,22 @@ def upgrade(destination: Destination) -> None:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         migrations.ensure(connection)
+
+
+def downgrade(destination: Destination) -> None:
+    """Bring the table back to the plan's own form, see `migrations.downgrade`.
+
+    Raises:
+        SchemaError: there is no schema of ours, or a view shows the table.
+        sqlalchemy.exc.SQLAlchemyError: the database cannot be reached or refuses it. Nothing of it is done then.
+
+    """
+    if not destination.exists():
+        raise migrations.SchemaError("there is no such file")
+    with engine_for(destination).connect() as connection:
+        if destination.path is not None:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        migrations.downgrade(connection)
 
 
 def _state(revision: str | None, *, there: bool) -> State:

@@ -72,22 +72,21 @@ def _statements(bind: sa.Connection) -> Iterator[str]:
     keeps_key = _key_has_to_stay(bind)
     if not keeps_key:
         yield from _without_key(bind)
-    old = {column.name: column for column in _columns_of(bind)}
+    old = {column.name: column for column in columns_of(bind)}
     if "event_id" in old and old["event_id"].type not in _WHOLE:
         yield f"ALTER TABLE {TABLE} RENAME COLUMN event_id TO former_event_id"
-        old = {column.name: column for column in _columns_of(bind)}
+        old = {column.name: column for column in columns_of(bind)}
     ours = {column.name: column for column in columns()}
     yield from _additions(bind, ours, old)
     changed = dict(_conversions(ours, old))
-    if changed and (views := _views_on(bind)):
-        raise SchemaError(f"the columns of {TABLE} cannot change while a view shows them: drop {', '.join(views)}, "
-                          "start again, and make the views again")  # fmt: skip
-    yield from _altered([*_without_defaults(changed, old), *changed.values()])
+    if changed:
+        refuse_views(bind)
+    yield from altered([*_without_defaults(changed, old), *changed.values()])
     foreign = [column for column in old.values() if column.name not in ours]
-    yield from _altered([*_loosened(foreign, quote), *_keyed(old, keeps_key=keeps_key)])
+    yield from altered([*_loosened(foreign, quote), *_keyed(old, keeps_key=keeps_key)])
 
 
-def _altered(actions: Sequence[str]) -> Iterator[str]:
+def altered(actions: Sequence[str]) -> Iterator[str]:
     if actions:
         yield f"ALTER TABLE {TABLE} {', '.join(actions)}"
 
@@ -98,12 +97,12 @@ def _without_constraints(bind: sa.Connection) -> Iterator[str]:
         sa.text("SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(:table) AND contype IN ('f', 'c')"),
         {"table": TABLE},
     )
-    yield from _altered([f"DROP CONSTRAINT {quote(name)}" for name in found.scalars()])
+    yield from altered([f"DROP CONSTRAINT {quote(name)}" for name in found.scalars()])
 
 
 def _key_has_to_stay(bind: sa.Connection) -> bool:
     """Whether the older table's key is ours already, or what another table refers to."""
-    key = {column.name for column in _columns_of(bind) if column.key}
+    key = {column.name for column in columns_of(bind) if column.key}
     referred = bind.execute(
         sa.text("SELECT count(*) FROM pg_constraint WHERE confrelid = to_regclass(:table) AND contype = 'f'"),
         {"table": TABLE},
@@ -119,13 +118,13 @@ def _without_key(bind: sa.Connection) -> Iterator[str]:
     ).scalar()
     if key is not None:
         yield f"ALTER TABLE {TABLE} DROP CONSTRAINT {quote(key)}"
-    for column in _columns_of(bind):
+    for column in columns_of(bind):
         if column.name == "event_id" and column.type in _WHOLE:
             yield f"ALTER TABLE {TABLE} ALTER COLUMN event_id DROP IDENTITY IF EXISTS"
             yield f"ALTER TABLE {TABLE} ALTER COLUMN event_id DROP NOT NULL, ALTER COLUMN event_id DROP DEFAULT"
 
 
-def _columns_of(bind: sa.Connection) -> list[_Column]:
+def columns_of(bind: sa.Connection) -> list[_Column]:
     found = bind.execute(
         sa.text("""
             SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type,
@@ -151,8 +150,8 @@ def _additions(bind: sa.Connection, ours: Mapping[str, sa.Column[Any]], old: Map
             definition += f" NOT NULL DEFAULT {default}"
             required.append(f'ALTER COLUMN "{column.name}" DROP DEFAULT')
         added.append(definition)
-    yield from _altered(added)
-    yield from _altered(required)
+    yield from altered(added)
+    yield from altered(required)
 
 
 def _conversions(ours: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> Iterator[tuple[str, str]]:
@@ -210,7 +209,8 @@ def _without_defaults(changed: Mapping[str, str], old: Mapping[str, _Column]) ->
     ]
 
 
-def _views_on(bind: sa.Connection) -> list[str]:
+def refuse_views(bind: sa.Connection) -> None:
+    """Raises SchemaError where a view shows the table: PostgreSQL changes no column that one depends on."""
     found = bind.execute(
         sa.text("""
             SELECT DISTINCT r.ev_class::regclass::text AS name FROM pg_depend d
@@ -219,7 +219,9 @@ def _views_on(bind: sa.Connection) -> list[str]:
         """),
         {"table": TABLE},
     )
-    return list(found.scalars())
+    if views := list(found.scalars()):
+        raise SchemaError(f"the columns of {TABLE} cannot change while a view shows them: drop {', '.join(views)}, "
+                          "start again, and make the views again")  # fmt: skip
 
 
 def _loosened(foreign: Sequence[_Column], quote: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ we do not fill stay, with a default, so that rows without them can be written. T
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -71,10 +71,17 @@ def _rebuild(bind: sa.Connection) -> None:
         if name in old and name not in keys:
             column.nullable = old[name]["nullable"]
     key = next((name for name in keys if is_integer(old[name]["type"]) and len(keys) == 1), "event_id")
+    extra = [with_default(renamed.get(name, column["name"]), column) for name, column in foreign.items()]
+    replace(bind, _keyed([*ours.values(), *extra], key), _sources(bind, ours, old, renamed))
+
+
+def replace(bind: sa.Connection, items: Iterable[sa.schema.SchemaItem], sources: Mapping[str, str]) -> None:
+    """Put a table of these columns and constraints in the place of the one that is there, with its rows, indexes and
+    triggers. `sources`: for each column the expression over the old table that fills it.
+    """
     statements = _schema_of(bind, "tbl_name = :table AND type IN ('index', 'trigger')", table=TABLE)
-    extra = [_with_default(renamed.get(name, column["name"]), column) for name, column in foreign.items()]
-    op.create_table(REBUILT, *_keyed([*ours.values(), *extra], key))
-    _copy(bind, _sources(bind, ours, old, renamed))
+    op.create_table(REBUILT, *items)
+    _copy(bind, sources)
     op.drop_table(TABLE)
     # As SQLite did before 3.26: views and triggers that mention the table are left as they are, and find it again.
     bind.exec_driver_sql("PRAGMA legacy_alter_table = ON")
@@ -107,7 +114,7 @@ def _copy(bind: sa.Connection, sources: Mapping[str, str]) -> None:
     bind.exec_driver_sql(f"INSERT INTO {REBUILT} ({columns}) SELECT {values} FROM {TABLE}")  # noqa: S608 (our own names)
 
 
-def _with_default(name: str, column: Mapping[str, Any]) -> sa.Column[Any]:
+def with_default(name: str, column: Mapping[str, Any]) -> sa.Column[Any]:
     """A column of the older system's: as it was, and with a default if it insists on a value."""
     # A column without a type holds anything, and so does a BLOB.
     type_ = sa.LargeBinary() if isinstance(column["type"], sa.types.NullType) else column["type"]

@@ -1,4 +1,4 @@
-"""The events table: made where there is none, upgraded in place where an older system's is."""
+"""The events table: made where there is none, upgraded in place where an older system's is, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import ModuleType
 
 from alembic import context
 
-from autopack.migrations.events_table import postgres, sqlite
+from autopack.migrations.events_table import postgres, postgres_back, sqlite, sqlite_back
 
 revision = "0001"
 down_revision = None
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    table: ModuleType = sqlite if context.get_context().dialect.name == "sqlite" else postgres
+    table: ModuleType = sqlite if _is_sqlite() else postgres
     if context.is_offline_mode():
         table.create()
     else:
@@ -23,4 +23,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("There is no version before the first; drop the table yourself if that is meant.")
+    back: ModuleType = sqlite_back if _is_sqlite() else postgres_back
+    back.downgrade()
+
+
+def _is_sqlite() -> bool:
+    return context.get_context().dialect.name == "sqlite"
