@@ -28,6 +28,7 @@ from autopack.reporting.calls import MOST_PLOTTED, OTHERS, CallCollector, Calls
 from autopack.reporting.markup import Markup, data_script, joined, tag
 
 AS_OF = ("--as-of", "2026-02-05")
+UNSEEN = "implementation\x1b[2J\u202e"
 HOSTILE = "<b>b</b>&lt;</script><img src=x onerror=pwned()><a href='javascript:pwned()'>%{x}</a>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -80,7 +81,7 @@ def rows() -> list[Any]:
     return [
         event(number, timestamp=START + timedelta(hours=12 * number), run_id=f"run-{number % 2}" if number else HOSTILE,
               phase_id=f"p{number}" if number else HOSTILE, model="m1" if number % 5 else HOSTILE,
-              category=("docs", "implementation", HOSTILE)[number % 3], complexity=("low", "high")[number // 3 % 2],
+              category=("docs", UNSEEN, HOSTILE)[number % 3], complexity=("low", "high")[number // 3 % 2],
               actual_output_tokens=20 if not number else 1500 + 100 * number, success=number % 10 != 9,
               truncated=number % 15 == 14, stop_reason="max_tokens" if number % 15 == 14 else "end_turn")
         for number in range(60)
@@ -258,6 +259,9 @@ def test_filters_show_the_calls_that_match_and_never_change_the_verdict(page: Pa
     assert all(row.startswith("run-1/") and "docs/" in row for row in shown)
     strata = plot(page, "plot-strata", "plot.layout.yaxis.ticktext")
     assert [name.split(" ")[0] for name in strata] == ["docs/low", "docs/high"]
+    page.locator("#filter-category").select_option(label="implementation\\x1b[2J\\u202e")
+    strata = plot(page, "plot-strata", "plot.layout.yaxis.ticktext")
+    assert [name.split("/")[1] for name in strata] == ["low (10)", "high (10)"]
     page.locator("#reset").click()
     assert len(visible_rows(page)) == 20
     assert page.locator("#verdict").inner_text() == before
@@ -265,7 +269,7 @@ def test_filters_show_the_calls_that_match_and_never_change_the_verdict(page: Pa
 
 def test_a_filter_that_nothing_matches_leaves_empty_plots(page: Page) -> None:
     page.locator("#filter-run").select_option(label=HOSTILE)
-    page.locator("#filter-category").select_option(label="implementation")
+    page.locator("#filter-category").select_option(label="implementation\\x1b[2J\\u202e")
     assert page.locator("#shown").inner_text().startswith("0 of 60")
     assert visible_rows(page) == []
 
@@ -361,7 +365,7 @@ def test_without_javascript_every_table_is_there(browser: Browser, report: Path)
         assert bare.page.get_by_text("Plots and filters need JavaScript").is_visible()
 
 
-def test_a_hundred_thousand_events_open_quickly_and_the_page_says_what_it_shows(
+def test_a_hundred_thousand_events_make_no_larger_page_and_it_says_what_it_shows(
     browser: Browser, tmp_path: Path
 ) -> None:
     path, output = tmp_path / "x.db", tmp_path / "x.html"
@@ -379,8 +383,8 @@ def test_a_hundred_thousand_events_open_quickly_and_the_page_says_what_it_shows(
     assert output.stat().st_size < 6_000_000
     with opened(browser, output) as large:
         assert "Plotted: 2000 of 100000 calls" in large.page.locator("#filters").inner_text()
-        # Three seconds on a machine with nothing else to do; here other tests run beside it.
-        assert large.page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd") < 12_000
+        # What makes a page slow to open; a time would tell how busy this machine is.
+        assert large.page.evaluate("document.querySelectorAll('*').length") < 10_000
 
 
 def test_an_empty_database_has_a_report_too(browser: Browser, tmp_path: Path) -> None:

@@ -140,6 +140,13 @@ def test_without_a_terminal_it_is_plain_text_and_the_exit_code_says_nothing_of_t
     assert "\u202e" not in done.stdout
 
 
+def test_a_long_category_does_not_take_the_complexity_away(database: Path) -> None:
+    make_database(database, [event(1, category="c" * 100, complexity="high"), event(2, category="c" * 100)])
+    done = autopack("summary", database=database)
+    names = re.findall(r"^c+\.\.\./(\w+)", done.stdout, re.MULTILINE)
+    assert names == ["high", "medium"]
+
+
 def test_on_a_terminal_it_has_colours_unless_they_are_not_wanted(database: Path) -> None:
     make_database(database, rows())
     coloured, plain = shown_on_terminal(database, 120), shown_on_terminal(database, 120, NO_COLOR="1")

@@ -17,7 +17,7 @@ from autopack.printable import printable
 MOST_STRATA = 25
 MOST_PERIODS = 24
 NARROW = 80
-_LONGEST_NAME = 28
+_LONGEST_CATEGORY, _LONGEST_COMPLEXITY = 24, 12
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = "·"
 _MARKS = {"pass": "✓ pass", "fail": "✗ fail", "unclear": "? unclear"}
@@ -79,7 +79,9 @@ def _strata(gathered: Gathered, *, narrow: bool) -> tuple[tuple[str, ...], list[
 def _stratum(stratum: StratumResult, figures: Sequence[Figure]) -> tuple[str, ...]:
     more = f" (+{stratum.more_needed})" if stratum.more_needed else ""
     points = [point_text(_estimate(stratum.measures, figure), figure) for figure in figures]
-    return printable(stratum.name, _LONGEST_NAME), f"{stratum.measures.n}{more}", *points
+    # Each is cut by itself: a long category must not take the complexity away.
+    name = f"{printable(stratum.category, _LONGEST_CATEGORY)}/{printable(stratum.complexity, _LONGEST_COMPLEXITY)}"
+    return name, f"{stratum.measures.n}{more}", *points
 
 
 def _course(stratum: StratumResult, members: Mapping[tuple[str, str], Samples], gathered: Gathered) -> str:

@@ -17,7 +17,7 @@ from autopack.reporting.calls import Call, Names
 from autopack.reporting.markup import Markup, joined, tag
 
 WORST_SHOWN = 20
-_LONGEST_NAME = 60
+_LONGEST_CATEGORY, _LONGEST_COMPLEXITY = 36, 20
 _MARKS = {"pass": "✓ pass", "fail": "✗ fail", "unclear": "? unclear"}
 
 
@@ -142,7 +142,9 @@ def _rule(result: RuleResult) -> Markup:
 def _stratum(stratum: StratumResult) -> Markup:
     more = f" (+{stratum.more_needed})" if stratum.more_needed else ""
     samples = tag("td", tag("data", str(stratum.measures.n), value=str(stratum.measures.n)), more, class_="number")
-    return row(printable(stratum.name, _LONGEST_NAME), samples, *_all(stratum.measures))
+    # Each is cut by itself: a long category must not take the complexity away.
+    name = f"{printable(stratum.category, _LONGEST_CATEGORY)}/{printable(stratum.complexity, _LONGEST_COMPLEXITY)}"
+    return row(name, samples, *_all(stratum.measures))
 
 
 def _all(measures: Measures) -> Iterable[Markup]:

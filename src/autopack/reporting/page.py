@@ -18,6 +18,7 @@ from autopack.analysis.periods import Period
 from autopack.analysis.rules import FIGURES
 from autopack.analysis.validation import Validation
 from autopack.analysis.validation_table import headline, samples_line
+from autopack.printable import printable
 from autopack.reporting.calls import Calls
 from autopack.reporting.figures import drift_table, figures_table, periods_table, rules_table, strata_table, worst_table
 from autopack.reporting.health import health_section
@@ -180,8 +181,8 @@ def _data(validation: Validation, periods: Sequence[Period], calls: Calls) -> di
             for result in validation.results
         ],
         "strata": [
-            {"name": stratum.name, "category": stratum.category, "n": stratum.measures.n,
-             "estimates": _estimates(stratum.measures)}
+            {"category": printable(stratum.category), "complexity": printable(stratum.complexity),
+             "n": stratum.measures.n, "estimates": _estimates(stratum.measures)}
             for stratum in ordered
         ],
         "periods": [

@@ -114,11 +114,13 @@
       .slice(0, MOST_STRATA).reverse();
     const known = strata.filter((stratum) => stratum.estimates[figure.name].point !== null);
     const estimates = known.map((stratum) => stratum.estimates[figure.name]);
-    const names = known.map((stratum) => plain(short(stratum.name, narrow() ? 18 : 36)) + ` (${stratum.n})`);
+    // Each is cut by itself: a long category must not take the complexity away.
+    const label = (stratum) => `${short(stratum.category, narrow() ? 12 : 28)}/${short(stratum.complexity, 10)}`;
+    const names = known.map((stratum) => `${plain(label(stratum))} (${stratum.n})`);
     Plotly.react("plot-strata", [{
       type: "scatter", mode: "markers", y: names.map((_, place) => place), x: estimates.map((estimate) => estimate.point),
       hoverinfo: "text",
-      text: known.map((stratum, place) => `${plain(stratum.name)}: ${end(estimates[place].point, figure)} `
+      text: known.map((stratum, place) => `${plain(label(stratum))}: ${end(estimates[place].point, figure)} `
         + `[${end(estimates[place].lower, figure)}, ${end(estimates[place].upper, figure)}], ${stratum.n} samples`),
       marker: { color: colour("accent"), size: 9, symbol: estimates.map((e) => (e.upper === null ? "circle-open" : "circle")) },
       error_x: {
