@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -62,6 +64,14 @@ def reason(data: str | bytes, **options: Any) -> str:
     (line,) = lines_of(data, **options)
     assert line.row is None
     return line.reason
+
+
+def stored(database: Path) -> int:
+    """How many events are in the database, which may be in the middle of being made."""
+    try:
+        return len(rows_of(database))
+    except sqlite3.OperationalError:
+        return 0
 
 
 def rejects_in(path: Path) -> list[dict[str, Any]]:
@@ -363,6 +373,33 @@ def test_a_file_that_is_not_there_is_a_wrong_command_line(tmp_path: Path, databa
     done = autopack("import", tmp_path / "none", database=database)
     assert done.returncode == 2
     assert not database.exists()
+
+
+def test_nothing_is_imported_into_a_database_that_is_gone_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(ndjson(RECORD))
+    done = autopack("import", tmp_path / "a", database="sqlite://")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a database in memory" in done.stderr
+
+
+def test_an_interrupted_import_is_completed_by_the_next(tmp_path: Path, database: Path) -> None:
+    fifo = tmp_path / "a"
+    os.mkfifo(fifo)
+    lines = [ndjson(RECORD | {"event_uid": str(number)}) for number in range(4_000)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autopack.cli", "import", "--format", "ndjson", fifo], env=environment(database)
+    )
+    with fifo.open("w") as end:
+        end.writelines([*lines[:3_000], "{}\n"])
+        end.flush()
+        while not (database.exists() and stored(database)):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    assert sorted(path.name for path in tmp_path.iterdir() if "reject" in path.name) == []
+    (tmp_path / "b").write_text("".join(lines))
+    autopack("import", tmp_path / "b", database=database)
+    assert stored(database) == 4_000
 
 
 def test_a_database_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:

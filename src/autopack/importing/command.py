@@ -76,6 +76,8 @@ def import_command(
     Example: autopack import build.log telemetry_export.ndjson
     """
     destination = current_destination()
+    if destination.identity is None:
+        raise click.ClickException("a database in memory is gone with its process; set DATABASE_URL")
     click.echo(for_terminal(f"# Database: {destination}"), err=True)
     with RejectFile(rejects or _beside(files[0])) as reject_file:
         imported = anyio.run(_import_all, files, file_format, assume_time, reject_file, not dry_run)
