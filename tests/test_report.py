@@ -1,6 +1,7 @@
 """The report, in a real browser: the numbers of the verdict, and nothing in it but what was recorded, as text."""
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -38,11 +39,14 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no chromium here; .ci/run installs it")
+    home = str(tmp_path_factory.mktemp("home"))  # or it leaves its crash reporter's folder in the real one
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": home, "XDG_CONFIG_HOME": home}
+        )
         yield chromium
         chromium.close()
 
