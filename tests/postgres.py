@@ -26,6 +26,7 @@ from autopack.database import parse_database_url
 from autopack.postgres_urls import PostgresUrl, psycopg_arguments
 
 _RUN = "AUTOPACK_TEST_RUN"
+_ROOM_BYTES = 3 << 30
 _numbers = itertools.count()
 
 # Nothing here has to outlive a power cut, and the fault tests want to reach every limit quickly.
@@ -151,7 +152,14 @@ def _pgserver() -> ModuleType:
 
 def _folder() -> Path:
     # Not below pytest's own folder, which the next run closes to the user that the server runs as under root.
-    return Path(tempfile.gettempdir()) / f"autopack-postgres-{os.environ[_RUN]}"
+    return _fast_folder() / f"autopack-postgres-{os.environ[_RUN]}"
+
+
+def _fast_folder() -> Path:
+    """In memory, where a new database takes a tenth of the time that it takes on a disk, if there is room."""
+    memory = Path("/dev/shm")  # noqa: S108 (for a folder of ours below it)
+    fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM_BYTES
+    return memory if fits else Path(tempfile.gettempdir())
 
 
 def _server_of(url: str) -> PostgresUrl:

@@ -6,7 +6,8 @@ import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._thread.start()
         self._open: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._hanging = False
         self._cuts_left = 0
         with socket.socket() as free:
@@ -73,21 +74,19 @@ class Proxy:
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result(30)
 
+    # Not asyncio's own server: what that is just accepting when it is closed is never closed.
     async def _listen(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.setblocking(False)
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _stop(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._loop.remove_reader(listener)
+            listener.close()
         await self._end_all()
-        # A connection that was being accepted meanwhile is a task of the loop's own before it is one of ours.
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others, timeout=0.05)
-            await self._end_all()
-        if server is not None:
-            await server.wait_closed()
 
     async def _end_all(self) -> None:
         tasks = list(self._open)
@@ -96,18 +95,26 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)  # what was aborted is closed in the loop's next turn
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._forward(reader, writer))
-        self._open.add(task)
-        self.connections += 1
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError):  # who called has gone again
+            client, _ = listener.accept()
+            task = self._loop.create_task(self._serve(client))
+            self._open.add(task)
+            self.connections += 1
+            task.add_done_callback(partial(self._served, client))
 
-        def end(task: asyncio.Task[None]) -> None:
-            self._open.discard(task)
+    def _served(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        client.close()
+        if not task.cancelled() and not isinstance(task.exception(), OSError | EOFError | None):
+            self.failures.append(task)
+
+    async def _serve(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
+        try:
+            await self._forward(reader, writer)
+        finally:
             writer.transport.abort()
-            if not task.cancelled() and not isinstance(task.exception(), OSError | EOFError | None):
-                self.failures.append(task)
-
-        task.add_done_callback(end)
 
     async def _forward(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         startup = await self._startup(client, to_client)
