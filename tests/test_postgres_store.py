@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import ssl
+import textwrap
 import traceback
 from collections import Counter
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from sqlalchemy import select, text
 from tests.journals import RECORD_UNTIL_KILLED, accepted_by, child
 from tests.postgres import Database
 from tests.proxy import parse_names, proxy_to
-from tests.write_side import TABLE, event, read_dead_letters, run_python, start_python
+from tests.write_side import TABLE, event, read_dead_letters, run_python
 
 from autopack.cli import cli
 from autopack.database import DatabaseUrlError, SessionLocal, engine_for, parse_database_url
@@ -168,62 +169,78 @@ def test_files_beside_a_server_are_private(postgres: Database) -> None:
         assert (folder.stat().st_mode & 0o777, modes) == (0o700, {0o600})
 
 
-def run_together(code: str, *arguments: str, count: int) -> list[str]:
-    """Start so many children, let them begin at the same moment; what each printed at its end."""
-    children = [start_python(code, *arguments, str(number)) for number in range(count)]
-    for process in children:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", process.communicate()
-    for process in children:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    outputs = []
-    for process in children:
-        output, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-        outputs.append(output)
-    return outputs
-
-
-MANY_EVENTS = """
+# Ten interpreters would spend their time on imports: one imports, and becomes as many as are asked for. `work` gets the
+# URL and the number of its process, says when it is ready, and goes on when it is let go.
+TOGETHER = """
     from autopack.telemetry import Telemetry
-    url, count, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    telemetry = Telemetry(url, shutdown_timeout_s=200)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for number in range(count):
-        assert telemetry.record(**event(run_id=name, phase_id=str(number)))
-        stats = telemetry.stats() if number % 500 == 0 else None
-        assert stats is None or stats.accepted == stats.written + stats.duplicates + stats.pending, stats
-    telemetry.close()
-    stats = telemetry.stats()
-    assert (stats.accepted, stats.written, stats.duplicates, stats.pending) == (count, count, 0, 0), stats
+    from autopack.telemetry.stores.by_url import store_for
+    store_for(sys.argv[1]).load()
+    ready, go = os.pipe(), os.pipe()
+
+    def meet():
+        os.write(ready[1], b".")
+        os.read(go[0], 1)
+
+    {work}
+
+    children = []
+    for number in range(int(sys.argv[2])):
+        process = os.fork()
+        if not process:
+            code = 1
+            try:
+                work(sys.argv[1], f"process{{number}}")
+                code = 0
+            except BaseException:
+                logging.exception("process %s", number)
+            finally:
+                os._exit(code)
+        children.append(process)
+    for process in children:
+        assert os.read(ready[0], 1) == b"."
+    os.write(go[1], b"." * len(children))
+    assert [os.waitpid(process, 0)[1] for process in children] == [0] * len(children)
 """
+
+
+def run_together(postgres: Database, work: str, *, count: int) -> None:
+    """Run a function in so many processes, which begin at the same moment; each has to succeed."""
+    code = textwrap.dedent(TOGETHER).format(work=textwrap.dedent(work))
+    run_python(code, postgres.url, str(count), timeout_s=240)
 
 
 def test_many_processes_write_one_database_and_every_event_is_there_once(
     postgres: Database, request: pytest.FixtureRequest
 ) -> None:
     processes, events = request.config.getoption("--postgres-load")
-    run_together(MANY_EVENTS, postgres.url, str(events), count=processes)
+    work = f"""
+        def work(url, name):
+            telemetry = Telemetry(url, shutdown_timeout_s=200)
+            meet()
+            for number in range({events}):
+                assert telemetry.record(**event(run_id=name, phase_id=str(number)))
+                stats = telemetry.stats() if number % 500 == 0 else None
+                assert stats is None or stats.accepted == stats.written + stats.duplicates + stats.pending, stats
+            telemetry.close()
+            stats = telemetry.stats()
+            assert (stats.accepted, stats.written, stats.duplicates, stats.pending) == ({events}, {events}, 0, 0), stats
+    """
+    run_together(postgres, work, count=processes)
     found = [(row["run_id"], row["phase_id"]) for row in postgres.execute(f"SELECT run_id, phase_id FROM {TABLE}")]
     assert len(found) == len(set(found)) == processes * events
 
 
 def test_ten_processes_that_start_at_once_end_with_one_schema_and_all_rows(postgres: Database) -> None:
-    code = """
-        from autopack.telemetry import Telemetry
-        telemetry = Telemetry(sys.argv[1], shutdown_timeout_s=100)
-        telemetry._store.load()
-        print("ready", flush=True)
-        sys.stdin.readline()
-        for number in range(5):
-            assert telemetry.record(**event(run_id=sys.argv[2], phase_id=str(number)))
-        telemetry.close()
-        assert telemetry.stats().written == 5, telemetry.stats()
+    work = """
+        def work(url, name):
+            telemetry = Telemetry(url, shutdown_timeout_s=100)
+            meet()
+            for number in range(5):
+                assert telemetry.record(**event(run_id=name, phase_id=str(number)))
+            telemetry.close()
+            assert telemetry.stats().written == 5, telemetry.stats()
     """
-    run_together(code, postgres.url, count=10)
+    run_together(postgres, work, count=10)
     assert len(postgres.rows()) == 50
     assert len(postgres.execute("SELECT * FROM autopack_telemetry_version")) == 1
 
