@@ -267,8 +267,8 @@ def test_a_plan_without_an_end_is_refused(place: Path) -> None:
     [
         (
             "DATABASE_URL",
-            "postgres://u:hunter2@h/d",
-            "DATABASE_URL: 'postgres://u:***@h/d': 'postgres' is not supported",
+            "mysql://u:hunter2@h/d",
+            "DATABASE_URL: 'mysql://u:***@h/d': 'mysql' is not supported",
         ),
         ("TELEMETRY_QUEUE_SIZE", "abc", "TELEMETRY_QUEUE_SIZE='abc': "),
     ],

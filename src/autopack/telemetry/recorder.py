@@ -205,9 +205,7 @@ class Telemetry:
 
     def stats(self) -> TelemetryStats:
         """The counts as they are now."""
-        from autopack.telemetry.stats import snapshot
-
-        return snapshot(self._writer, self._uncommon.redaction_failures.value)
+        return self._snapshot(self._writer, self._uncommon.redaction_failures.value)
 
     def __enter__(self) -> Self:
         return self
@@ -237,12 +235,14 @@ class Telemetry:
 
     def _begin(self) -> None:
         """A writer of our own, and what the hot path needs of it at hand."""
+        from autopack.telemetry.stats import snapshot
         from autopack.telemetry.uncommon import UncommonPath
         from autopack.telemetry.wire import encode
         from autopack.telemetry.writer import Writer
 
         self._writer = Writer(self._store, self._settings, self._journal_folder)
         buffer = self._writer.buffer
+        self._snapshot = snapshot  # here, since a signal handler may ask for it while it is first asked for
         self._encode = encode if self._redact is None else _refuse_common
         self._sequence = itertools.count(random_sequence_start())
         self._uncommon = UncommonPath(self._writer, self._settings, self._sequence, self._redact)
