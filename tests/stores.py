@@ -253,18 +253,12 @@ class PostgresPlace(Place):
         return read_dead_letters(folder / "dead-letters.ndjson")
 
 
-class PostgresWithoutJournalPlace(PostgresPlace):
-    def open(self, **options: Any) -> Telemetry:
-        return super().open(**{"journal_dir": None} | options)
-
-
-# A further store is one more entry here.
+# A further store is one more entry here. What is kept in memory only is tried on SQLite: the buffer knows no store.
 PLACES: dict[str, type[Place]] = {
     "memory": MemoryPlace,
     "sqlite": SqlitePlace,
     "sqlite-without-journal": SqliteWithoutJournalPlace,
     "postgresql": PostgresPlace,
-    "postgresql-without-journal": PostgresWithoutJournalPlace,
 }
 
 

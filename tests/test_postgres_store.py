@@ -29,6 +29,7 @@ from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import ConfigError, Telemetry
 from autopack.telemetry.errors import DataRejectedError, StoreUnusableError, TransientStoreError
 from autopack.telemetry.stores.postgres_errors import translate
+from autopack.upkeep.schema import upgrade
 
 pytestmark = pytest.mark.usefixtures("_nothing_left_running")
 
@@ -278,9 +279,17 @@ def test_a_forked_child_has_a_connection_of_its_own_and_the_parents_stays(postgr
 
 def test_whatever_was_accepted_before_a_sigkill_is_there_once(postgres: Database) -> None:
     accepted = []
-    for life, after_s in enumerate((0.05, 0.6, 1.2)):
-        with child(RECORD_UNTIL_KILLED, postgres.url, f"life{life}", "1000000") as process:
-            accepted += accepted_by(process, after_s, signal.SIGKILL)
+
+    def live(name: str, after_s: float) -> None:
+        with child(RECORD_UNTIL_KILLED, postgres.url, name, "1000000") as process:
+            accepted.extend(accepted_by(process, after_s, signal.SIGKILL))
+
+    live("first", 0.05)
+    live("second", 0.6)
+    upgrade(parse_database_url(postgres.url))  # where neither came so far
+    with postgres.connect() as connection, connection.transaction():  # this one leaves something for certain
+        connection.execute(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE".encode())
+        live("third", 0.6)
     with Telemetry(postgres.url) as successor:
         successor.record(**event(phase_id="later"))
         assert successor.flush(100)
