@@ -83,6 +83,7 @@ class Kind:
 def kind(request: pytest.FixtureRequest, database: Path) -> Iterator[Kind]:
     if request.param == "postgresql":
         postgres: Database = request.getfixturevalue("postgres")
+        postgres.execute(f"ALTER DATABASE {postgres.name} SET TimeZone = 'Asia/Kolkata'")
         yield Kind(
             postgres.url, lambda: postgres.execute(f"SELECT * FROM {TABLE} ORDER BY timestamp"), postgres.execute
         )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.postgres import Database
+from tests.proxy import proxy_to
 from tests.write_side import TABLE, event
 
 from autopack.database import parse_database_url
@@ -104,6 +105,21 @@ async def test_a_batch_that_is_there_in_part_is_completed_and_the_next_ones_are_
     assert await store.write(rows[30:]) == 10
     assert stored(postgres) == as_stored(rows)
     await store.close()
+
+
+async def test_the_slower_way_is_gone_only_until_a_batch_is_all_new_again(postgres: Database) -> None:
+    rows = [row_of(number) for number in range(6)]
+    with proxy_to(postgres.address()) as proxy:
+        store = PostgresStore(parse_database_url(postgres.url_through(proxy.port)))
+        ways = []
+        for batch in (rows[:2], rows[:3], rows[:3], rows[3:4], rows[4:]):
+            before = len(proxy.sent)
+            await store.write(batch)
+            sent = bytes(proxy.sent[before:])
+            ways.append((b"FROM STDIN" in sent, b"INSERT INTO token_estimation" in sent))
+        await store.close()
+    copied, copied_then_inserted, inserted = (True, False), (True, True), (False, True)
+    assert ways == [copied, copied_then_inserted, inserted, inserted, copied]
 
 
 async def test_the_same_row_twice_in_one_batch_is_one(postgres: Database) -> None:

@@ -310,6 +310,23 @@ def test_an_upgrade_that_is_cut_off_leaves_the_old_table_as_it_was(old: Callable
     assert len(postgres.rows()) == 2
 
 
+def test_an_upgrade_waits_for_the_one_that_has_the_lock(postgres: Database) -> None:
+    lock = f"SELECT pg_advisory_xact_lock({migrations._ADVISORY_LOCK})"
+    waiting = (
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    with engine_for(parse_database_url(postgres.url)).connect() as second, ThreadPoolExecutor(1) as pool:
+        with postgres.connect() as first, first.transaction():
+            first.execute(lock.encode())
+            slower = pool.submit(migrations.ensure, second)
+            while not postgres.execute(waiting):
+                assert not slower.done()
+            assert not postgres.has_table()
+        slower.result(30)
+    assert postgres.has_table()
+
+
 def test_where_advisory_locks_are_missing_the_slower_of_two_finds_the_work_done(postgres: Database) -> None:
     """A function of that name that is found first answers as a server that has none."""
     postgres.execute("""
