@@ -290,6 +290,46 @@ def test_a_table_that_is_missing_is_said_and_when_it_is_back_the_events_drain(po
     assert each_once(postgres, 2)
 
 
+def test_a_column_of_another_type_is_the_tables_fault_and_keeps_every_event(postgres: Database) -> None:
+    with Telemetry(postgres.url) as telemetry:
+        record(telemetry, 0, 1)
+        assert telemetry.flush(30)
+        postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN success TYPE integer USING success::integer")
+        record(telemetry, 1, 11)
+        wait_until(telemetry, "DatatypeMismatchError 42804")
+        assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (10, 0)
+        postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN success TYPE boolean USING success <> 0")
+        assert telemetry.flush(30)
+    assert each_once(postgres, 11)
+
+
+def test_a_text_that_its_column_cannot_read_costs_one_event(postgres: Database) -> None:
+    with Telemetry(postgres.url) as telemetry:
+        record(telemetry, 0, 1)
+        assert telemetry.flush(30)
+        postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN phase_id TYPE integer USING phase_id::integer")
+        record(telemetry, 1, 11)
+        telemetry.record(**event(phase_id="no number"))
+        record(telemetry, 11, 21)
+        assert telemetry.flush(30)
+    assert (telemetry.stats().written, telemetry.stats().dead_lettered) == (21, 1)
+    assert sorted(postgres.phases()) == list(range(21))
+
+
+def test_a_row_that_a_trigger_leaves_out_is_not_counted_as_written(postgres: Database) -> None:
+    with Telemetry(postgres.url) as telemetry:
+        record(telemetry, 0, 1)
+        assert telemetry.flush(30)
+        postgres.execute(f"""
+            CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.phase_id = '2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+            CREATE TRIGGER skip BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION skip()
+        """)
+        record(telemetry, 1, 4)
+    assert (telemetry.stats().written, telemetry.stats().duplicates) == (3, 1)
+    assert sorted(postgres.phases()) == ["0", "1", "3"]
+
+
 def test_a_newer_schema_is_left_alone_and_its_events_are_delivered_when_the_program_fits(
     postgres: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

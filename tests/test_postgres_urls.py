@@ -109,6 +109,8 @@ def test_what_a_url_leaves_open_is_what_the_environment_says() -> None:
         ("postgresql://h/d%00", "NUL"),
         ("postgresql://h/d;application_name=x", "follow a"),
         (f"postgresql://u:{SECRET}?{SECRET}@h/d", "%3F"),
+        (f"postgresql://u:{SECRET}@:/?#{SECRET}@h/d", "%23"),
+        (f"postgresql://u:{SECRET}@ h/d", "host cannot be read"),
     ],
 )
 def test_a_url_that_cannot_be_honoured_is_refused_and_the_reason_named(url: str, named: str) -> None:

@@ -43,7 +43,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
 }
 _ENDS_LIKE_A_SERVER = re.compile(r"\A(?:\[[^\]]*\]|[^:/]*)(?::[0-9]*)?(?:,[^/]*)?(?:/[^/:]*)?\Z")
-_HOST = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>/[^,]*|[^\[\]:,]*))(?::(?P<port>[^:]*))?")
+_HOST = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>/[^,]*|[^\[\]:,\s]*))(?::(?P<port>[^:]*))?")
 
 
 class Address(NamedTuple):
@@ -112,7 +112,10 @@ def parse_postgres_url(rest: str, environ: Mapping[str, str] | None = None) -> P
     location, _, query = rest.partition("?")
     if "@" in query and "@" not in location and not _ENDS_LIKE_A_SERVER.search(location):
         raise ValueError("it seems to hold a password with a ? in it; write that as %3F")
-    given = dict(_read_options(query.partition("#")[0]))
+    query, _, fragment = query.partition("#")
+    if "@" in fragment:
+        raise ValueError("it seems to hold a password with ? and # in it; write those as %3F and %23")
+    given = dict(_read_options(query))
     userinfo, _, location = location.rpartition("@")
     servers, _, database = location.partition("/")
     if ";" in database:

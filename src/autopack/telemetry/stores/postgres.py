@@ -33,6 +33,8 @@ _CLOSE_TIMEOUT_S = 1.0
 _DUPLICATE = "23505"
 # Row-level security allows no COPY, and some servers that speak the protocol have none.
 _NO_COPY = frozenset({"0A000", "42601"})
+# A value that its column cannot read. As our values have types, it may be the column that has another one.
+_UNREADABLE = frozenset({"22P02", "22007"})
 
 
 class PostgresStore:
@@ -77,8 +79,8 @@ class PostgresStore:
         if self._driver is None:
             await self._connect()
         try:
-            if self._may_copy and self._all_new_expected and await self._copy(rows):
-                return len(rows)
+            if self._may_copy and self._all_new_expected and (copied := await self._copy(rows)) is not None:
+                return copied
             new = await self._insert(rows)
         except Exception as exc:
             error = translate(exc)
@@ -88,28 +90,39 @@ class PostgresStore:
         self._all_new_expected = new == len(rows)
         return new
 
-    async def _copy(self, rows: Sequence[Row]) -> bool:
-        """Whether it could be done, all rows being new; if not, nothing was written. Raises the driver's errors."""
+    async def _copy(self, rows: Sequence[Row]) -> int | None:
+        """How many there are now, all rows being new, but for those that a trigger of the user's left out; None: it
+        cannot be done, and nothing was written. Raises the driver's errors.
+        """
         from autopack.models import TokenEstimationV2Event
 
         table, columns = TokenEstimationV2Event.__tablename__, Row.__struct_fields__
         try:
-            await self._driver.copy_to_table(table, source=_whole(copy_text(rows)), columns=columns)
+            status = await self._driver.copy_to_table(table, source=_whole(copy_text(rows)), columns=columns)
         except Exception as exc:
-            sqlstate = getattr(exc, "sqlstate", None)
-            if sqlstate in _NO_COPY:
-                self._may_copy = False
-            elif sqlstate != _DUPLICATE:
+            if not await self._may_insert(getattr(exc, "sqlstate", None)):
                 raise
-            return False
-        return True
+            return None
+        return _count_in(status)
+
+    async def _may_insert(self, sqlstate: str | None) -> bool:
+        """Whether what COPY failed with says nothing about the slower way. Raises the driver's error where it is the
+        table that is wrong, and no row.
+        """
+        if sqlstate in _NO_COPY:
+            self._may_copy = False
+        if sqlstate in _UNREADABLE:
+            from autopack.telemetry.stores.postgres_connection import type_check_statement
+
+            await self._driver.execute(type_check_statement())
+        return not self._may_copy or sqlstate == _DUPLICATE
 
     async def _insert(self, rows: Sequence[Row]) -> int:
         """How many were new; the others are left out. Raises the driver's errors."""
         from autopack.telemetry.stores.postgres_connection import insert_statement
 
         status = await self._driver.execute(insert_statement(), *zip(*map(astuple, rows), strict=True))
-        return int(status.rpartition(" ")[2])
+        return _count_in(status)
 
     async def close(self, *, final: bool = True) -> None:  # noqa: ARG002 (a server outlives its connections)
         """See `Store.close`."""
@@ -164,6 +177,11 @@ class PostgresStore:
             await _let_go(driver.close(timeout=_CLOSE_TIMEOUT_S))
         if connection is not None:
             await _let_go(connection.close())
+
+
+def _count_in(status: str) -> int:
+    """Of `INSERT 0 7`, or `COPY 7`."""
+    return int(status.rpartition(" ")[2])
 
 
 async def _let_go(closing: Awaitable[None]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import asyncpg
+from sqlalchemy import Column
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -42,13 +43,28 @@ def insert_statement() -> str:
     """
     table = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
     columns = [table.c[name] for name in Row.__struct_fields__]
-    kinds = [_ARRAY_OF.get(str(column.type).partition("(")[0], "timestamptz[]") for column in columns]
-    arrays = ", ".join(f"${number}::{kind}" for number, kind in enumerate(kinds, 1))
+    arrays = ", ".join(f"${number}::{_array_type(column)}" for number, column in enumerate(columns, 1))
     names = ", ".join(f'"{column.name}"' for column in columns)
     return (
         f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays}) "  # noqa: S608 (our own names)
         "ON CONFLICT (run_id, event_uid) DO NOTHING"
     )
+
+
+@cache
+def type_check_statement() -> str:
+    """Writes nothing, and fails where a column for numbers, instants or truth has got a type that takes none of them.
+    Columns for text are left out: whether text can be read as what they have become depends on the text.
+    """
+    table = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
+    kinds = {name: _array_type(table.c[name]).removesuffix("[]") for name in Row.__struct_fields__}
+    checked = {name: kind for name, kind in kinds.items() if kind != "text"}
+    names, values = ", ".join(f'"{name}"' for name in checked), ", ".join(f"NULL::{kind}" for kind in checked.values())
+    return f"INSERT INTO {table.name} ({names}) SELECT {values} WHERE false"
+
+
+def _array_type(column: Column[Any]) -> str:
+    return _ARRAY_OF.get(str(column.type).partition("(")[0], "timestamptz[]")
 
 
 def make_engine(server: PostgresUrl, *, command_timeout_s: float) -> AsyncEngine:
