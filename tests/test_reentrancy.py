@@ -98,6 +98,45 @@ assert stats.written == stats.accepted, stats
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_exception_at_any_call_of_the_first_record_leaves_an_instance_that_works(database: Path, kind: str) -> None:
+    """As a signal handler raises it: at the Nth call that the first `record()` makes or ends, for N = 1, 2, …"""
+    run_python(
+        OPEN
+        + """
+class Stop(BaseException): pass
+interrupted = 0
+while True:
+    events = 0
+    def interrupt(frame, what, argument):
+        global events
+        events += 1
+        if events == interrupted + 1:
+            raise Stop
+    sys.argv[1] += "x"  # what an interrupted call leaves half done must not change the next one's calls
+    telemetry = Telemetry(destination(), shutdown_timeout_s=20, **options())
+    sys.setprofile(interrupt)
+    try:
+        telemetry.record(**event(phase_id="first"))
+        sys.setprofile(None)
+        through = True
+    except Stop:  # which has taken the profile off, too
+        through = False
+    assert telemetry.record(**event(phase_id="second")), interrupted
+    assert telemetry.flush(20), (interrupted, telemetry.stats())
+    telemetry.close()
+    stats = telemetry.stats()
+    assert stats.pending == 0 and 1 <= stats.written == stats.accepted <= 2, (interrupted, stats)
+    if through:
+        break
+    interrupted += 1
+assert interrupted > 20, interrupted
+""",
+        database,
+        kind,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_del_under_the_collector_may_record(database: Path, kind: str) -> None:
     run_python(
         OPEN

@@ -43,8 +43,8 @@ class Writer:
         self._store = store
         self._settings = settings
         self._orders = Orders()
-        self._start_once = threading.Lock()
         self._working = threading.Lock()
+        self._has_worked = False
         self._thread_id: int | None = None
         self._close_once = threading.Lock()
         self._report_once = threading.Lock()
@@ -63,11 +63,11 @@ class Writer:
 
     def wake(self) -> None:
         """There is a batch to write. Called from the hot path: never waits, never raises."""
-        self.buffer.disarm()
-        if self._start_once.acquire(blocking=False):
-            self._start()
-        else:
+        if self.progress.running:
+            self.buffer.disarm()
             self._orders.bell.ring()
+        elif not self.closing:
+            self._start()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is accepted now is settled; returns whether it is."""
@@ -93,7 +93,7 @@ class Writer:
             return
         end_s = time.monotonic() + self._orders.seconds_left() + _GRACE_S
         for _ in range(2):  # a thread that was begun may turn out, meanwhile, not to have been startable
-            if self._start_once.acquire(blocking=False):
+            if not self.progress.running:
                 self._end_without_thread()
             self.progress.wait_for(lambda: not self.progress.running, max(0.0, end_s - time.monotonic()))
         if not self.progress.running:
@@ -104,7 +104,7 @@ class Writer:
 
     def _end_without_thread(self) -> None:
         """Where events have come and the interpreter, at its exit, starts no thread: work here."""
-        if self.buffer.backlog:
+        if self.buffer.backlog and not self._has_worked:
             self._work()
 
     @property
@@ -140,7 +140,8 @@ class Writer:
         """Start the thread, by way of a bare one.
 
         `Thread.start` takes a lock of `threading` that is not re-entrant: a signal handler that records the first event
-        while it interrupts another `Thread.start` would wait for itself.
+        while it interrupts another `Thread.start` would wait for itself. Two may be here at once, or one twice, when a
+        signal handler raises out of it: the thread that comes second finds the first at work.
         """
         try:
             self.progress.running = True
@@ -164,14 +165,14 @@ class Writer:
     def _not_started(self, exc: BaseException) -> None:
         """No thread can be started: the process is at its limit, or exits. `close` will write what there is."""
         self.progress.last_error = type(exc).__name__
-        self.progress.running = False
-        self._start_once.release()
+        self.progress.running = self._working.locked()
         self.buffer.arm(self._settings.batch_size)
         self.progress.announce()
 
     def _work(self) -> None:
         if not self._working.acquire(blocking=False):
             return  # begun twice: an exception of a signal handler came between the thread and the note that it began
+        self._has_worked = True
         self._thread_id = threading.get_ident()
         self.progress.running = True
         try:
