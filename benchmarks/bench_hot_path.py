@@ -71,7 +71,7 @@ class Latencies:
 
 Results = Mapping[str, Latencies]
 
-_BURST = Situation(None, 1, 1_000, 100)
+_BURST = Situation(None, 1, 1_000, 40)
 _PACED = Situation(1_000, 1, 1_000, 6)
 _CORE = (OFF, MEMORY, JOURNAL, QUEUE_HANDLER, OTEL_LOG)
 

@@ -99,7 +99,7 @@ assert stats.written == stats.accepted, stats
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_at_any_call_of_the_first_record_leaves_an_instance_that_works(database: Path, kind: str) -> None:
-    """As a signal handler raises it: at the Nth call that the first `record()` makes or ends, for N = 1, 2, …"""
+    """As a signal handler raises it: for N = 1, 2, … at the Nth call that the first `record()` makes or ends."""
     run_python(
         OPEN
         + """
