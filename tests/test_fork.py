@@ -4,11 +4,13 @@ Everything happens in child interpreters: from Python 3.12 on a fork in a proces
 """
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.write_side import phases_of, run_python, start_python
+from tests.write_side import event, phases_of, run_python, start_python
 
 OPEN = """
 import time
@@ -347,6 +349,30 @@ thread.join()
         options=QUIET,
     )
     assert counted(database) == {"child": 5}
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.2])
+def test_a_fork_while_the_worker_imports_waits_for_it_also_where_nobody_has_imported_logging(
+    database: Path, delay_s: float
+) -> None:
+    program = f"""
+import os, sys, time
+from autopack.telemetry import Telemetry
+assert "logging" not in sys.modules
+fields = {event()!r}
+telemetry = Telemetry("sqlite:///{database}")
+telemetry.record(**fields)
+time.sleep({delay_s})
+child = os.fork()
+if not child:
+    telemetry.record(**fields)
+    os._exit(0 if telemetry.flush(30) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+telemetry.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert counted(database) == {"p1": 2}
 
 
 def test_a_subprocess_does_not_disturb_the_writer(database: Path) -> None:

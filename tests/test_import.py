@@ -291,6 +291,15 @@ def test_a_file_is_what_its_first_line_says_unless_it_is_said(tmp_path: Path, da
     assert f"problem: no event in {tmp_path / 'torn'}; --format says what it is\n" in done.stdout
 
 
+def test_rejects_never_replace_a_file_that_is_imported(tmp_path: Path, database: Path) -> None:
+    export = tmp_path / "events.ndjson"
+    export.write_text("no event\n")
+    done = autopack("import", export, "--rejects", export, database=database)
+    assert done.returncode == 2
+    assert "would replace a file that is imported" in done.stderr
+    assert export.read_text() == "no event\n"
+
+
 def test_rejected_lines_are_in_a_private_file_with_their_reasons(tmp_path: Path, database: Path) -> None:
     export = tmp_path / "events.ndjson"
     export.write_bytes(ndjson(RECORD).encode() + b'{"\xff\n' + ndjson(RECORD | {"model": None}).encode())

@@ -3,9 +3,11 @@
 import os
 import resource
 import stat
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from tests.journals import (
@@ -383,3 +385,22 @@ def test_open_files_stay_few_however_many_segments_were_used(tmp_path: Path) -> 
     journal.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 8
+
+
+def test_a_close_while_the_first_segment_is_made_lets_nothing_in(tmp_path: Path) -> None:
+    """The close comes at the moment when the new segment is renamed, as one in another thread may."""
+    journal = make_journal(tmp_path, bytes(32))
+
+    def close_in_the_middle(_frame: FrameType, what: str, function: object) -> None:
+        if what == "c_call" and getattr(function, "__name__", "") == "rename":
+            sys.setprofile(None)
+            journal.refuse()
+
+    sys.setprofile(close_in_the_middle)
+    with pytest.raises(Refused, match="closed"):
+        journal.append(payload())
+    with pytest.raises(Refused, match="closed"):
+        journal.append(payload())
+    assert (journal.accepted_here, journal.backlog) == (0, 0)
+    journal.close()
+    assert list(tmp_path.iterdir()) == []

@@ -75,6 +75,13 @@ def test_a_wrong_command_line_is_no_verdict(database: Path, arguments: list[str]
     assert "Error: " in done.stderr
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_limit_that_everything_keeps_is_refused(database: Path, number: str) -> None:
+    done = autopack("validate", "--underestimation-factor", number, database=database)
+    assert done.returncode == 64
+    assert "--underestimation-factor" in done.stderr
+
+
 def test_what_cannot_be_read_is_no_verdict(tmp_path: Path) -> None:
     for done in (
         autopack("validate", database=tmp_path / "none.db"),

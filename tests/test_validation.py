@@ -211,6 +211,14 @@ def test_a_reply_that_was_cut_above_its_prediction_errs_by_what_is_known_at_leas
     assert overall.waste_p90.worst == pytest.approx(1 / 3)
 
 
+def test_where_every_success_was_cut_the_figures_do_not_depend_on_their_order() -> None:
+    cut = [sample(n, predicted=1000, actual=200 if n < 6 else 1000, truncated=True) for n in range(60)]
+    for events in (cut, cut[::-1]):
+        waste = verdict_on(events).overall.waste_p90
+        assert (waste.point, waste.lower, waste.upper) == (0.0, 0.0, 5.0)
+        assert waste.worst == pytest.approx(1.4)
+
+
 def test_only_the_first_attempt_of_a_phase_is_a_sample() -> None:
     first = sample(1, truncated=True, at_s=NOW_S - 5000)
     again = sample(1, actual=1300, at_s=NOW_S - 4000)

@@ -16,7 +16,7 @@ from autopack.analysis.calibration import Calibration, Settings, calibrate
 from autopack.analysis.calibration_table import before_tables, parts
 from autopack.analysis.commands import note
 from autopack.analysis.history import History, Recorded, history_of
-from autopack.analysis.options import selection_options
+from autopack.analysis.options import FiniteRange, selection_options
 from autopack.analysis.progress import tracked
 from autopack.analysis.replay_sources import bounded_lines
 from autopack.analysis.rows import open_events
@@ -48,7 +48,7 @@ _DEFAULTS = Settings()
 @click.option("--force", is_flag=True, help="Replace the file of --output where there is one.")
 @click.option(
     "--alpha-percent",
-    type=click.FloatRange(0, 50, min_open=True),
+    type=FiniteRange(0, 50, min_open=True),
     default=_DEFAULTS.alpha_percent,
     show_default=True,
     metavar="N",
@@ -56,7 +56,7 @@ _DEFAULTS = Settings()
 )
 @click.option(
     "--worth-replies",
-    type=click.FloatRange(0.01),
+    type=FiniteRange(0.01),
     default=_DEFAULTS.worth_replies,
     show_default=True,
     metavar="N",

@@ -156,13 +156,14 @@ def group_of(cells: Iterable[Cell]) -> Group:
 
 
 def _quantile(fraction: float, exact: Sequence[array[float]], bounds: Sequence[tuple[float, float]]) -> Quantile:
-    least = _ascending([*exact, [low for low, _ in bounds]])
-    return Quantile(
-        fraction, least, _ascending([*exact, [high for _, high in bounds]]) if bounds else least, len(bounds)
-    )
+    least = _ascending([*exact, sorted(low for low, _ in bounds)])
+    largest = _ascending([*exact, sorted(high for _, high in bounds)]) if bounds else least
+    return Quantile(fraction, least, largest, len(bounds))
 
 
 def _ascending(parts: Sequence[Sequence[float]]) -> Sequence[float]:
-    """Sorting what is sorted in parts merges them; an array takes a quarter of a list's memory."""
+    """All values in order, of parts that are each in order: sorting merges those; an array takes a quarter of a list's
+    memory.
+    """
     filled = [part for part in parts if part]
     return filled[0] if len(filled) == 1 else array("d", sorted(chain.from_iterable(filled)))

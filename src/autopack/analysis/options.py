@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,17 @@ from autopack.analysis.selection import Selection, parse_instant
 from autopack.text import for_terminal
 
 _MOST_ROWS = 2**63 - 1  # what SQLite takes
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range. Click's own range lets `nan` through, which is in every range and passes every limit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, or fail with a message about the option."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
 
 
 class Instant(click.ParamType[datetime]):

@@ -15,7 +15,7 @@ import click
 from autopack.analysis.commands import note
 from autopack.analysis.errors import ReadError
 from autopack.analysis.export import encoded_lines
-from autopack.analysis.options import StoredText
+from autopack.analysis.options import FiniteRange, StoredText
 from autopack.analysis.records import EventRecord
 from autopack.analysis.selection import EVERYTHING
 from autopack.analysis.tail import Tail
@@ -32,7 +32,7 @@ from autopack.streams import is_terminal
 @click.option("--run-id", type=StoredText(), multiple=True, metavar="ID", help="Only this run; repeatable.")
 @click.option("--category", type=StoredText(), multiple=True, metavar="NAME", help="Only this category; repeatable.")
 @click.option("--model", type=StoredText(), multiple=True, metavar="NAME", help="Only this model; repeatable.")
-@click.option("--interval", "interval_s", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True,
+@click.option("--interval", "interval_s", type=FiniteRange(0.05, 3600), default=1.0, show_default=True,
               metavar="SECONDS", help="How often to look.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as export writes them.")
 def tail_command(

@@ -15,7 +15,7 @@ import msgspec
 from autopack.analysis.aligned import plain_tables, rich_tables
 from autopack.analysis.commands import note
 from autopack.analysis.errors import AnalysisError
-from autopack.analysis.options import Instant, StoredText, selection_options
+from autopack.analysis.options import FiniteRange, Instant, StoredText, selection_options
 from autopack.analysis.progress import tracked
 from autopack.analysis.replay_sources import bounded_lines
 from autopack.analysis.rows import open_columns
@@ -82,7 +82,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
         given = {name: others.pop(name) for name in Rules.__struct_fields__ if name in others}
         return command(*args, rules=Rules(level=level_percent / 100, strata=stratum, **given), **others)
 
-    percent, counted = click.FloatRange(0, 100), click.IntRange(0)
+    percent, counted = FiniteRange(0, 100), click.IntRange(0)
     options: list[Callable[..., Any]] = [
         _rule("--min-samples", counted, "Samples there must be."),
         _rule("--min-categories", counted, "Categories there must be."),
@@ -90,15 +90,15 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _rule("--min-per-stratum", counted, "Samples there must be of each stratum that is judged."),
         click.option("--stratum", type=Stratum(), multiple=True, metavar="CATEGORY/COMPLEXITY",
                      help="A stratum that is judged; repeatable. [default: each that occurs]"),
-        _rule("--underestimation-factor", click.FloatRange(0, min_open=True),
+        _rule("--underestimation-factor", FiniteRange(0, min_open=True),
               "More than this times what was predicted is an underestimation."),
         _rule("--max-underestimation-percent", percent, "Underestimated replies."),
         _rule("--max-truncation-percent", percent, "Truncated replies."),
         _rule("--max-budget-overrun-percent", percent, "Replies above the selected budget."),
-        _rule("--max-waste-p90", click.FloatRange(0), "The P90 of predicted / actual must be below."),
-        _rule("--max-smape-median-percent", click.FloatRange(0, 200), "The median SMAPE."),
-        _rule("--drift-days", click.FloatRange(0, min_open=True), "The last days, compared with all before."),
-        click.option("--level-percent", type=click.FloatRange(50, 99.99), default=_DEFAULTS.level * 100,
+        _rule("--max-waste-p90", FiniteRange(0), "The P90 of predicted / actual must be below."),
+        _rule("--max-smape-median-percent", FiniteRange(0, 200), "The median SMAPE."),
+        _rule("--drift-days", FiniteRange(0, min_open=True), "The last days, compared with all before."),
+        click.option("--level-percent", type=FiniteRange(50, 99.99), default=_DEFAULTS.level * 100,
                      show_default=True, help="Level of the intervals."),
         click.option("--provisional", is_flag=True, help="Judge by the points, not by the intervals; says so."),
         click.option("--imported/--no-imported", default=_DEFAULTS.imported, show_default=True,

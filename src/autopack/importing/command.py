@@ -79,11 +79,18 @@ def import_command(
     if destination.identity is None:
         raise click.ClickException("a database in memory is gone with its process; set DATABASE_URL")
     click.echo(for_terminal(f"# Database: {destination}"), err=True)
-    with RejectFile(rejects or _beside(files[0])) as reject_file:
+    reject_path = rejects or _beside(files[0])
+    if any(_is_same(reject_path, file) for file in files):
+        raise click.UsageError(f"--rejects {for_terminal(str(reject_path))} would replace a file that is imported")
+    with RejectFile(reject_path) as reject_file:
         imported = anyio.run(_import_all, files, file_format, assume_time, reject_file, not dry_run)
     summary = Summary(str(destination), dry_run, imported, str(reject_file.path) if reject_file.count else None)
     click.echo(for_json(_json(summary)) if as_json else "\n".join(map(for_terminal, _lines(summary))))
     sys.exit(1 if summary.problems else 0)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _beside(file: Path) -> Path:

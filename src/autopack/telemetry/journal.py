@@ -26,6 +26,7 @@ refused as `journal_full`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
@@ -188,6 +189,9 @@ class Journal:
         self._capacity = segment.size_bytes
         self._sequence = segment.header.first_sequence
         self._own.append(segment)
+        if self._closed:  # while the segment was made
+            self._capacity = 0
+            raise Refused("closed")
 
     def _prepared(self) -> Segment:
         """The next segment, made here and now if it is not there yet. Raises Refused."""
@@ -461,8 +465,6 @@ def _check_folder(folder: Path) -> None:
 
 def fingerprint_of(identity: str) -> bytes:
     """What a segment says of its destination: enough to tell it from others, nothing to read in it."""
-    import hashlib
-
     return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -51,6 +51,13 @@ class Records(Protocol):
         """Begin again, empty, in a forked child."""
 
 
+class _Releasable(Protocol):
+    """A lock, as far as giving it back is concerned."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
 # A fork waits at most so long for the writers to finish a batch, or an import: a child that is forked in the middle of
 # an import can never import that module again.
 FORK_WAIT_S = 5.0
@@ -111,10 +118,28 @@ _forking = threading.RLock()
 _importing = threading.RLock()
 
 
-def _before_fork() -> None:
+_attached = False
+
+
+def attach() -> None:
+    """Have every fork from now on wait for the writers. For the first instance, before it starts anything.
+
+    `logging` takes its lock in a fork, too, and the worker needs that lock while we wait for it. The hook that was
+    registered last runs first, so `logging` has to be there before ours.
+    """
+    global _attached  # noqa: PLW0603 (the hooks are the process's)
+    import logging  # noqa: F401
+
+    if not _attached:
+        _attached = True
+        os.register_at_fork(
+            before=_hold_writers, after_in_parent=_let_writers_go_on, after_in_child=_start_instances_afresh
+        )
+
+
+def _hold_writers() -> None:
     deadline_s = time.monotonic() + FORK_WAIT_S
     _forking.acquire(timeout=FORK_WAIT_S)
-    _importing.acquire(timeout=FORK_WAIT_S)
     writers = list(live)
     for writer in writers:
         writer.hold_still()
@@ -123,23 +148,39 @@ def _before_fork() -> None:
             log.warning("Forking while the telemetry writer is busy: the child may not be able to write")
 
 
-def _after_fork_in_parent() -> None:
+def _let_writers_go_on() -> None:
     for writer in list(live):
         writer.go_on()
-    for lock in (_importing, _forking):
-        # RuntimeError: the other thread took longer than the wait for it.
-        with contextlib.suppress(RuntimeError):
-            lock.release()
+    _release(_forking)
 
 
-def _after_fork_in_child() -> None:
-    global _forking, _importing
-    _forking, _importing = threading.RLock(), threading.RLock()
+def _start_instances_afresh() -> None:
+    global _forking  # noqa: PLW0603 (the former is held, and its owner may not be this thread)
+    _forking = threading.RLock()
     _inherited.extend(live)
     live.clear()
     for telemetry in list(instances):
         telemetry.start_afresh()
 
 
+def _wait_for_imports() -> None:
+    _importing.acquire(timeout=FORK_WAIT_S)
+
+
+def _go_on_importing() -> None:
+    _release(_importing)
+
+
+def _import_afresh() -> None:
+    global _importing  # noqa: PLW0603 (the same)
+    _importing = threading.RLock()
+
+
+def _release(lock: _Releasable) -> None:
+    # RuntimeError: the other thread took longer than the wait for it.
+    with contextlib.suppress(RuntimeError):
+        lock.release()
+
+
 atexit.register(close_all)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_wait_for_imports, after_in_parent=_go_on_importing, after_in_child=_import_afresh)

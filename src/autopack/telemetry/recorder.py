@@ -77,6 +77,7 @@ class Telemetry:
         }
         self._redact = redact
         with process.importing():
+            process.attach()
             from autopack.telemetry.settings import journal_folder, resolve
             from autopack.telemetry.stores.by_url import store_for
 
@@ -270,4 +271,7 @@ async def _in_a_thread(function: Callable[[], T]) -> T:
     import anyio
     import anyio.to_thread
 
-    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+    try:
+        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+    except RuntimeError:
+        return function()  # the process is at its limit of threads: then here, rather than not at all

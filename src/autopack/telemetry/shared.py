@@ -30,8 +30,9 @@ def get_telemetry() -> Telemetry:
         return _disabled
     try:
         return _enabled()
-    except ImportError:
-        # A signal handler that interrupts the first import of the writer, in its own thread: the next call is served.
+    except Exception:  # noqa: BLE001 (see below)
+        # A signal handler that interrupts the first import of the writer, in its own thread, finds modules that are
+        # half there: this call is answered with a disabled one, which counts, and the next is served.
         return _disabled
 
 

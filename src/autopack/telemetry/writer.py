@@ -93,19 +93,27 @@ class Writer:
             return
         end_s = time.monotonic() + self._orders.seconds_left() + _GRACE_S
         for _ in range(2):  # a thread that was begun may turn out, meanwhile, not to have been startable
-            if not self.progress.running:
-                self._end_without_thread()
+            if not self.progress.running and not self._end_without_thread():
+                return
             self.progress.wait_for(lambda: not self.progress.running, max(0.0, end_s - time.monotonic()))
         if not self.progress.running:
             self.buffer.close()
+            self._has_worked = True  # what is left now is left to the next process
         if self._report_once.acquire(blocking=False):
             process.live.discard(self)
             self._report()
 
-    def _end_without_thread(self) -> None:
-        """Where events have come and the interpreter, at its exit, starts no thread: work here."""
-        if self.buffer.backlog and not self._has_worked:
-            self._work()
+    def _end_without_thread(self) -> bool:
+        """Where events have come and no thread could be started, as at the interpreter's exit: work here.
+
+        Returns False where that has to wait for the close at exit, since a loop runs in this thread.
+        """
+        if self._has_worked or not (self.buffer.backlog or self.buffer.has_stragglers):
+            return True
+        if _loop_runs_here():
+            return False
+        self._work()
+        return True
 
     @property
     def shutdown_timeout_s(self) -> float:
@@ -246,3 +254,13 @@ class Writer:
         if said:
             error = self.progress.last_error
             log.warning("Closed; of %d accepted event(s): %s (last error: %s)", account.accepted, said, error)
+
+
+def _loop_runs_here() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 COMMAND_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 1.0
 _DUPLICATE = "23505"
-# Row-level security allows no COPY, and some servers that speak the protocol have none.
-_NO_COPY = frozenset({"0A000", "42601"})
+# Row-level security allows no COPY, a view takes none, and some servers that speak the protocol have none.
+_NO_COPY = frozenset({"0A000", "42601", "42809"})
 # A value that its column cannot read. As our values have types, it may be the column that has another one.
 _UNREADABLE = frozenset({"22P02", "22007"})
 
