@@ -340,6 +340,21 @@ def test_text_and_marks_stand_out_in_both_themes(page: Page, scheme: Any) -> Non
     page.emulate_media(color_scheme="light")
 
 
+def test_a_plot_keeps_its_place_when_the_width_changes(page: Page) -> None:
+    """A phone is turned, a window is made smaller: no plot is drawn over what follows it."""
+    fits = """
+      [...document.querySelectorAll('.plot')].filter((plot) => plot.querySelector('svg'))
+        .every((plot) => plot.querySelector('svg').getBoundingClientRect().height <= plot.clientHeight + 1)
+    """
+    page.wait_for_selector(".plot svg")
+    for width in (390, 844, 1200):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.wait_for_function(
+            "(width) => document.querySelector('.plot svg').getBoundingClientRect().width <= width", arg=width
+        )
+        assert page.evaluate(fits), width
+
+
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, report: Path) -> None:
     options: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     with opened(browser, report, **options) as phone:

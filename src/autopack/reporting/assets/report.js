@@ -32,6 +32,12 @@
     };
   }
 
+  // The container gets the plot's height: plotly redraws for another width in one that would collapse without it.
+  function put(id, traces, changes) {
+    document.getElementById(id).style.height = `${changes.height}px`;
+    Plotly.react(id, traces, layout(changes), CONFIG);
+  }
+
   const chosen = () => Object.fromEntries(Object.entries(filters).map(([name, select]) => [name, select.value]));
 
   function matching() {
@@ -88,11 +94,11 @@
     const factor = report.underestimation_factor;
     const lines = [ratioLine(calls, 1, "actual = predicted", "solid"),
       ratioLine(calls, factor, `actual = ${factor} × predicted`, "dot")];
-    Plotly.react("plot-calls", [...lines, truncatedKey(), ...points], layout({
+    put("plot-calls", [...lines, truncatedKey(), ...points], {
       height: narrow() ? 540 : 600, margin: { l: 56, r: 12, t: 12, b: narrow() ? 190 : 110 },
       xaxis: { type: "log", title: { text: "predicted output tokens" }, dtick: 1 },
       yaxis: { type: "log", title: { text: "actual output tokens" }, dtick: 1 },
-    }), CONFIG);
+    });
   }
 
   function figureNamed(name) { return report.figures.find((figure) => figure.name === name); }
@@ -117,7 +123,7 @@
     // Each is cut by itself: a long category must not take the complexity away.
     const label = (stratum) => `${short(stratum.category, narrow() ? 12 : 28)}/${short(stratum.complexity, 10)}`;
     const names = known.map((stratum) => `${plain(label(stratum))} (${stratum.n})`);
-    Plotly.react("plot-strata", [{
+    put("plot-strata", [{
       type: "scatter", mode: "markers", y: names.map((_, place) => place), x: estimates.map((estimate) => estimate.point),
       hoverinfo: "text",
       text: known.map((stratum, place) => `${plain(label(stratum))}: ${end(estimates[place].point, figure)} `
@@ -128,11 +134,11 @@
         array: estimates.map((e) => (e.upper === null ? 0 : e.upper - e.point)),
         arrayminus: estimates.map((e) => (e.lower === null ? 0 : e.point - e.lower)),
       },
-    }], layout({
+    }], {
       height: 110 + 30 * Math.max(known.length, 2), margin: { l: 56, r: 12, t: 12, b: 60 }, shapes: [limitLine(figure, true)], showlegend: false,
       xaxis: { title: { text: figure.title + sign(figure) }, rangemode: "tozero" },
       yaxis: { tickvals: names.map((_, place) => place), ticktext: names, range: [-0.7, names.length - 0.3] },
-    }), CONFIG);
+    });
   }
 
   function drawBudget() {
@@ -150,13 +156,13 @@
       hovertext: bins.map((bin, place) => `${label(bin)}: ${counts(truncated)[place]} calls`), hoverinfo: "text",
       marker: { color: colour(tone), line: { width: 1, color: colour("ground") } },
     });
-    Plotly.react("plot-budget", [bars(false, "complete", "c0"), bars(true, "truncated", "c1")], layout({
+    put("plot-budget", [bars(false, "complete", "c0"), bars(true, "truncated", "c1")], {
       barmode: "stack", height: 380,
       shapes: [{ type: "line", x0: 100, x1: 100, y0: 0, y1: 1, yref: "paper",
         line: { color: colour("fail"), width: 1.5, dash: "dash" } }],
       xaxis: { title: { text: "part of the budget that was used, %" }, range: [0, (last + 1) * width] },
       yaxis: { title: { text: "calls" } },
-    }), CONFIG);
+    });
   }
 
   function drawTime() {
@@ -171,17 +177,17 @@
       return `${period.begin}: ${end(e.point, figure)} [${end(e.lower, figure)}, ${end(e.upper, figure)}], ${period.n} samples`;
     });
     const points = of("point");
-    Plotly.react("plot-time", [
+    put("plot-time", [
       { ...shade, y: of("upper").map((value, place) => value ?? points[place]) },
       { ...shade, y: of("lower").map((value, place) => value ?? points[place]), fill: "tonexty", fillcolor: `${tone}33`,
         showlegend: true, name: "interval" },
       { type: "scatter", mode: "lines+markers", x: dates, y: points, text: hover, hoverinfo: "text", name: figure.title,
         line: { color: tone, width: 2 }, marker: { size: 7 } },
-    ], layout({
+    ], {
       height: 380, shapes: [limitLine(figure, false)],
       xaxis: { type: "date", title: { text: "period beginning (UTC)" }, ...(dates.length < 8 ? { tickvals: dates, ticktext: dates } : {}) },
       yaxis: { title: { text: figure.title + sign(figure) }, rangemode: "tozero" },
-    }), CONFIG);
+    });
   }
 
   function filterWorst() {
