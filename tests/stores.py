@@ -39,6 +39,10 @@ class WrappedStore:
         return self.inner.max_batch_rows
 
     @property
+    def works_elsewhere(self) -> bool:
+        return self.inner.works_elsewhere
+
+    @property
     def telemetry_dir(self) -> Path | None:
         return self.inner.telemetry_dir
 
@@ -134,6 +138,7 @@ class SlowStore(WrappedStore):
     """
 
     max_batch_rows = 10
+    works_elsewhere = True
 
     def __init__(self, inner: Store | None = None, *, error: Exception | None = None) -> None:
         super().__init__(inner)

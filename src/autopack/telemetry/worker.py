@@ -2,7 +2,7 @@
 
 It runs in its own thread and loop and waits in one place, for a full batch, a flush, a close, a fork, or the end of the
 flush interval. A batch is decoded and validated, then written in one transaction; while the database works on it the
-next one is decoded, if there is a whole one. What the database refuses is found by
+next one is decoded, if there is a whole one and the database is another process. What the database refuses is found by
 bisection and becomes a dead letter; what it cannot take now is tried again, with backoff, until it can, or until the
 deadline of `close()`. Nobody cancels the worker: it is asked to stop, since a cancelled query loses its connection.
 
@@ -121,7 +121,7 @@ class Worker:
                     rows[key] = row
                 case Rejected() as rejected:
                     invalid[key] = dead_letter(rejected, kind="invalid")
-            if number % _SLICE_EVENTS == 0:
+            if number % _SLICE_EVENTS == 0 and self._store.works_elsewhere:
                 await anyio.lowlevel.checkpoint()
         return Batch(payloads, rows, invalid) if payloads else None
 
@@ -152,8 +152,10 @@ class Worker:
 
     async def _deliver(self, batch: Batch) -> None:
         self._bury(batch.invalid)
-        if batch.rows:
-            await _both(self._write(list(batch.rows), batch.rows, batch.payloads), self._read_ahead)
+        if not batch.rows:
+            return
+        writing = self._write(list(batch.rows), batch.rows, batch.payloads)
+        await (_both(writing, self._read_ahead) if self._store.works_elsewhere else writing)
 
     async def _write(
         self,

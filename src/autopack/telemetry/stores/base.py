@@ -17,6 +17,12 @@ class Store(Protocol):
         """How many rows one call of `write` may hold."""
 
     @property
+    def works_elsewhere(self) -> bool:
+        """Whether `write` mostly waits for another process or machine: the next batch is decoded meanwhile. Beside a
+        database in this process that would only take turns with it, and each turn waits for the GIL.
+        """
+
+    @property
     def telemetry_dir(self) -> Path | None:
         """Where dead letters for this store belong; None: in memory only."""
 

@@ -18,6 +18,7 @@ class MemoryStore:
     """
 
     max_batch_rows = 10_000
+    works_elsewhere = False
     telemetry_dir: Path | None = None
     identity: str | None = None
 

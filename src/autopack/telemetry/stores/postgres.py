@@ -44,6 +44,7 @@ class PostgresStore:
     """
 
     max_batch_rows = 2_000
+    works_elsewhere = True
 
     def __init__(self, destination: Destination, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> None:
         assert destination.server is not None  # noqa: S101 (for the type checker; `by_url` chose this store for it)

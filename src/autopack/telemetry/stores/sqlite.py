@@ -126,6 +126,7 @@ class SqliteStore:
     """One SQLite file, or a database in memory that lives as long as its connection."""
 
     max_batch_rows = _MAX_VARIABLES // len(Row.__struct_fields__)
+    works_elsewhere = False
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
