@@ -19,7 +19,7 @@ from msgspec.structs import astuple
 
 from autopack.database import Destination
 from autopack.postgres_urls import PostgresUrl
-from autopack.telemetry import log
+from autopack.telemetry import log, process
 from autopack.telemetry.errors import DataRejectedError, StoreUnusableError
 from autopack.telemetry.events import Row
 from autopack.telemetry.stores.postgres_copy import copy_text
@@ -131,7 +131,7 @@ class PostgresStore:
 
     def forked(self) -> PostgresStore:
         """See `Store.forked`."""
-        _inherited.append(self)
+        process.keep(self)  # closing a copy of its connection would end the parent's session
         return PostgresStore(self._destination, command_timeout_s=self._command_timeout_s)
 
     async def _connect(self) -> None:
@@ -196,8 +196,3 @@ async def _let_go(closing: Awaitable[None]) -> None:
 async def _whole(data: bytes) -> AsyncIterator[bytes]:
     """What asyncpg takes as a source of bytes that is no file and no path."""
     yield data
-
-
-# Stores that came into this process by a fork. They are never closed, nor collected: a connection belongs to the
-# process that opened it, and closing a copy would end the parent's session.
-_inherited: list[PostgresStore] = []

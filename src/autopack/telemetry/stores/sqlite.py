@@ -20,7 +20,7 @@ from msgspec.structs import astuple
 
 from autopack.database import Destination
 from autopack.migrations import SchemaError
-from autopack.telemetry import log
+from autopack.telemetry import log, process
 from autopack.telemetry.errors import DataRejectedError, StoreError, StoreUnusableError, TransientStoreError
 from autopack.telemetry.events import Row
 from autopack.telemetry.private_files import make_folders
@@ -175,7 +175,7 @@ class SqliteStore:
 
     def forked(self) -> SqliteStore:
         """See `Store.forked`."""
-        _inherited.append(self)
+        process.keep(self)  # closing a copy of its connection would write into the parent's files
         return SqliteStore(self._destination)
 
     async def _write(self, rows: Sequence[Row]) -> Any:
@@ -272,8 +272,3 @@ def _inode_of(path: Path | None) -> tuple[int, int] | None:
     except OSError:
         return None
     return None if found is None else (found.st_dev, found.st_ino)
-
-
-# Stores that came into this process by a fork. They are never closed, nor collected: a connection belongs to the
-# process that opened it, and closing a copy would write into the parent's files.
-_inherited: list[SqliteStore] = []
