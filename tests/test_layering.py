@@ -135,9 +135,9 @@ PURE = ["text", "printable", "deliverables", "telemetry.errors", "telemetry.metr
         "telemetry.wire", "telemetry.rows", "telemetry.decoding", "telemetry.backoff", "telemetry.ledger",
         "analysis.aligned", "analysis.calibration", "analysis.calibration_table", "analysis.cells",
         "analysis.coefficient_fit", "analysis.conformal", "analysis.cross_validation", "analysis.drift",
-        "analysis.history", "analysis.intervals", "analysis.least_squares", "analysis.measures", "analysis.rules",
-        "analysis.sample_collector", "analysis.sample_sources", "analysis.samples", "analysis.validation",
-        "analysis.validation_table"]  # fmt: skip
+        "analysis.history", "analysis.intervals", "analysis.least_squares", "analysis.lines", "analysis.measures",
+        "analysis.rules", "analysis.sample_collector", "analysis.sample_sources", "analysis.samples",
+        "analysis.validation", "analysis.validation_table"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.read_side import DATA, ROOT, autopack, environment, event, make_database
 
 from autopack.analysis.accuracy import accuracy_of, percent, quantile
+from autopack.analysis.lines import LONGEST_LINE_BYTES, bounded_lines, exported
 from autopack.analysis.replay import (
     Observation,
     Replay,
@@ -23,7 +24,7 @@ from autopack.analysis.replay import (
     deliverables_group,
     deliverables_of,
 )
-from autopack.analysis.replay_sources import LONGEST_LINE_BYTES, bounded_lines, from_log, from_ndjson
+from autopack.analysis.replay_sources import Exported, from_log
 from autopack.analysis.replay_table import HEADER, plain_table, rich_table
 
 RECORDED_LOG = DATA / "token_estimation_2025-12-23.log"
@@ -315,7 +316,7 @@ def test_lines_that_are_no_records_are_skipped_and_counted_headers_are_not() -> 
     good = msgspec.json.encode(observation())
     lines = [b"# Total events: 3\n", b"\n", good, b"{}", b"[1]", b"\xff\xfe", good[:40], b"[" * 99_999,
              good.replace(b'"truncated":false', b'"truncated":"no"'), good.replace(b'"run_id":"r",', b"")]  # fmt: skip
-    found = list(from_ndjson(lines))
+    found = list(exported(lines, Exported))
     assert (len(found), found.count(None)) == (8, 7)
 
 
@@ -330,7 +331,7 @@ def test_a_log_that_claims_too_many_deliverables_is_skipped() -> None:
 
 def test_an_event_that_names_its_very_many_deliverables_is_compared() -> None:
     many = observation(deliverables=[f"src/{number}.py" for number in range(20_000)], deliverable_count=20_000)
-    assert replayed(*from_ndjson([msgspec.json.encode(many)])).counts.compared == 1
+    assert replayed(*exported([msgspec.json.encode(many)], Exported)).counts.compared == 1
 
 
 def test_a_reply_without_usage_is_left_out_of_the_figures_by_every_source(tmp_path: Path) -> None:

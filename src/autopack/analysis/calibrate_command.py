@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +15,10 @@ from autopack.analysis.calibration import Calibration, Settings, calibrate
 from autopack.analysis.calibration_table import before_tables, parts
 from autopack.analysis.commands import note
 from autopack.analysis.history import History, Recorded, history_of
+from autopack.analysis.lines import bounded_lines, exported
 from autopack.analysis.options import FiniteRange, selection_options
 from autopack.analysis.progress import tracked
-from autopack.analysis.replay_sources import bounded_lines
+from autopack.analysis.records import converted
 from autopack.analysis.rows import open_events
 from autopack.analysis.selection import EVERYTHING, Selection
 from autopack.analysis.whole_file import whole_file
@@ -146,29 +146,12 @@ def _read(file: Path | None, selection: Selection, settings: Settings) -> tuple[
     if file is not None:
         with click.open_file(str(file), "rb") as stream:
             lines = tracked(bounded_lines(stream.readline), "Reading", None)
-            return history_of(_from_ndjson(lines), include_simulated=settings.simulated), str(file)
+            return history_of(exported(lines, Recorded), include_simulated=settings.simulated), str(file)
     destination = current_destination()
     note(f"# Database: {destination}")
     with open_events(destination, selection) as events:
         records = tracked(events.records, "Reading", events.total)
-        return history_of(map(_from_record, records), include_simulated=settings.simulated), str(destination)
-
-
-def _from_record(record: object) -> Recorded | None:
-    try:
-        return msgspec.convert(record, Recorded, from_attributes=True)
-    except msgspec.ValidationError:
-        return None
-
-
-def _from_ndjson(lines: Iterable[bytes]) -> Iterator[Recorded | None]:
-    decoder = msgspec.json.Decoder(Recorded)
-    for line in lines:
-        if line.strip() and not line.startswith(b"#"):
-            try:
-                yield decoder.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                yield None
+        return history_of(converted(records, Recorded), include_simulated=settings.simulated), str(destination)
 
 
 def _show(calibration: Calibration, *, as_json: bool) -> None:

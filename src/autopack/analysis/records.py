@@ -6,9 +6,9 @@ what was found, not a promise of types; what cannot be written as JSON at all be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -36,6 +36,8 @@ PLAN_COLUMNS = (
 )
 ADDED_COLUMNS = ("event_uid", "actual_max_tokens", "input_tokens", "duration_ms", "existing_json", "attributes_json")
 COLUMNS = PLAN_COLUMNS + ADDED_COLUMNS
+
+T = TypeVar("T")
 
 _NUMBER = frozenset({int, float})
 _decode = msgspec.json.Decoder().decode
@@ -124,6 +126,15 @@ def with_metrics_recomputed(row: Sequence[Any]) -> tuple[Any, ...]:
     if isinstance(predicted, int) and isinstance(actual, int):
         return (*row[:14], *accuracy(predicted, actual), *row[17:])
     return (*row[:14], None, None, None, *row[17:])
+
+
+def converted(records: Iterable[EventRecord], kind: type[T]) -> Iterator[T | None]:
+    """The records as a `kind`; None is one whose values are not those of that kind."""
+    for record in records:
+        try:
+            yield msgspec.convert(record, kind, from_attributes=True)
+        except msgspec.ValidationError:
+            yield None
 
 
 def utc_text(value: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,11 @@ import click
 import msgspec
 
 from autopack.analysis.commands import note
+from autopack.analysis.lines import bounded_lines, exported
 from autopack.analysis.options import selection_options
+from autopack.analysis.records import converted
 from autopack.analysis.replay import Observation, Predict, Replay, Report
-from autopack.analysis.replay_sources import bounded_lines, from_events, from_log, from_ndjson
+from autopack.analysis.replay_sources import Exported, from_log
 from autopack.analysis.replay_table import ABOUT, notes, plain_table, rich_table
 from autopack.analysis.rows import open_events
 from autopack.analysis.selection import EVERYTHING, Selection
@@ -80,15 +82,14 @@ def _feed_from_database(replay: Replay, selection: Selection) -> str:
     destination = current_destination()
     note(f"# Database: {destination}")
     with open_events(destination, selection) as events:
-        replay.add_all(from_events(events.records))
+        replay.add_all(converted(events.records, Observation))
     return str(destination)
 
 
 def _feed_from_file(replay: Replay, file: Path, source: Source) -> str:
     with click.open_file(str(file), "rb") as stream:
         lines = bounded_lines(stream.readline)
-        observations: Iterable[Observation | None] = from_log(lines) if source == "log" else from_ndjson(lines)
-        replay.add_all(observations)
+        replay.add_all(from_log(lines) if source == "log" else exported(lines, Exported))
     return str(file)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from autopack.analysis.lines import exported
 from autopack.analysis.logs import TAG, LogRecord, parse_line
 from autopack.analysis.records import Unreadable
 from autopack.analysis.samples import Block, Event
@@ -62,10 +63,7 @@ def from_rows(blocks: Iterable[Sequence[Sequence[Any]]], unreadable: Unreadable)
 
 def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
     """The events in an export, ours or the plan's; empty lines and headers (`#`) are no records."""
-    decoder = msgspec.json.Decoder(_Exported)
-    return _blocks(
-        (_of_export(decoder, line) for line in lines if line.strip() and not line.startswith(b"#")), unreadable
-    )
+    return _blocks(map(_of_export, exported(lines, _Exported)), unreadable)
 
 
 def from_log(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
@@ -130,10 +128,8 @@ def _of_row(row: Sequence[Any]) -> Event | None:
     return None if block is None else Event._make(column[0] for column in block)
 
 
-def _of_export(decoder: msgspec.json.Decoder[_Exported], line: bytes) -> Event | None:
-    try:
-        record = decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+def _of_export(record: _Exported | None) -> Event | None:
+    if record is None:
         return None
     counts = (record.predicted_output_tokens, record.actual_output_tokens, record.selected_budget)
     if min(counts) < 0 or max(counts) > _MAX_COUNT:

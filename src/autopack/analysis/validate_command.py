@@ -15,9 +15,9 @@ import msgspec
 from autopack.analysis.aligned import plain_tables, rich_tables
 from autopack.analysis.commands import note
 from autopack.analysis.errors import AnalysisError
+from autopack.analysis.lines import bounded_lines
 from autopack.analysis.options import FiniteRange, Instant, StoredText, selection_options
 from autopack.analysis.progress import tracked
-from autopack.analysis.replay_sources import bounded_lines
 from autopack.analysis.rows import open_columns
 from autopack.analysis.rules import Rules
 from autopack.analysis.sample_collector import SampleCollector
