@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import compress
 from typing import get_args
 
 from autopack.analysis.replay import Observation, is_total
 from autopack.analysis.sample_collector import SampleCollector
-from autopack.analysis.sample_sources import seconds_of
-from autopack.analysis.samples import Block, Counts, Event
+from autopack.analysis.sample_sources import blocks_of, seconds_of
+from autopack.analysis.samples import Counts, Event
 from autopack.token_estimator import Kind, kind_of
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_BLOCK_EVENTS = 1_000
 
 
 class Recorded(Observation, frozen=True, gc=False, kw_only=True):
@@ -71,17 +70,14 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
     shapes: dict[Shape, Shape] = {}  # one of each: a million phases have few
     found: list[tuple[str, Shape | None]] = []
 
-    def noted() -> Iterator[Event]:
+    def noted() -> Iterator[Event | None]:
         for observation in observations:
-            if observation is None:
-                collector.unreadable.rows += 1
-                continue
-            if collector.takes(observation.model):
+            if observation is not None and collector.takes(observation.model):
                 shape = None if _is_cut(observation) else _shape(observation)
                 found.append((observation.run_id or "", shape and shapes.setdefault(shape, shape)))
-            yield _event(observation)
+            yield None if observation is None else _event(observation)
 
-    collector.add_all(_blocks(noted()))
+    collector.add_all(blocks_of(noted(), collector.unreadable))
     samples = collector.samples()
     replies = []
     for (run_id, shape), actual, success, truncated in zip(
@@ -90,11 +86,6 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
         if shape is not None:
             replies.append(Reply(run_id, shape, actual, bool(success), bool(truncated)))
     return History(replies, samples.counts, len(samples) - len(replies))
-
-
-def _blocks(events: Iterator[Event]) -> Iterator[Block]:
-    while found := list(islice(events, _BLOCK_EVENTS)):
-        yield Block._make(zip(*found, strict=True))
 
 
 def _event(observation: Recorded) -> Event:

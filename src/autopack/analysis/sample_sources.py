@@ -56,20 +56,31 @@ def from_rows(blocks: Iterable[Sequence[Sequence[Any]]], unreadable: Unreadable)
         columns = tuple(zip(*rows, strict=True))
         clean = _clean(columns)
         if clean is None:
-            yield from _blocks(map(_of_row, rows), unreadable)
+            yield from blocks_of(map(_of_row, rows), unreadable)
         else:
             yield clean
 
 
 def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
     """The events in an export, ours or the plan's; empty lines and headers (`#`) are no records."""
-    return _blocks(map(_of_export, exported(lines, _Exported)), unreadable)
+    return blocks_of(map(_of_export, exported(lines, _Exported)), unreadable)
 
 
 def from_log(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
     """The events in the `[TokenEstimationV2]` lines of a log, whose clock is taken to be UTC; each is a phase."""
     tag = TAG.encode()
-    return _blocks((_of_log(parse_line(line.decode("utf-8", "replace"))) for line in lines if tag in line), unreadable)
+    return blocks_of(
+        (_of_log(parse_line(line.decode("utf-8", "replace"))) for line in lines if tag in line), unreadable
+    )
+
+
+def blocks_of(events: Iterator[Event | None], unreadable: Unreadable) -> Iterator[Block]:
+    """The events in blocks; None is one that could not be read, and is counted."""
+    while found := list(islice(events, _BLOCK_EVENTS)):
+        readable = [event for event in found if event is not None]
+        unreadable.rows += len(found) - len(readable)
+        if readable:
+            yield Block(*zip(*readable, strict=True))
 
 
 class _Exported(msgspec.Struct, frozen=True, gc=False):
@@ -89,14 +100,6 @@ class _Exported(msgspec.Struct, frozen=True, gc=False):
     deliverables: list[str] | None = None
     timestamp: str | None = None
     attributes: Any = None
-
-
-def _blocks(events: Iterator[Event | None], unreadable: Unreadable) -> Iterator[Block]:
-    while found := list(islice(events, _BLOCK_EVENTS)):
-        readable = [event for event in found if event is not None]
-        unreadable.rows += len(found) - len(readable)
-        if readable:
-            yield Block(*zip(*readable, strict=True))
 
 
 def _clean(columns: Sequence[Sequence[Any]]) -> Block | None:
