@@ -12,6 +12,7 @@ believed: text in one of its values may have forged it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -53,6 +54,14 @@ def parse_line(line: str) -> LogRecord | None:
         return _record(_time(before), fields)
     except (KeyError, ValueError):
         return None
+
+
+def logged(lines: Iterable[bytes]) -> Iterator[LogRecord | None]:
+    """The records in a log; None is a line with the tag that cannot be read. Lines without it are no records."""
+    tag = TAG.encode()
+    for line in lines:
+        if tag in line:
+            yield parse_line(line.decode("utf-8", "replace"))
 
 
 def _fields(text: str) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from autopack.analysis.logs import TAG, LogRecord, parse_line
+from autopack.analysis.logs import LogRecord, logged
 from autopack.analysis.replay import Observation
 
 
@@ -17,11 +17,8 @@ class Exported(Observation, frozen=True, gc=False, kw_only=True):
 
 def from_log(lines: Iterable[bytes]) -> Iterator[Observation | None]:
     """The observations in the `[TokenEstimationV2]` lines of a log; other lines are no records."""
-    tag = TAG.encode()
-    for line in lines:
-        if tag in line:
-            record = parse_line(line.decode("utf-8", "replace"))
-            yield None if record is None else _observation(record)
+    for record in logged(lines):
+        yield None if record is None else _observation(record)
 
 
 def _observation(record: LogRecord) -> Observation:

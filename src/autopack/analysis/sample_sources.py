@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from autopack.analysis.lines import exported
-from autopack.analysis.logs import TAG, LogRecord, parse_line
+from autopack.analysis.logs import LogRecord, logged
 from autopack.analysis.records import Unreadable
 from autopack.analysis.samples import Block, Event
 
@@ -68,10 +68,7 @@ def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Bloc
 
 def from_log(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
     """The events in the `[TokenEstimationV2]` lines of a log, whose clock is taken to be UTC; each is a phase."""
-    tag = TAG.encode()
-    return blocks_of(
-        (_of_log(parse_line(line.decode("utf-8", "replace"))) for line in lines if tag in line), unreadable
-    )
+    return blocks_of(map(_of_log, logged(lines)), unreadable)
 
 
 def blocks_of(events: Iterator[Event | None], unreadable: Unreadable) -> Iterator[Block]:
