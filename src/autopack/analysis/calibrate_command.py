@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
@@ -20,7 +19,8 @@ from autopack.analysis.options import FiniteRange, selection_options
 from autopack.analysis.progress import tracked
 from autopack.analysis.records import converted
 from autopack.analysis.rows import open_events
-from autopack.analysis.selection import EVERYTHING, Selection
+from autopack.analysis.selection import Selection
+from autopack.analysis.source_options import Source, check_source, source_options
 from autopack.analysis.whole_file import whole_file
 from autopack.coefficients import ENVIRONMENT_NAME, Coefficients, load_coefficients
 from autopack.database import current_destination
@@ -31,14 +31,7 @@ _DEFAULTS = Settings()
 
 
 @click.command("calibrate", short_help="Propose coefficients and budgets from what was recorded.")
-@click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--source",
-    type=click.Choice(["db", "ndjson"]),
-    default="db",
-    show_default=True,
-    help="The database, or an export FILE (- is standard input). A log does not name deliverables.",
-)
+@source_options(logs=False)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -94,7 +87,7 @@ _DEFAULTS = Settings()
 def calibrate_command(
     *,
     file: Path | None,
-    source: Literal["db", "ndjson"],
+    source: Source,
     output: Path | None,
     force: bool,
     keep_coefficients: bool,
@@ -117,7 +110,8 @@ def calibrate_command(
 
     Example: autopack calibrate --since 2025-12-01 --output coefficients.json
     """
-    _check_use(file, source, selection, output, force=force)
+    check_source(file, source, selection, logs=False)
+    _check_output(output, force=force)
     settings = msgspec.convert(
         {**numbers, "coefficients": not keep_coefficients, "budgets": not no_budgets, "simulated": include_simulated},
         Settings,
@@ -131,13 +125,7 @@ def calibrate_command(
         raise click.ClickException("the data carry neither coefficients nor budgets; record more")
 
 
-def _check_use(file: Path | None, source: str, selection: Selection, output: Path | None, *, force: bool) -> None:
-    if source == "db" and file is not None:
-        raise click.UsageError("--source db reads the database of DATABASE_URL; for a FILE use --source ndjson")
-    if source != "db" and file is None:
-        raise click.UsageError(f"--source {source} needs a FILE (- is standard input)")
-    if source != "db" and selection != EVERYTHING:
-        raise click.UsageError("the options that select events are for --source db")
+def _check_output(output: Path | None, *, force: bool) -> None:
     if output is not None and not force and os.path.lexists(output):
         raise click.ClickException(f"{for_terminal(str(output))} exists; --force replaces it")
 

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
@@ -19,25 +18,17 @@ from autopack.analysis.replay import Observation, Predict, Replay, Report
 from autopack.analysis.replay_sources import Exported, from_log
 from autopack.analysis.replay_table import ABOUT, notes, plain_table, rich_table
 from autopack.analysis.rows import open_events
-from autopack.analysis.selection import EVERYTHING, Selection
+from autopack.analysis.selection import Selection
+from autopack.analysis.source_options import Source, check_source, source_options
 from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
 from autopack.database import current_destination
 from autopack.streams import is_terminal
 from autopack.text import for_json
 from autopack.token_estimator import estimate
 
-Source = Literal["db", "log", "ndjson"]
-
 
 @click.command("replay", short_help="Compare today's estimator with what really came.")
-@click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--source",
-    type=click.Choice(["db", "log", "ndjson"]),
-    default="db",
-    show_default=True,
-    help="The database, [TokenEstimationV2] lines of a log FILE, or an export FILE (- is standard input).",
-)
+@source_options(logs=True)
 @click.option("--include-simulated", is_flag=True, help="Also replies of a model whose name begins with 'simulated'.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 @selection_options  # fmt: skip
@@ -51,22 +42,13 @@ def replay_command(
 
     Example: autopack replay --source db --since 2025-12-01
     """
-    _check_use(file, source, selection)
+    check_source(file, source, selection, logs=True)
     replay = Replay(_predict(), include_simulated=include_simulated)
     read_from = _feed_from_database(replay, selection) if file is None else _feed_from_file(replay, file, source)
     report = replay.report(read_from, os.environ.get(ENVIRONMENT_NAME) or "shipped coefficients")
     if report.counts.synthetic:
         note(f"WARNING: no deliverables found for {report.counts.synthetic} events, using synthetic")
     _show(report, as_json=as_json)
-
-
-def _check_use(file: Path | None, source: Source, selection: Selection) -> None:
-    if source == "db" and file is not None:
-        raise click.UsageError("--source db reads the database of DATABASE_URL; for a FILE use --source log or ndjson")
-    if source != "db" and file is None:
-        raise click.UsageError(f"--source {source} needs a FILE (- is standard input)")
-    if source != "db" and selection != EVERYTHING:
-        raise click.UsageError("the options that select events are for --source db")
 
 
 def _predict() -> Predict:

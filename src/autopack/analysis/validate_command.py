@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import msgspec
@@ -24,14 +24,13 @@ from autopack.analysis.sample_collector import SampleCollector
 from autopack.analysis.sample_sources import COLUMNS, from_log, from_ndjson, from_rows
 from autopack.analysis.samples import Samples
 from autopack.analysis.selection import EVERYTHING, Selection
+from autopack.analysis.source_options import Source, check_source, source_options
 from autopack.analysis.streaming import BLOCK_ROWS
 from autopack.analysis.validation import Validation, Verdict, validate
 from autopack.analysis.validation_table import after_tables, before_tables, parts
 from autopack.database import DatabaseUrlError, current_destination
 from autopack.streams import is_terminal
 from autopack.text import for_json, for_terminal
-
-Source = Literal["db", "log", "ndjson"]
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
 WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here
@@ -128,14 +127,7 @@ def _rule(option: str, kind: click.ParamType[Any], text: str) -> Callable[[Calla
 
 
 @click.command("validate", cls=VerdictCommand, short_help="Say whether the estimator is validated on real data.")
-@click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--source",
-    type=click.Choice(["db", "log", "ndjson"]),
-    default="db",
-    show_default=True,
-    help="The database, [TokenEstimationV2] lines of a log FILE, or an export FILE (- is standard input).",
-)
+@source_options(logs=True)
 @click.option("--as-of", type=Instant(), metavar="TIME", help="What counts as now, for the drift. [default: now]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 @rule_options
@@ -154,7 +146,7 @@ def validate_command(
 
     Example: autopack validate --since 2025-12-01 --json
     """
-    _check_use(file, source, selection)
+    check_source(file, source, selection, logs=True)
     samples, read_from = _samples(file, source, rules, selection)
     now = as_of or datetime.now(UTC)
     validation = validate(samples, rules, as_of_s=now.timestamp(), source=read_from)
@@ -177,15 +169,6 @@ def collect_database(collector: SampleCollector, selection: Selection = EVERYTHI
         blocks = tracked(rows.blocks, "Reading", -(-rows.total // BLOCK_ROWS))
         collector.add_all(from_rows(blocks, collector.unreadable))
     return str(destination)
-
-
-def _check_use(file: Path | None, source: Source, selection: Selection) -> None:
-    if source == "db" and file is not None:
-        raise click.UsageError("--source db reads the database of DATABASE_URL; for a FILE use --source log or ndjson")
-    if source != "db" and file is None:
-        raise click.UsageError(f"--source {source} needs a FILE (- is standard input)")
-    if source != "db" and selection != EVERYTHING:
-        raise click.UsageError("the options that select events are for --source db")
 
 
 def _collect_file(collector: SampleCollector, file: Path, source: Source) -> str:
