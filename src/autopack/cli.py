@@ -7,7 +7,6 @@ reads has done its work when its reader has enough (`| head`); for one that acts
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import click
 from autopack import __version__
 from autopack.analysis.errors import AnalysisError
 from autopack.database import DatabaseUrlError
+from autopack.error_messages import message_of
 from autopack.input_files import InputFileError
 from autopack.stop_signals import exiting_at_signals
 from autopack.streams import give_up_if_unwritable, standard_error_is_a_courtesy
-from autopack.text import for_terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +105,11 @@ class AutopackGroup(click.Group):
             give_up_if_unwritable(sys.stdout)
             if isinstance(exc, BrokenPipeError) and _only_reads(ctx.invoked_subcommand):
                 ctx.exit(0)
-            raise click.ClickException(for_terminal(_message(exc))) from exc
+            raise click.ClickException(message_of(exc)) from exc
 
 
 def _only_reads(name: str | None) -> bool:
     return name is not None and not COMMANDS[name].acts
-
-
-def _message(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror and exc.filename is not None:
-        return f"{os.fsdecode(exc.filename)}: {exc.strerror}"
-    return str(exc)
 
 
 @click.group(cls=AutopackGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -29,6 +29,7 @@ from autopack.analysis.streaming import BLOCK_ROWS
 from autopack.analysis.validation import Validation, Verdict, validate
 from autopack.analysis.validation_table import after_tables, before_tables, parts
 from autopack.database import DatabaseUrlError, current_destination
+from autopack.error_messages import message_of
 from autopack.streams import is_terminal
 from autopack.text import for_json, for_terminal
 
@@ -70,7 +71,7 @@ class VerdictCommand(click.Command):
         except BrokenPipeError:
             raise
         except (AnalysisError, DatabaseUrlError, OSError) as exc:
-            raise NothingToRead(for_terminal(_message(exc))) from exc
+            raise NothingToRead(message_of(exc)) from exc
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -191,9 +192,3 @@ def _show(validation: Validation, *, as_json: bool) -> None:
     else:
         click.echo(plain_tables(parts(validation)))
     click.echo("\n" + "\n".join(after_tables(validation)))
-
-
-def _message(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror and exc.filename is not None:
-        return f"{exc.filename}: {exc.strerror}"
-    return str(exc)
