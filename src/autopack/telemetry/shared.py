@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import cache
 from typing import TYPE_CHECKING
 
 from autopack.telemetry import process
@@ -12,6 +13,8 @@ from autopack.telemetry.recorder import Telemetry
 from autopack.telemetry.switch import is_enabled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from autopack.database import Destination
 
 _shared: dict[Destination, Telemetry] = {}
@@ -37,14 +40,23 @@ def get_telemetry() -> Telemetry:
 
 
 def _enabled() -> Telemetry:
-    with process.importing():
-        from autopack.database import DatabaseUrlError, current_destination
+    current_destination, no_destination = _database()
     try:
         destination = current_destination()
-    except (DatabaseUrlError, OSError):
+    except (no_destination, OSError):
         return Telemetry.from_env()
     found = _shared.get(destination)
     return found if found is not None and not found.closed else _replace(destination)
+
+
+@cache
+def _database() -> tuple[Callable[[], Destination], type[ValueError]]:
+    """What names the present database, and what it raises. Only the first import needs the lock that a fork waits for;
+    one that was interrupted is not kept.
+    """
+    with process.importing():
+        from autopack.database import DatabaseUrlError, current_destination
+    return current_destination, DatabaseUrlError
 
 
 def _replace(destination: Destination) -> Telemetry:
