@@ -13,8 +13,9 @@ from autopack.analysis.aligned import plain_tables, rich_tables
 from autopack.analysis.calibration import Calibration, Settings, calibrate
 from autopack.analysis.calibration_table import before_tables, parts
 from autopack.analysis.commands import note
+from autopack.analysis.file_lines import opened_lines
 from autopack.analysis.history import History, Recorded, history_of
-from autopack.analysis.lines import bounded_lines, exported
+from autopack.analysis.lines import exported
 from autopack.analysis.options import FiniteRange, selection_options
 from autopack.analysis.progress import tracked
 from autopack.analysis.records import converted
@@ -132,9 +133,10 @@ def _check_output(output: Path | None, *, force: bool) -> None:
 
 def _read(file: Path | None, selection: Selection, settings: Settings) -> tuple[History, str]:
     if file is not None:
-        with click.open_file(str(file), "rb") as stream:
-            lines = tracked(bounded_lines(stream.readline), "Reading", None)
-            return history_of(exported(lines, Recorded), include_simulated=settings.simulated), str(file)
+        with opened_lines(file, "ndjson") as lines:
+            history = history_of(exported(lines, Recorded), include_simulated=settings.simulated)
+        lines.check(events=history.counts.read - history.counts.unreadable)
+        return history, str(file)
     destination = current_destination()
     note(f"# Database: {destination}")
     with open_events(destination, selection) as events:

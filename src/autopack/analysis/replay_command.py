@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from autopack.analysis.commands import note
-from autopack.analysis.lines import bounded_lines, exported
+from autopack.analysis.file_lines import opened_lines
+from autopack.analysis.lines import exported
 from autopack.analysis.options import selection_options
 from autopack.analysis.records import converted
 from autopack.analysis.replay import Observation, Predict, Replay, Report
@@ -69,9 +70,9 @@ def _feed_from_database(replay: Replay, selection: Selection) -> str:
 
 
 def _feed_from_file(replay: Replay, file: Path, source: Source) -> str:
-    with click.open_file(str(file), "rb") as stream:
-        lines = bounded_lines(stream.readline)
+    with opened_lines(file, source) as lines:
         replay.add_all(from_log(lines) if source == "log" else exported(lines, Exported))
+    lines.check(events=replay.counts.read - replay.counts.skipped)
     return str(file)
 
 

@@ -50,6 +50,11 @@ class SampleCollector:
             if real.actual:
                 self._add(real)
 
+    @property
+    def taken(self) -> int:
+        """How many events it was given so far, simulated ones too."""
+        return len(self._flags) + self._simulated
+
     def takes(self, model: str) -> bool:
         """Whether an event of this model is not left out as simulated."""
         return self._include_simulated or _is_real(model)
@@ -129,7 +134,7 @@ class SampleCollector:
         repeated, totals = _having(every, _REPEATED), _having(every, _TOTAL, without=_REPEATED)
         without_counts = _having(every, _WITHOUT_COUNTS, without=_REPEATED | _TOTAL)
         return Counts(
-            read=every.total() + self._simulated + self.unreadable.rows,
+            read=self.taken + self.unreadable.rows,
             unreadable=self.unreadable.rows,
             simulated=self._simulated,
             repeated=repeated,

@@ -15,7 +15,7 @@ import msgspec
 from autopack.analysis.aligned import plain_tables, rich_tables
 from autopack.analysis.commands import note
 from autopack.analysis.errors import AnalysisError
-from autopack.analysis.lines import bounded_lines
+from autopack.analysis.file_lines import opened_lines
 from autopack.analysis.options import FiniteRange, Instant, StoredText, selection_options
 from autopack.analysis.progress import tracked
 from autopack.analysis.rows import open_columns
@@ -173,10 +173,10 @@ def collect_database(collector: SampleCollector, selection: Selection = EVERYTHI
 
 
 def _collect_file(collector: SampleCollector, file: Path, source: Source) -> str:
-    with click.open_file(str(file), "rb") as stream:
-        lines = tracked(bounded_lines(stream.readline), "Reading", None)
+    with opened_lines(file, source) as lines:
         blocks = from_log if source == "log" else from_ndjson
         collector.add_all(blocks(lines, collector.unreadable))
+    lines.check(events=collector.taken)
     return str(file)
 
 
