@@ -1,12 +1,17 @@
 """Files that are handed to the read side: what is an event in them, and what a file without one is."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.read_side import autopack, environment
+
+from autopack.analysis.lines import LONGEST_LINE_BYTES, bounded_lines
 
 RECORD = {
     "run_id": "r",
@@ -21,8 +26,10 @@ RECORD = {
     "selected_budget": 8192,
     "success": True,
     "truncated": False,
+    "stop_reason": "end_turn",
     "model": "claude-sonnet-4-5",
 }
+MARK = b"\xef\xbb\xbf"  # byte order mark of UTF-8
 EXPORTED = msgspec.json.encode(RECORD) + b"\n"
 LOGGED = (
     b"[2025-12-23 19:47:57] INFO: [TokenEstimationV2] predicted_output=5200 actual_output=4000 selected_budget=12288 "
@@ -84,3 +91,32 @@ def test_standard_input_is_named() -> None:
     )
     assert done.returncode == 66
     assert done.stderr.startswith("Error: standard input: none of its 1 line(s) ")
+
+
+@each_command
+def test_a_byte_order_mark_hides_no_event(tmp_path: Path, command: str, source: str) -> None:
+    (tmp_path / "file").write_bytes(MARK + (EXPORTED if source == "ndjson" else LOGGED))
+    counts = msgspec.json.decode(autopack(command, "--json", "--source", source, tmp_path / "file").stdout)["counts"]
+    assert (counts["read"], counts.get("unreadable", 0) + counts.get("skipped", 0)) == (1, 0)
+
+
+def test_a_byte_order_mark_hides_no_event_from_an_import(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(MARK + EXPORTED)
+    done = autopack("import", file, database=tmp_path / "autopack.db")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{file} (ndjson): 1 events: 1 written, 0 were there already; 0 rejected, 0 other lines\n",
+    )
+
+
+@given(st.lists(st.sampled_from([MARK, b"a", b"\n", b"\xef"])).map(b"".join))
+def test_lines_are_those_of_the_file_but_for_one_mark_at_its_beginning(content: bytes) -> None:
+    lines = list(bounded_lines(io.BytesIO(content).readline))
+    assert lines == content.removeprefix(MARK).splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("mark", [b"", MARK])
+def test_a_first_line_without_end_is_cut_where_every_line_is(mark: bytes) -> None:
+    stream = io.BytesIO(mark + b"x" * (3 * LONGEST_LINE_BYTES) + b"\nb")
+    assert list(map(len, bounded_lines(stream.readline))) == [LONGEST_LINE_BYTES, 1]

@@ -10,19 +10,31 @@ import msgspec
 
 LONGEST_LINE_BYTES = 2 << 20  # an event is recorded in at most 256 KiB; all of it as \u escapes is six times that
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 T = TypeVar("T")
 
 
 def bounded_lines(readline: Callable[[int], bytes]) -> Iterator[bytes]:
     """The lines that a stream's `readline` gives. One that is longer than 2 MiB comes cut to that: it is no record
-    of ours, and must not take the memory.
+    of ours, and must not take the memory. A byte order mark before the first line, as Windows programs write it, is
+    none of the text.
     """
     read_line = partial(readline, LONGEST_LINE_BYTES)
-    while line := read_line():
+    line = _first_line(readline)
+    while line:
         yield line
-        rest = line
-        while rest and not rest.endswith(b"\n"):
-            rest = read_line()
+        while line and not line.endswith(b"\n"):
+            line = read_line()
+        line = read_line()
+
+
+def _first_line(readline: Callable[[int], bytes]) -> bytes:
+    start = readline(len(_BYTE_ORDER_MARK))
+    if start.endswith(b"\n"):
+        return start
+    begun = b"" if start == _BYTE_ORDER_MARK else start
+    return begun + readline(LONGEST_LINE_BYTES - len(begun))
 
 
 def is_claim(line: bytes) -> bool:
