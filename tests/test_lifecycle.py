@@ -338,3 +338,25 @@ def test_get_telemetry_from_many_threads_at_once_is_one_instance(tmp_path: Path)
         """,
         env={"TELEMETRY_DB_ENABLED": "1", "DATABASE_URL": f"sqlite:///{tmp_path}/x.db"},
     )
+
+
+def test_get_telemetry_that_cannot_work_says_why_once_and_not_in_the_words_of_the_exception(tmp_path: Path) -> None:
+    """A broken installation: what the writer needs fails to be imported, with a password in what it says."""
+    (tmp_path / "msgspec.py").write_text("raise ImportError('postgresql://build:geheim@server/telemetry')\n")
+    done = run_python(
+        """
+        sys.path.insert(0, sys.argv[1])
+        logging.basicConfig(format="%(levelname)s %(message)s")
+        from autopack.telemetry import get_telemetry
+        for _ in range(3):
+            broken = get_telemetry()
+            assert broken.record(**event()) is False
+        sys.path.pop(0)  # mended
+        assert broken.stats().dropped == {"disabled": 3}
+        assert get_telemetry().record(**event()) and get_telemetry().flush(30)
+        """,
+        tmp_path,
+        env={"TELEMETRY_DB_ENABLED": "1", "DATABASE_URL": f"sqlite:///{tmp_path}/x.db"},
+    )
+    assert phases_of(tmp_path / "x.db") == ["p1"]
+    assert done.stderr == "WARNING Telemetry is off as long as this is so: ImportError\n"

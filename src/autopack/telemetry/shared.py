@@ -27,15 +27,17 @@ def get_telemetry() -> Telemetry:
 
     There is one per database: when `DATABASE_URL` changes, the former one drains in the background. Where telemetry is
     off, or its settings are impossible, the answer is a disabled one, which is not kept: switching on works at any
-    time. Never raises.
+    time. Never raises: what else keeps it from working is warned of once, by the name of its class.
     """
     if not is_enabled():
         return _disabled
     try:
         return _enabled()
-    except Exception:  # noqa: BLE001 (see below)
+    except Exception as exc:  # noqa: BLE001 (see below)
         # A signal handler that interrupts the first import of the writer, in its own thread, finds modules that are
-        # half there: this call is answered with a disabled one, which counts, and the next is served.
+        # half there: this call is answered with a disabled one, which counts, and the next is served. The message of
+        # an exception may hold a password.
+        process.warn_once(f"Telemetry is off as long as this is so: {type(exc).__name__}")
         return _disabled
 
 
