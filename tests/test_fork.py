@@ -286,45 +286,25 @@ join(fork(closed))
     assert counted(database) == {"child": 1, "grandchild": 1, "parent": 1}
 
 
-def test_the_shared_instance_works_in_children_also_when_another_thread_was_making_it(database: Path) -> None:
-    run_python(
-        """
-import time
-from autopack.telemetry import get_telemetry
-over = threading.Event()
-def switch():
-    while not over.is_set():
-        os.environ["DATABASE_URL"] = f"sqlite:///{sys.argv[1]}.{time.monotonic_ns() % 2}"
-        get_telemetry()
-        over.wait(0.001)
+MAKE_ONE = """
 os.environ["DATABASE_URL"] = f"sqlite:///{sys.argv[1]}.0"
-get_telemetry().record(**event())  # what is imported late is imported now
+get_telemetry().record(**event())
 assert get_telemetry().flush(30)
-thread = threading.Thread(target=switch)
-thread.start()
-for _ in range(5):
-    process = os.fork()
-    if not process:
-        os.environ["DATABASE_URL"] = f"sqlite:///{sys.argv[1]}"
-        ok = get_telemetry().record(**event(phase_id="child")) and get_telemetry().flush(30)
-        get_telemetry().close()
-        os._exit(0 if ok else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
-over.set()
-thread.join()
-""",
-        database,
-        env={"TELEMETRY_DB_ENABLED": "1"},
-        options=QUIET,
-    )
-    assert counted(database) == {"child": 5}
+"""
 
 
-def test_the_shared_instance_works_in_children_also_when_another_thread_was_importing_it(database: Path) -> None:
+@pytest.mark.parametrize("before", [pytest.param("", id="importing"), pytest.param(MAKE_ONE, id="making")])
+def test_the_shared_instance_works_in_children_also_when_another_thread_was_importing_or_making_it(
+    database: Path, before: str
+) -> None:
+    """What is imported late is imported by the first instance that writes."""
     run_python(
         """
 import time
 from autopack.telemetry import get_telemetry
+"""
+        + before
+        + """
 over = threading.Event()
 def switch():
     while not over.is_set():
