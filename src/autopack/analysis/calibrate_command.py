@@ -12,16 +12,15 @@ import msgspec
 from autopack.analysis.aligned import plain_tables, rich_tables
 from autopack.analysis.calibration import Calibration, Settings, calibrate
 from autopack.analysis.calibration_table import before_tables, parts
-from autopack.analysis.commands import note
 from autopack.analysis.file_lines import opened_lines
 from autopack.analysis.history import History, Recorded, history_of
 from autopack.analysis.lines import exported
 from autopack.analysis.options import FiniteRange, selection_options
-from autopack.analysis.progress import tracked
 from autopack.analysis.records import converted
 from autopack.analysis.rows import open_events
 from autopack.analysis.selection import Selection
 from autopack.analysis.source_options import Source, check_source, source_options
+from autopack.analysis.standard_error import note, tracked
 from autopack.analysis.whole_file import whole_file
 from autopack.coefficients import ENVIRONMENT_NAME, Coefficients, load_coefficients
 from autopack.database import current_destination

@@ -16,10 +16,10 @@ from autopack.analysis.parquet import ParquetFile, pyarrow_or_explain
 from autopack.analysis.parquet_folder import write_by_month
 from autopack.analysis.rows import Events, open_events
 from autopack.analysis.selection import Selection
+from autopack.analysis.standard_error import note, tracked
 from autopack.analysis.whole_file import whole_file
 from autopack.database import current_destination
 from autopack.streams import is_terminal
-from autopack.text import for_terminal
 
 T = TypeVar("T")
 _BUFFER_BYTES = 1 << 16
@@ -95,11 +95,6 @@ def _report(events: Events, output: Path | None, misfits: int) -> None:
         note(f"Wrote {events.total} events to {output}")
 
 
-def note(line: str) -> None:
-    """Print a line for people, on standard error."""
-    click.echo(for_terminal(line), err=True)
-
-
 def _sink(output: Path | None) -> AbstractContextManager[BinaryIO]:
     return _standard_output() if output is None else whole_file(output)
 
@@ -114,10 +109,6 @@ def _standard_output() -> Iterator[BinaryIO]:
 
 
 def _with_progress(lines: Iterable[T], events: Events, output: Path | None) -> Iterable[T]:
-    """The lines or records, with a progress bar on standard error where it would disturb nobody."""
-    if not is_terminal(sys.stderr) or (output is None and is_terminal(sys.stdout)):
-        return lines
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(lines, "Exporting", total=events.total, console=Console(stderr=True), transient=True)
+    """The lines or records, with a progress bar where it would disturb nobody."""
+    would_disturb = output is None and is_terminal(sys.stdout)
+    return lines if would_disturb else tracked(lines, "Exporting", events.total)

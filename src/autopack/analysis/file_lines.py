@@ -10,8 +10,8 @@ import click
 
 from autopack.analysis.errors import ReadError
 from autopack.analysis.lines import bounded_lines, is_claim
-from autopack.analysis.progress import tracked
 from autopack.analysis.source_options import Source
+from autopack.analysis.standard_error import tracked
 
 _EXPECTED = {"log": "[TokenEstimationV2] lines of a log", "ndjson": "an export, one JSON object a line"}
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 import msgspec
 
-from autopack.analysis.commands import note
 from autopack.analysis.file_lines import opened_lines
 from autopack.analysis.lines import exported
 from autopack.analysis.options import selection_options
@@ -21,6 +20,7 @@ from autopack.analysis.replay_table import ABOUT, notes, plain_table, rich_table
 from autopack.analysis.rows import open_events
 from autopack.analysis.selection import Selection
 from autopack.analysis.source_options import Source, check_source, source_options
+from autopack.analysis.standard_error import note
 from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
 from autopack.database import current_destination
 from autopack.streams import is_terminal

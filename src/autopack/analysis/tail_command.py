@@ -12,12 +12,12 @@ from itertools import takewhile
 import anyio
 import click
 
-from autopack.analysis.commands import note
 from autopack.analysis.errors import ReadError
 from autopack.analysis.export import encoded_lines
 from autopack.analysis.options import FiniteRange, StoredText
 from autopack.analysis.records import EventRecord
 from autopack.analysis.selection import EVERYTHING
+from autopack.analysis.standard_error import note
 from autopack.analysis.tail import Tail
 from autopack.analysis.tail_line import header_line, line_of
 from autopack.database import current_destination

@@ -13,11 +13,9 @@ import click
 import msgspec
 
 from autopack.analysis.aligned import plain_tables, rich_tables
-from autopack.analysis.commands import note
 from autopack.analysis.errors import AnalysisError
 from autopack.analysis.file_lines import opened_lines
 from autopack.analysis.options import FiniteRange, Instant, StoredText, selection_options
-from autopack.analysis.progress import tracked
 from autopack.analysis.rows import open_columns
 from autopack.analysis.rules import Rules
 from autopack.analysis.sample_collector import SampleCollector
@@ -25,6 +23,7 @@ from autopack.analysis.sample_sources import COLUMNS, from_log, from_ndjson, fro
 from autopack.analysis.samples import Samples
 from autopack.analysis.selection import EVERYTHING, Selection
 from autopack.analysis.source_options import Source, check_source, source_options
+from autopack.analysis.standard_error import note, tracked
 from autopack.analysis.streaming import BLOCK_ROWS
 from autopack.analysis.validation import Validation, Verdict, validate
 from autopack.analysis.validation_table import after_tables, before_tables, parts

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, where somebody looks at it and it would disturb nobody."""
+"""What people are told on standard error: notes, and a progress bar where somebody looks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
+import click
+
 from autopack.streams import is_terminal
+from autopack.text import for_terminal
 
 T = TypeVar("T")
+
+
+def note(line: str) -> None:
+    """Print a line for people."""
+    click.echo(for_terminal(line), err=True)
 
 
 def tracked(items: Iterable[T], what: str, total: int | None) -> Iterable[T]:
