@@ -9,11 +9,13 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.stores import HangingStore, Place
-from tests.write_side import event, phases_of, run_python
+from tests.stores import HangingStore, Place, WrappedStore
+from tests.write_side import event, phases_of, run_python, url_of
 
+from autopack.database import parse_database_url
 from autopack.telemetry import Telemetry
 from autopack.telemetry.stores import MemoryStore
+from autopack.telemetry.stores.sqlite import SqliteStore
 
 pytestmark = pytest.mark.usefixtures("_nothing_left_running")
 
@@ -234,6 +236,26 @@ def test_a_thread_that_can_never_be_started_still_leaves_the_events_to_close() -
     finally:
         threading.stack_size(before)
     assert len(store.rows) == 3
+
+
+class BrokenStore(WrappedStore):
+    """What it needs cannot be imported."""
+
+    def load(self) -> None:
+        raise ImportError
+
+
+@pytest.mark.parametrize("journal_dir", ["auto", None])
+def test_a_writer_that_ends_by_an_error_says_where_the_events_stay(
+    database: Path, journal_dir: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = BrokenStore(SqliteStore(parse_database_url(url_of(database))))
+    with Telemetry(store, journal_dir=journal_dir) as telemetry:
+        telemetry.record(**event())
+    place = "memory until the process ends" if journal_dir is None else f"{database}.telemetry"
+    (line,) = [line for line in caplog.messages if line.startswith("The telemetry writer ended")]
+    assert line == f"The telemetry writer ended; what is not written stays in {place}"
+    assert bool(list(Path(f"{database}.telemetry").glob("journal-*"))) is (journal_dir is not None)
 
 
 def test_a_log_line_at_close_says_what_was_lost_and_a_clean_close_says_nothing(

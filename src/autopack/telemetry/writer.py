@@ -44,7 +44,7 @@ class Writer:
         self._settings = settings
         self._orders = Orders()
         self._working = threading.Lock()
-        self._has_worked = False
+        self._close_may_work = True  # itself, in its own thread: no worker has begun, and no close has ended
         self._thread_id: int | None = None
         self._close_once = threading.Lock()
         self._report_once = threading.Lock()
@@ -98,7 +98,7 @@ class Writer:
             self.progress.wait_for(lambda: not self.progress.running, max(0.0, end_s - time.monotonic()))
         if not self.progress.running:
             self.buffer.close()
-            self._has_worked = True  # what is left now is left to the next process
+            self._close_may_work = False  # what is left now is left to the next process
         if self._report_once.acquire(blocking=False):
             process.live.discard(self)
             self._report()
@@ -108,7 +108,7 @@ class Writer:
 
         Returns False where that has to wait for the close at exit, since a loop runs in this thread.
         """
-        if self._has_worked or not (self.buffer.backlog or self.buffer.has_stragglers):
+        if not self._close_may_work or not (self.buffer.backlog or self.buffer.has_stragglers):
             return True
         if _loop_runs_here():
             return False
@@ -180,7 +180,7 @@ class Writer:
     def _work(self) -> None:
         if not self._working.acquire(blocking=False):
             return  # begun twice: an exception of a signal handler came between the thread and the note that it began
-        self._has_worked = True
+        self._close_may_work = False
         self._thread_id = threading.get_ident()
         self.progress.running = True
         try:
@@ -188,7 +188,8 @@ class Writer:
             self._run_until_closed()
         except BaseException as exc:  # noqa: BLE001 (nobody else would ever hear of it)
             self.progress.last_error = type(exc).__name__
-            log.exception("The telemetry writer ended; what is not written stays in memory until the process ends")
+            kept_in = self.buffer.kept_in or "memory until the process ends"
+            log.exception("The telemetry writer ended; what is not written stays in %s", kept_in)
         finally:
             if self._orders.closing:
                 self.buffer.close()
