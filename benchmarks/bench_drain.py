@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY
+from benchmarks.queue_drain import drain_rate, rate_table
 from benchmarks.report import Line, Options, Section, Table
 from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
 from benchmarks.samples import at_least, ratio_of_medians
@@ -41,7 +42,7 @@ def run(options: Options) -> Section:
         growth = anyio.run(_by_growth, Path(folder), 10_000 if options.quick else 100_000, 4 if options.quick else 10)
     return Section(
         title="Drain: from the queue to committed rows, main thread idle",
-        tables=[_rate_table(rates), sizes, growth],
+        tables=[rate_table(rates, LIMIT, BACKLOG), sizes, growth],
         targets=[
             at_least(
                 f"drain, main thread idle: {ours} over {LIMIT}",
@@ -65,8 +66,8 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
         )
         journal = stack.enter_context(Telemetry(f"sqlite:///{folder / 'journal.db'}"))
         methods: dict[str, Callable[[], float]] = {
-            MEMORY: lambda: _drain(memory),
-            JOURNAL: lambda: _drain(journal),
+            MEMORY: lambda: drain_rate(memory, BACKLOG),
+            JOURNAL: lambda: drain_rate(journal, BACKLOG),
             LIMIT: lambda: _insert_ready(connection, SqliteStore.max_batch_rows),
         }
         for telemetry in (memory, journal):
@@ -77,16 +78,6 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
             for title, method in methods.items():
                 rates[title].append(method())
         return rates
-
-
-def _drain(telemetry: Telemetry) -> float:
-    """Rows/s from the moment when the queue is full. What was written while it filled up counts neither way."""
-    for _ in range(BACKLOG):
-        assert telemetry.record(**FIELDS)
-    waiting = telemetry.stats().pending
-    begin = perf_counter_ns()
-    assert telemetry.flush(60)
-    return waiting / ((perf_counter_ns() - begin) / 1e9)
 
 
 def _insert_ready(connection: Any, size: int) -> float:
@@ -161,23 +152,3 @@ async def _by_growth(folder: Path, slice_rows: int, slices: int) -> Table:
         lines.append(Line(f"up to {(number + 1) * slice_rows:,} rows", [*figures]))
     await store.close()
     return Table("As the table grows, the store alone", ["rows/s", "CPU µs/row"], lines)
-
-
-def _rate_table(rates: dict[str, list[float]]) -> Table:
-    limit = statistics.median(rates[LIMIT])
-    lines = [
-        Line(
-            title,
-            [
-                round(statistics.median(found)),
-                f"{min(found):,.0f} – {max(found):,.0f}",
-                round(statistics.median(found) / limit, 2),
-            ],
-        )
-        for title, found in rates.items()
-    ]
-    return Table(
-        f"{BACKLOG:,} events waiting, {len(rates[LIMIT])} windows",
-        ["rows/s, median", "smallest – largest", "× the limit"],
-        lines,
-    )

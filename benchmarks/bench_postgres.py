@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,8 @@ from typing import Any
 
 from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY
-from benchmarks.report import Line, Options, Section, Table
+from benchmarks.queue_drain import drain_rate, rate_table
+from benchmarks.report import Options, Section
 from benchmarks.rows import COLUMNS, TABLE, make_rows
 from benchmarks.samples import at_least, ratio_of_medians
 from msgspec.structs import astuple
@@ -47,7 +47,7 @@ def run(options: Options) -> Section:
         rates = asyncio.run(_rates(ours, theirs, 5 if options.quick else 25))
     return Section(
         title="Drain into PostgreSQL, main thread idle",
-        tables=[_table(rates)],
+        tables=[rate_table(rates, COPY, BACKLOG)],
         targets=[
             at_least(
                 f"drain into PostgreSQL: {side} over {COPY}",
@@ -96,13 +96,7 @@ async def _rates(ours: str, theirs: str, windows: int) -> dict[str, list[float]]
 
 
 async def _drained(telemetry: Telemetry) -> float:
-    """Rows/s from the moment when the queue is full. What was written while it filled up counts neither way."""
-    for _ in range(BACKLOG):
-        assert telemetry.record(**FIELDS)
-    waiting = telemetry.stats().pending
-    begin = perf_counter_ns()
-    assert telemetry.flush(60)
-    return waiting / ((perf_counter_ns() - begin) / 1e9)
+    return drain_rate(telemetry, BACKLOG)
 
 
 async def _written(write: Writing) -> float:
@@ -147,23 +141,3 @@ def _state_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_STATE_HOME"] = folder
         yield
-
-
-def _table(rates: dict[str, list[float]]) -> Table:
-    limit = statistics.median(rates[COPY])
-    lines = [
-        Line(
-            title,
-            [
-                round(statistics.median(found)),
-                f"{min(found):,.0f} – {max(found):,.0f}",
-                round(statistics.median(found) / limit, 2),
-            ],
-        )
-        for title, found in rates.items()
-    ]
-    return Table(
-        f"{BACKLOG:,} events waiting, {len(rates[COPY])} windows",
-        ["rows/s, median", "smallest – largest", "× the limit"],
-        lines,
-    )
