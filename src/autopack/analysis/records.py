@@ -37,6 +37,9 @@ PLAN_COLUMNS = (
 ADDED_COLUMNS = ("event_uid", "actual_max_tokens", "input_tokens", "duration_ms", "existing_json", "attributes_json")
 COLUMNS = PLAN_COLUMNS + ADDED_COLUMNS
 
+SIMULATED_PREFIX = "simulated"
+"""What the name of a model begins with whose replies are none of a real one."""
+
 T = TypeVar("T")
 
 _NUMBER = frozenset({int, float})

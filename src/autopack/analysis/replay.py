@@ -15,8 +15,8 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 
 from autopack.analysis.accuracy import DEFINITIONS, Accuracy, accuracy_of, percent
+from autopack.analysis.records import SIMULATED_PREFIX
 
-SIMULATED_PREFIX = "simulated"
 MAX_SYNTHETIC = 10_000
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]

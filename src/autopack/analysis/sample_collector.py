@@ -13,8 +13,7 @@ from functools import lru_cache
 from itertools import compress, product
 from typing import Any
 
-from autopack.analysis.records import Unreadable
-from autopack.analysis.replay import SIMULATED_PREFIX
+from autopack.analysis.records import SIMULATED_PREFIX, Unreadable
 from autopack.analysis.samples import Block, Counts, Samples, is_imported
 
 _SUCCESS, _TRUNCATED, _IMPORTED, _TOTAL, _WITHOUT_COUNTS, _WITHOUT_DELIVERABLES, _REPEATED = 1, 2, 4, 8, 16, 32, 64
