@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from autopack.analysis.history import KINDS, Recorded
+from autopack.analysis.calibrating.history import KINDS, Recorded
 from autopack.coefficients import Coefficients, Marginals, MarginalTable, shipped_coefficients
 from autopack.token_estimator import Kind, estimate
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tests.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
 from tests.read_side import autopack, event, make_database
 
-from autopack.analysis.calibration import Calibration, Settings, calibrate
-from autopack.analysis.coefficient_fit import fit, model_of
-from autopack.analysis.cross_validation import compared, dealt, predicted_unseen
-from autopack.analysis.history import History, Recorded, Reply, Shape, history_of
-from autopack.analysis.least_squares import Equations
+from autopack.analysis.calibrating.calibration import Calibration, Settings, calibrate
+from autopack.analysis.calibrating.coefficient_fit import fit, model_of
+from autopack.analysis.calibrating.cross_validation import compared, dealt, predicted_unseen
+from autopack.analysis.calibrating.history import History, Recorded, Reply, Shape, history_of
+from autopack.analysis.calibrating.least_squares import Equations
 from autopack.coefficients import Coefficients, parse_coefficients
 from autopack.models import TokenEstimationV2Event
 from autopack.token_estimator import estimate

@@ -13,7 +13,7 @@ import pytest
 from tests.read_side import autopack, autopack_process, environment, event, make_database
 
 from autopack import __version__
-from autopack.analysis.status import database_status
+from autopack.analysis.reading.status import database_status
 from autopack.cli import COMMANDS, cli
 from autopack.database import parse_database_url
 

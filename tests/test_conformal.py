@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from tests.cost_models import TODAY, history, lognormal, other_costs
 from tests.read_side import autopack
 
-from autopack.analysis.calibration import Settings, calibrate
-from autopack.analysis.conformal import BudgetResult, budgets_of, least_replies, promised_factor, promised_rank
-from autopack.analysis.history import Recorded, Reply, Shape, history_of
+from autopack.analysis.calibrating.calibration import Settings, calibrate
+from autopack.analysis.calibrating.conformal import (
+    BudgetResult,
+    budgets_of,
+    least_replies,
+    promised_factor,
+    promised_rank,
+)
+from autopack.analysis.calibrating.history import Recorded, Reply, Shape, history_of
 from autopack.coefficients import Coefficients, parse_coefficients
 from autopack.token_estimator import estimate
 

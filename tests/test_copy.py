@@ -18,8 +18,8 @@ from tests.stores import FlakyStore, RefusingStore
 from tests.test_postgres_reading import PLAN_ROW, PLAN_TABLE, odd_events, on_postgres
 from tests.write_side import TABLE, url_of
 
-from autopack.analysis.records import EventRecord
-from autopack.analysis.rows import open_events
+from autopack.analysis.reading.records import EventRecord
+from autopack.analysis.reading.rows import open_events
 from autopack.database import parse_database_url
 from autopack.importing.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event

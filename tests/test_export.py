@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from tests.read_side import DATA, ROOT, START, autopack, environment, event, make_database
 
 from autopack.analysis.errors import ReadError
-from autopack.analysis.export import FIELDS, encoded_lines
-from autopack.analysis.records import COLUMNS, EventRecord, Unreadable, record_of
-from autopack.analysis.rows import open_events
-from autopack.analysis.selection import Selection, parse_instant
-from autopack.analysis.streaming import BLOCK_ROWS
+from autopack.analysis.exporting.text import FIELDS, encoded_lines
+from autopack.analysis.reading.records import COLUMNS, EventRecord, Unreadable, record_of
+from autopack.analysis.reading.rows import open_events
+from autopack.analysis.reading.selection import Selection, parse_instant
+from autopack.analysis.reading.streaming import BLOCK_ROWS
 from autopack.analysis.whole_file import whole_file
 from autopack.database import Destination, parse_database_url
 
@@ -558,7 +558,8 @@ def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> None:
         )
     connection.close()
     program = (
-        "import tracemalloc; from autopack.analysis.rows import open_events; from autopack.analysis.export import *\n"
+        "import tracemalloc; from autopack.analysis.reading.rows import open_events\n"
+        "from autopack.analysis.exporting.text import *\n"
         "from autopack.database import current_destination\n"
         "tracemalloc.start()\n"
         "with open_events(current_destination()) as events:\n"
@@ -583,7 +584,7 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
     target.mkdir()
     program = (  # the block size makes it stop in the middle: it waits for a signal there
         "import signal, sys\n"
-        "from autopack.analysis import commands\n"
+        "from autopack.analysis.exporting import command\n"
         "from autopack.cli import main\n"
         "class Stopping:\n"
         "    def __init__(self, lines): self.lines = iter(lines)\n"
@@ -591,7 +592,7 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
         "        yield next(self.lines)\n"
         "        print('begun', flush=True)\n"
         "        signal.pause()\n"
-        "commands._with_progress = lambda lines, *_: Stopping(lines)\n"
+        "command._with_progress = lambda lines, *_: Stopping(lines)\n"
         "main(['export', '--output', sys.argv[1]])"
     )
     with subprocess.Popen(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.read_side import autopack, environment
 
-from autopack.analysis.lines import LONGEST_LINE_BYTES, bounded_lines
+from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines
 
 RECORD = {
     "run_id": "r",

@@ -20,7 +20,7 @@ from tests.read_side import DATA, autopack, autopack_process, environment, event
 from tests.stores import FlakyStore, RefusingStore, WrappedStore
 from tests.write_side import rows_of
 
-from autopack.analysis.lines import LONGEST_LINE_BYTES, bounded_lines
+from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines
 from autopack.importing.importer import Imported, import_stream
 from autopack.importing.reading import FileReader, ReadLine
 from autopack.importing.rejects import RejectFile

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
-from autopack.analysis.intervals import quantile_ranks, samples_until, wilson_interval
+from autopack.analysis.validating.intervals import quantile_ranks, samples_until, wilson_interval
 
 LEVELS = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
 FRACTIONS = st.sampled_from([0.01, 0.1, 0.5, 0.9, 0.99])

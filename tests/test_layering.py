@@ -1,6 +1,7 @@
 """The imports of the package point one way: from what a user calls down to what knows nothing of anything."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,9 +115,30 @@ def test_telemetry_never_imports_the_read_side_nor_a_program() -> None:
 
 
 def test_the_read_side_meets_telemetry_in_data_at_rest_only() -> None:
-    read_side = {name for name in MODULES if name.split(".")[0] == "analysis" and name != "analysis.commands"}
+    read_side = {name for name in MODULES if name.split(".")[0] == "analysis"}
     used = {(name, needed) for name in read_side for needed in ours(name) if needed.split(".")[0] == "telemetry"}
     assert {needed for _, needed in used} <= READ_SIDE_MAY_USE, used
+
+
+# Lowest first, too. A package of the read side may import those in the lines above its own.
+READ_LAYERS = """
+reading
+exporting replaying sampling
+tailing validating
+calibrating summarizing
+"""
+
+
+def test_the_packages_of_the_read_side_import_what_lies_below_them() -> None:
+    ranks = {name: number for number, line in enumerate(READ_LAYERS.split("\n")) for name in line.split()}
+    packages = {name: name.split(".")[1] for name in MODULES if re.fullmatch(r"analysis\.\w+\.\w+", name)}
+    assert set(packages.values()) == ranks.keys()
+    assert {
+        (name, needed)
+        for name, package in packages.items()
+        for needed in ours(name) & packages.keys()
+        if packages[needed] != package and ranks[packages[needed]] >= ranks[package]
+    } == set()
 
 
 def test_neither_side_imports_what_brings_them_together() -> None:
@@ -131,13 +153,13 @@ def test_nothing_imports_the_command_line_but_the_program_that_is_one_of_its_com
     assert {name for name in MODULES if "cli" in ours(name)} <= {"autonomous_executor"}
 
 
+PURE_PACKAGES = {f"analysis.{name}" for name in ("replaying", "sampling", "validating", "calibrating")}
+
 PURE = ["text", "printable", "deliverables", "telemetry.errors", "telemetry.metrics", "telemetry.events",
         "telemetry.wire", "telemetry.rows", "telemetry.decoding", "telemetry.backoff", "telemetry.ledger",
-        "analysis.aligned", "analysis.calibration", "analysis.calibration_table", "analysis.cells",
-        "analysis.coefficient_fit", "analysis.conformal", "analysis.cross_validation", "analysis.drift",
-        "analysis.history", "analysis.intervals", "analysis.least_squares", "analysis.lines", "analysis.measures",
-        "analysis.rules", "analysis.sample_collector", "analysis.sample_sources", "analysis.samples",
-        "analysis.validation", "analysis.validation_table"]  # fmt: skip
+        "analysis.accuracy", "analysis.aligned", "analysis.reading.lines",
+        *sorted(name for name in MODULES if name.rpartition(".")[0] in PURE_PACKAGES and not name.endswith(".command")),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -14,7 +14,7 @@ import duckdb
 import pytest
 from tests.read_side import START, autopack, environment, event, make_database
 
-from autopack.analysis.parquet import GROUP_ROWS
+from autopack.analysis.exporting.parquet import GROUP_ROWS
 
 TYPES = {
     "run_id": "VARCHAR", "phase_id": "VARCHAR", "timestamp": "TIMESTAMP WITH TIME ZONE", "category": "VARCHAR",
@@ -204,7 +204,7 @@ def test_a_failing_export_leaves_an_earlier_folder_as_it_was(tmp_path: Path, dat
     before = {path: path.stat().st_ino for path in (tmp_path / "events").rglob("*")}
     program = (
         "import resource, signal, sys\nfrom autopack.cli import main\n"
-        "import autopack.analysis.commands, pyarrow.parquet\n"
+        "import autopack.analysis.exporting.command, pyarrow.parquet\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
         "main(['export', '--format', 'parquet', '--output', sys.argv[1]])"
     )

@@ -18,9 +18,9 @@ from tests.write_side import TABLE
 
 from autopack import migrations
 from autopack.analysis.errors import ReadError
-from autopack.analysis.records import COLUMNS
-from autopack.analysis.rows import count_and_newest, open_columns, open_events
-from autopack.analysis.selection import Selection
+from autopack.analysis.reading.records import COLUMNS
+from autopack.analysis.reading.rows import count_and_newest, open_columns, open_events
+from autopack.analysis.reading.selection import Selection
 from autopack.database import Destination, engine_for, parse_database_url
 from autopack.database_errors import reason_of
 from autopack.models import TokenEstimationV2Event

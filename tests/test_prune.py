@@ -22,7 +22,7 @@ from tests.test_postgres_reading import PLAN_ROW, PLAN_TABLE, on_postgres
 from tests.write_side import TABLE, phases_of, url_of
 from tests.write_side import event as recorded
 
-from autopack.analysis.rows import count_and_newest
+from autopack.analysis.reading.rows import count_and_newest
 from autopack.database import Destination, parse_database_url
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import Telemetry

@@ -8,8 +8,8 @@ import duckdb
 from tests.postgres import Database
 from tests.read_side import autopack, event, make_database
 
-from autopack.analysis.selection import EVERYTHING, Selection
-from autopack.analysis.tail import Tail
+from autopack.analysis.reading.selection import EVERYTHING, Selection
+from autopack.analysis.tailing.tail import Tail
 from autopack.database import parse_database_url
 
 

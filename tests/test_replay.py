@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from tests.read_side import DATA, ROOT, autopack, environment, event, make_database
 
 from autopack.analysis.accuracy import accuracy_of, percent, quantile
-from autopack.analysis.lines import LONGEST_LINE_BYTES, bounded_lines, exported
-from autopack.analysis.replay import (
+from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines, exported
+from autopack.analysis.replaying.replay import (
     Observation,
     Replay,
     Report,
     deliverables_group,
     deliverables_of,
 )
-from autopack.analysis.replay_sources import Exported, from_log
-from autopack.analysis.replay_table import HEADER, plain_table, rich_table
+from autopack.analysis.replaying.sources import Exported, from_log
+from autopack.analysis.replaying.table import HEADER, plain_table, rich_table
 
 RECORDED_LOG = DATA / "token_estimation_2025-12-23.log"
 FIGURES = ["median_smape_percent", "mean_smape_percent", "median_waste", "p90_waste", "underestimated_percent"]

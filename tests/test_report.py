@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.read_side import START, autopack, environment, event, make_database
 from tests.write_side import TABLE
 
-from autopack.analysis.samples import Block, Event, Samples
+from autopack.analysis.sampling.samples import Block, Event, Samples
 from autopack.reporting.calls import MOST_PLOTTED, OTHERS, CallCollector, Calls
 from autopack.reporting.markup import Markup, data_script, joined, tag
 

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.read_side import START, autopack, environment, event, make_database
 
-from autopack.analysis.periods import by_stratum, grid_of, measures_of, periods_of
-from autopack.analysis.rules import Rules
-from autopack.analysis.sample_collector import SampleCollector
-from autopack.analysis.samples import Block, Event, Samples
-from autopack.analysis.summary_table import sparkline
+from autopack.analysis.sampling.collector import SampleCollector
+from autopack.analysis.sampling.samples import Block, Event, Samples
+from autopack.analysis.summarizing.periods import by_stratum, grid_of, measures_of, periods_of
+from autopack.analysis.summarizing.table import sparkline
+from autopack.analysis.validating.rules import Rules
 
 DAY_S = 86_400
 HOSTILE = "[b]\x1b[2J\n\u202e"

@@ -18,10 +18,10 @@ import pytest
 from sqlalchemy.orm import Session
 from tests.read_side import autopack, environment, event, make_database
 
-from autopack.analysis.records import COLUMNS, EventRecord, Unreadable, record_of
-from autopack.analysis.selection import EVERYTHING, Selection
-from autopack.analysis.tail import Tail
-from autopack.analysis.tail_line import header_line, line_of
+from autopack.analysis.reading.records import COLUMNS, EventRecord, Unreadable, record_of
+from autopack.analysis.reading.selection import EVERYTHING, Selection
+from autopack.analysis.tailing.line import header_line, line_of
+from autopack.analysis.tailing.tail import Tail
 from autopack.database import Destination, engine_for, parse_database_url
 from autopack.telemetry import Telemetry
 

@@ -14,7 +14,7 @@ from tests.postgres import Database
 from tests.read_side import DATA, START, autopack, autopack_process, event, make_database
 from tests.verdicts import independent_figures
 
-from autopack.analysis.validation import Validation
+from autopack.analysis.validating.validation import Validation
 from autopack.database import engine_for
 from autopack.models import TokenEstimationV2Event
 

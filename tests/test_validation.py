@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.verdicts import DAY_S, NOW_S, independent_figures, sample, verdict_on
 
-from autopack.analysis.rules import FIGURES, Rules
-from autopack.analysis.samples import Event
-from autopack.analysis.validation import RuleResult, Validation, least_samples_for_rate
+from autopack.analysis.sampling.samples import Event
+from autopack.analysis.validating.rules import FIGURES, Rules
+from autopack.analysis.validating.validation import RuleResult, Validation, least_samples_for_rate
 
 
 def result(validation: Validation, name: str) -> RuleResult:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
-from autopack.analysis.rules import Rules
-from autopack.analysis.sample_collector import SampleCollector
-from autopack.analysis.samples import Block, Event
-from autopack.analysis.validation import Validation, validate
+from autopack.analysis.sampling.collector import SampleCollector
+from autopack.analysis.sampling.samples import Block, Event
+from autopack.analysis.validating.rules import Rules
+from autopack.analysis.validating.validation import Validation, validate
 
 DAY_S = 86_400.0
 NOW_S = 1_767_225_600.0  # 2026-01-01

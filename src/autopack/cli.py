@@ -35,25 +35,29 @@ class LazyCommand:
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "run": LazyCommand("autopack.autonomous_executor", "run_command", "Run the phases of a plan.", acts=True),
-    "export": LazyCommand("autopack.analysis.commands", "export_command", "Write the recorded events, newest first."),
+    "export": LazyCommand(
+        "autopack.analysis.exporting.command", "export_command", "Write the recorded events, newest first."
+    ),
     "import": LazyCommand(
         "autopack.importing.command", "import_command", "Bring logs and exports into the database.", acts=True
     ),
     "replay": LazyCommand(
-        "autopack.analysis.replay_command", "replay_command", "Compare today's estimator with what really came."
+        "autopack.analysis.replaying.command", "replay_command", "Compare today's estimator with what really came."
     ),
     "validate": LazyCommand(
-        "autopack.analysis.validate_command", "validate_command", "Say whether the estimator is validated on real data."
+        "autopack.analysis.validating.command",
+        "validate_command",
+        "Say whether the estimator is validated on real data.",
     ),
     "summary": LazyCommand(
-        "autopack.analysis.summary_command", "summary_command", "Show the verdict and its figures at a glance."
+        "autopack.analysis.summarizing.command", "summary_command", "Show the verdict and its figures at a glance."
     ),
     "report": LazyCommand(
         "autopack.reporting.command", "report_command", "Write the verdict and its figures as one HTML page."
     ),
-    "tail": LazyCommand("autopack.analysis.tail_command", "tail_command", "Show new events as they land."),
+    "tail": LazyCommand("autopack.analysis.tailing.command", "tail_command", "Show new events as they land."),
     "calibrate": LazyCommand(
-        "autopack.analysis.calibrate_command",
+        "autopack.analysis.calibrating.command",
         "calibrate_command",
         "Propose coefficients and budgets from what was recorded.",
     ),

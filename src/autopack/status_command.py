@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
-from autopack.analysis.status import Status, database_status
+from autopack.analysis.reading.status import Status, database_status
 from autopack.database import Destination, current_destination
 from autopack.telemetry.inspection import DeadLetterState, JournalState, dead_letter_state, journal_state
 from autopack.telemetry.journal import fingerprint_of

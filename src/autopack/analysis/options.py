@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from autopack.analysis.selection import Selection, parse_instant
+from autopack.analysis.reading.selection import Selection, parse_instant
 from autopack.text import for_terminal
 
 _MOST_ROWS = 2**63 - 1  # what SQLite takes

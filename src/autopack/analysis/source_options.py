@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from autopack.analysis.selection import EVERYTHING, Selection
+from autopack.analysis.reading.selection import EVERYTHING, Selection
 
 Source = Literal["db", "log", "ndjson"]
 

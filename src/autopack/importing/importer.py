@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from autopack.analysis.lines import bounded_lines
+from autopack.analysis.reading.lines import bounded_lines
 from autopack.importing.reading import FileReader, ReadLine
 from autopack.importing.rejects import RejectFile
 from autopack.telemetry.bulk import write_apart

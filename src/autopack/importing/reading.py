@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from autopack.analysis.lines import LONGEST_LINE_BYTES
-from autopack.analysis.logs import TAG, parse_line
+from autopack.analysis.reading.lines import LONGEST_LINE_BYTES
+from autopack.analysis.reading.logs import TAG, parse_line
 from autopack.importing.rows import NoEvent, RowMaker
 from autopack.telemetry.events import Row
 

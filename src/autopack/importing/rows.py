@@ -19,8 +19,8 @@ from typing import Any, TypeGuard
 import msgspec
 from msgspec.structs import replace
 
-from autopack.analysis.logs import LogRecord
-from autopack.analysis.selection import parse_instant
+from autopack.analysis.reading.logs import LogRecord
+from autopack.analysis.reading.selection import parse_instant
 from autopack.identifiers import event_uid
 from autopack.telemetry.decoding import Decoder, encode_given
 from autopack.telemetry.events import FIELDS, MAX_COUNT, OPTIONAL, Row

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from autopack.analysis.sample_collector import SampleCollector
-from autopack.analysis.samples import Block, Samples
+from autopack.analysis.sampling.collector import SampleCollector
+from autopack.analysis.sampling.samples import Block, Samples
 from autopack.printable import printable
 from autopack.telemetry.metrics import smape
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from autopack.analysis.errors import AnalysisError
-from autopack.analysis.gathering import gather
 from autopack.analysis.options import Instant, selection_options
-from autopack.analysis.rules import Rules
-from autopack.analysis.selection import Selection
+from autopack.analysis.reading.selection import Selection
 from autopack.analysis.standard_error import note
-from autopack.analysis.validate_command import rule_options
+from autopack.analysis.summarizing.gathering import gather
+from autopack.analysis.validating.command import rule_options
+from autopack.analysis.validating.rules import Rules
 from autopack.analysis.whole_file import whole_file
 from autopack.database import current_destination
 from autopack.reporting.calls import CallCollector

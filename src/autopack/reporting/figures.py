@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from autopack.analysis.estimate_text import digits, interval_text, point_text
-from autopack.analysis.measures import Estimate, Measures
-from autopack.analysis.periods import Period
-from autopack.analysis.rules import FIGURES, Figure
-from autopack.analysis.validation import FIGURES_BY_NAME, RuleResult, StratumResult, Validation
+from autopack.analysis.summarizing.periods import Period
+from autopack.analysis.validating.estimate_text import digits, interval_text, point_text
+from autopack.analysis.validating.measures import Estimate, Measures
+from autopack.analysis.validating.rules import FIGURES, Figure
+from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, StratumResult, Validation
 from autopack.printable import printable
 from autopack.reporting.calls import Call, Names
 from autopack.reporting.markup import Markup, joined, tag

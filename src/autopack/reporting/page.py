@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
-from autopack.analysis.measures import Measures
-from autopack.analysis.periods import Period
-from autopack.analysis.rules import FIGURES
-from autopack.analysis.validation import Validation
-from autopack.analysis.validation_table import headline, samples_line
+from autopack.analysis.summarizing.periods import Period
+from autopack.analysis.validating.measures import Measures
+from autopack.analysis.validating.rules import FIGURES
+from autopack.analysis.validating.table import headline, samples_line
+from autopack.analysis.validating.validation import Validation
 from autopack.printable import printable
 from autopack.reporting.calls import Calls
 from autopack.reporting.figures import drift_table, figures_table, periods_table, rules_table, strata_table, worst_table

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from autopack.analysis.records import EventRecord
+from autopack.analysis.reading.records import EventRecord
 from autopack.importing.rows import NoEvent, RowMaker
 from autopack.telemetry.events import Row
 

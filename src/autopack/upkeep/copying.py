@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from autopack.analysis.rows import open_columns, open_events, reader_of
+from autopack.analysis.reading.rows import open_columns, open_events, reader_of
 from autopack.database import Destination
 from autopack.importing.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event

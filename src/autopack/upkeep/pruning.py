@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, TextClause, bindparam, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from autopack.analysis.errors import ReadError
-from autopack.analysis.rows import reader_of
+from autopack.analysis.reading.rows import reader_of
 from autopack.database import Destination, engine_for
 from autopack.models import TokenEstimationV2Event, UtcDateTime
 from autopack.telemetry.backoff import Retries

@@ -6,7 +6,7 @@ import os
 from typing import Literal
 
 from autopack import migrations
-from autopack.analysis.rows import reader_of
+from autopack.analysis.reading.rows import reader_of
 from autopack.database import Destination, engine_for
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry.private_files import make_folders, open_private

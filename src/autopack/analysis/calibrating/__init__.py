@@ -1,0 +1,1 @@
+"""`autopack calibrate`: coefficients and budgets as far as the data carry them."""

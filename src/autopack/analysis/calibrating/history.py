@@ -1,0 +1,122 @@
+"""What calibration learns from: of each sample its run, the shape of its work, and what came. Pure.
+
+The shape of a phase is all that the estimator looks at: category, complexity, and how many deliverables of each kind
+are new or modified. Which events are samples is decided where the verdict decides it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import compress
+from typing import get_args
+
+from autopack.analysis.replaying.replay import Observation, is_total
+from autopack.analysis.sampling.collector import SampleCollector
+from autopack.analysis.sampling.samples import Counts, Event
+from autopack.analysis.sampling.sources import blocks_of, seconds_of
+from autopack.token_estimator import Kind, kind_of
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Recorded(Observation, frozen=True, gc=False, kw_only=True):
+    """An event with its deliverables, when it happened, and how it ended."""
+
+    selected_budget: int
+    success: bool
+    timestamp: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a prediction is made from; `new` and `modified` count deliverables in the order of `KINDS`."""
+
+    category: str
+    complexity: str
+    new: tuple[int, ...]
+    modified: tuple[int, ...]
+
+    @property
+    def stratum(self) -> str:
+        """As coefficients are keyed."""
+        return f"{self.category}/{self.complexity}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A sample. `actual` is a lower bound where it was truncated; one that is neither that nor a success failed."""
+
+    run_id: str
+    shape: Shape
+    actual: int
+    success: bool
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The replies, and what was left out: as a verdict does, and `cut`, which had more deliverables than are stored."""
+
+    replies: list[Reply]
+    counts: Counts
+    cut: int
+
+
+def history_of(observations: Iterable[Recorded | None], *, include_simulated: bool = False) -> History:
+    """The samples among the events; None is one that could not be read."""
+    collector = SampleCollector(include_simulated=include_simulated, include_imported=False)
+    shapes: dict[Shape, Shape] = {}  # one of each: a million phases have few
+    found: list[tuple[str, Shape | None]] = []
+
+    def noted() -> Iterator[Event | None]:
+        for observation in observations:
+            if observation is not None and collector.takes(observation.model):
+                shape = None if _is_cut(observation) else _shape(observation)
+                found.append((observation.run_id or "", shape and shapes.setdefault(shape, shape)))
+            yield None if observation is None else _event(observation)
+
+    collector.add_all(blocks_of(noted(), collector.unreadable))
+    samples = collector.samples()
+    replies = []
+    for (run_id, shape), actual, success, truncated in zip(
+        compress(found, samples.used), samples.actual, samples.success, samples.truncated, strict=True
+    ):
+        if shape is not None:
+            replies.append(Reply(run_id, shape, actual, bool(success), bool(truncated)))
+    return History(replies, samples.counts, len(samples) - len(replies))
+
+
+def _event(observation: Recorded) -> Event:
+    return Event(
+        run_id=observation.run_id,
+        phase_id=observation.phase_id,
+        model=observation.model,
+        category=observation.category,
+        complexity=observation.complexity,
+        deliverable_count=observation.deliverable_count,
+        predicted=observation.predicted_output_tokens,
+        actual=observation.actual_output_tokens,
+        budget=observation.selected_budget,
+        success=observation.success,
+        truncated=observation.truncated,
+        at_s=seconds_of(observation.timestamp),
+        has_paths=bool(observation.deliverables),
+        is_total=is_total(observation),
+    )
+
+
+def _is_cut(observation: Recorded) -> bool:
+    return observation.deliverable_count > len(observation.deliverables or ())
+
+
+def _shape(observation: Recorded) -> Shape:
+    existing = frozenset(observation.existing or ())
+    counts = Counter((kind_of(path), path in existing) for path in observation.deliverables or ())
+    return Shape(
+        observation.category,
+        observation.complexity,
+        tuple(counts[kind, False] for kind in KINDS),
+        tuple(counts[kind, True] for kind in KINDS),
+    )

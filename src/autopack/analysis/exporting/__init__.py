@@ -1,0 +1,1 @@
+"""`autopack export`: recorded events as NDJSON, CSV or Parquet."""

@@ -1,0 +1,1 @@
+"""Events as they are found: in the database, in an export, in a log."""

@@ -1,0 +1,71 @@
+"""PostgreSQL for the read side: one read-only transaction, and a cursor on the server.
+
+The transaction is REPEATABLE READ: the count and the rows that come after it are of one moment, and no writer waits.
+The cursor lives in it, so that PgBouncer may pool transactions. Instants come as the text of their UTC wall clock, as
+SQLite has them: the driver's own conversion would fail a whole result for one `infinity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, DateTime, Engine, Select, Text, cast, func, text, type_coerce
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import NullType
+
+from autopack.analysis.errors import ReadError
+from autopack.analysis.reading.streaming import Block, streamed
+from autopack.database import DatabaseUrlError, Destination, engine_for
+from autopack.database_errors import reason_of
+from autopack.models import UtcDateTime
+
+
+@contextmanager
+def connected(destination: Destination) -> Iterator[Connection]:
+    """A connection in a transaction that sees one moment. Raises `ReadError`, also for what goes wrong in its block."""
+    engine = _engine(destination)
+    try:
+        with engine.connect() as fresh:
+            connection = fresh.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            for setting in ("TimeZone = 'UTC'", "DateStyle = 'ISO'"):
+                connection.exec_driver_sql(f"SET LOCAL {setting}")
+            yield connection
+    except SQLAlchemyError as exc:
+        raise ReadError(f"{destination} cannot be read: {reason_of(exc)}") from exc
+
+
+def column_names(connection: Connection, table: str) -> frozenset[str]:
+    """The columns of a table; none where there is no such table. From the catalogue: SQLAlchemy's inspection warns of
+    every type that it does not know.
+    """
+    found = connection.execute(
+        text("""
+            SELECT attname FROM pg_attribute
+            WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped
+        """),
+        {"table": table},
+    )
+    return frozenset(found.scalars())
+
+
+def as_stored(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column as SQLite would give it: an instant as its UTC wall clock, JSON as text, whatever type holds it."""
+    if isinstance(column.type, UtcDateTime | DateTime):
+        return func.split_part(cast(column, Text), "+", 1)
+    if isinstance(column.type, Text):
+        return cast(column, Text)
+    return type_coerce(column, NullType())
+
+
+def blocks(connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None) -> Generator[Block, None, None]:
+    """The rows in blocks, fetched from the server one at a time."""
+    return streamed(connection, query.limit(limit))
+
+
+def _engine(destination: Destination) -> Engine:
+    try:
+        return engine_for(destination)
+    except DatabaseUrlError as exc:
+        raise ReadError(f"{destination} cannot be read: {exc}") from exc

@@ -1,0 +1,199 @@
+"""The table, read as a stream.
+
+One transaction sees one moment: the count and the rows agree, also while the database is being written. Rows are
+fetched in blocks, so memory does not depend on how many there are. A SQLite file in WAL mode, which is what
+autopack makes, is read without holding up its writer; a reader that pauses for long only lets the WAL grow. What is
+peculiar to a kind of database stands in `sqlite_reader` and `postgres_reader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, null, select
+
+from autopack.analysis.errors import ReadError
+from autopack.analysis.reading import sqlite_reader
+from autopack.analysis.reading.records import (
+    COLUMNS,
+    PLAN_COLUMNS,
+    EventRecord,
+    Unreadable,
+    record_of,
+    utc_text,
+    with_metrics_recomputed,
+)
+from autopack.analysis.reading.selection import EVERYTHING, Selection
+from autopack.analysis.reading.streaming import Block
+from autopack.database import Destination
+from autopack.models import TokenEstimationV2Event
+
+_TABLE = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
+_ROW_NUMBER: ColumnElement[int] = literal_column("rowid")  # of SQLite only
+
+
+class Reader(Protocol):
+    """What differs between kinds of databases when they are read."""
+
+    def connected(self, destination: Destination, /) -> AbstractContextManager[Connection]:
+        """A connection in a transaction that sees one moment. Raises `ReadError`, also for what goes wrong in it."""
+
+    def column_names(self, connection: Connection, table: str, /) -> frozenset[str]:
+        """The columns of a table; none where there is no such table."""
+
+    def as_stored(self, column: ColumnElement[Any], /) -> ColumnElement[Any]:
+        """The column as a record takes it: an instant as the text of its UTC wall clock, nothing else converted."""
+
+    def blocks(
+        self, connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None, /
+    ) -> Generator[Block, None, None]:
+        """The rows in blocks."""
+
+
+def reader_of(destination: Destination) -> Reader:
+    """How a database is read; the driver of a server is imported only for one."""
+    if destination.server is None:
+        return sqlite_reader
+    from autopack.analysis.reading import postgres_reader
+
+    return postgres_reader
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """The selected events of one moment, newest first: how many, and the records, to be taken once.
+
+    `unreadable` counts, while they are taken, the records that lack something which could not be read.
+    """
+
+    total: int
+    records: Iterator[EventRecord]
+    unreadable: Unreadable
+
+
+@contextmanager
+def open_events(destination: Destination, selection: Selection = EVERYTHING) -> Iterator[Events]:
+    """The selected events of a database, as long as the context lasts.
+
+    Raises:
+        ReadError: there is no database, no table in it, or it cannot be read; also while records are taken.
+
+    """
+    reader = reader_of(destination)
+    with reader.connected(destination) as connection:
+        present = _columns(reader, connection, destination)
+        conditions = _conditions(selection)
+        found = connection.execute(select(func.count()).select_from(_TABLE).where(*conditions)).scalar_one()
+        total = found if selection.limit is None else min(found, selection.limit)
+        unreadable = Unreadable()
+        query = _query(reader, present).where(*conditions)
+        with closing(reader.blocks(connection, query, selection.limit)) as blocks:
+            records = _records(blocks, unreadable, recompute="event_uid" not in present)
+            yield Events(total, records, unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some columns of the selected events: how many, and the values as they are stored, in blocks, to be taken once."""
+
+    total: int
+    blocks: Iterator[Block]
+
+
+@contextmanager
+def open_columns(
+    destination: Destination, columns: Mapping[str, int | None], selection: Selection = EVERYTHING
+) -> Iterator[Rows]:
+    """Some columns of the selected events, in no order: what is not asked for is not read.
+
+    A column that the table lacks is None. One with a number is cut to that many characters. Raises `ReadError`, as
+    `open_events` does.
+    """
+    reader = reader_of(destination)
+    with reader.connected(destination) as connection:
+        present = _columns(reader, connection, destination)
+        conditions = _conditions(selection)
+        found = connection.execute(select(func.count()).select_from(_TABLE).where(*conditions)).scalar_one()
+        query = _query(reader, present, columns).where(*conditions)
+        if selection.limit is None:
+            query = query.order_by(None)  # a limit means the newest; without one, sorting would only take time
+        total = found if selection.limit is None else min(found, selection.limit)
+        with closing(reader.blocks(connection, query, selection.limit)) as blocks:
+            yield Rows(total, blocks)
+
+
+def count_and_newest(destination: Destination) -> tuple[int, str | None]:
+    """How many events the database holds, and when the newest of them happened, in ISO 8601 with its zone.
+
+    None: there are no events, or what is stored as the newest time is none. Raises `ReadError`.
+    """
+    reader = reader_of(destination)
+    with reader.connected(destination) as connection:
+        _columns(reader, connection, destination)
+        newest = reader.as_stored(func.max(_TABLE.c.timestamp))  # or one bad value would raise
+        rows, stored = connection.execute(select(func.count(), newest)).one()
+    return rows, utc_text(stored)
+
+
+def rows_landed(destination: Destination) -> int:
+    """The number that SQLite gave the row that landed last; 0 in an empty table. Raises `ReadError`."""
+    reader = reader_of(destination)
+    with reader.connected(destination) as connection:
+        _columns(reader, connection, destination)
+        largest: int | None = connection.execute(select(func.max(_ROW_NUMBER)).select_from(_TABLE)).scalar_one()
+    return largest or 0
+
+
+def _columns(reader: Reader, connection: Connection, destination: Destination) -> frozenset[str]:
+    present = reader.column_names(connection, _TABLE.name)
+    if not present:
+        raise ReadError(f"{destination} has no table {_TABLE.name}; record some events first (TELEMETRY_DB_ENABLED=1), "
+                        "or set DATABASE_URL to where they are")  # fmt: skip
+    if missing := set(PLAN_COLUMNS) - present:
+        raise ReadError(f"{destination}: the table {_TABLE.name} has no column {', '.join(sorted(missing))}; "
+                        "autopack db upgrade mends that")  # fmt: skip
+    return present
+
+
+def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
+    columns = _TABLE.c
+    conditions: list[ColumnElement[bool]] = [and_(True)]
+    for column, wanted in (
+        (columns.run_id, selection.run_ids),
+        (columns.category, selection.categories),
+        (columns.model, selection.models),
+    ):
+        if wanted:
+            conditions.append(column.in_(wanted))
+    if selection.since is not None:
+        conditions.append(columns.timestamp >= selection.since)
+    if selection.until is not None:
+        conditions.append(columns.timestamp < selection.until)
+    if selection.landed is not None:
+        after, through = selection.landed
+        conditions += [after < _ROW_NUMBER, through >= _ROW_NUMBER]
+    return conditions
+
+
+def _query(
+    reader: Reader, present: frozenset[str], columns: Mapping[str, int | None] = dict.fromkeys(COLUMNS)
+) -> Select[*tuple[Any, ...]]:
+    """The columns, newest first."""
+    tie_break = next((name for name in ("event_uid", "event_id") if name in present), "phase_id")
+    return select(
+        *(_column(reader, name, length) if name in present else null().label(name) for name, length in columns.items())
+    ).order_by(_TABLE.c.timestamp.desc(), _TABLE.c[tie_break].desc())
+
+
+def _column(reader: Reader, name: str, length: int | None) -> ColumnElement[Any]:
+    stored = reader.as_stored(_TABLE.c[name])
+    return stored if length is None else func.substr(stored, 1, length)
+
+
+def _records(blocks: Iterator[Block], unreadable: Unreadable, *, recompute: bool) -> Iterator[EventRecord]:
+    for block in blocks:
+        for row in block:
+            yield record_of(with_metrics_recomputed(row) if recompute else row, unreadable)

@@ -1,0 +1,1 @@
+"""`autopack replay`: today's estimator beside the prediction of then and what really came."""

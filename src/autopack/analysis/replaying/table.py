@@ -1,0 +1,137 @@
+"""A replay report for people: notes and a table. Pure; rich draws it on a terminal, aligned text elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from autopack.analysis.replaying.replay import Counts, Group, Report
+from autopack.text import for_terminal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_GROUPS = 25
+_LONGEST_NAME = 24
+
+HEADER = ("", "events", "SMAPE % median", "SMAPE % mean", "waste median", "waste P90", "under %", "trunc %")
+ABOUT = "Each pair: the prediction recorded then / today's estimator. Waste is predicted / actual. All digits: --json"
+
+_NOTES: tuple[tuple[str, str], ...] = (
+    ("duplicates", "left out: {} that were there twice"),
+    ("simulated", "left out: {} simulated (--include-simulated takes them in)"),
+    ("totals", "left out: {} of which only the tokens of the whole call are known"),
+    ("without_counts", "left out: {} with a count of 0"),
+    ("truncated", "{} truncated replies are lower bounds: in under and trunc, not in SMAPE and waste"),
+    ("synthetic", "{} without recorded deliverables: synthetic ones (src/file0.py, …) stand in"),
+    ("cut", "{} had more deliverables than are stored; today's estimator sees the stored ones"),
+    ("existing_unknown", "{} do not say which deliverables existed: all count as new"),
+    ("without_stop_reason", "{} without a stop reason: their count may be of the whole call"),
+)
+
+
+def notes(report: Report) -> list[str]:
+    """What was read, left out and assumed, a line each; what did not happen is not mentioned."""
+    counts = report.counts
+    lines = [
+        f"source: {for_terminal(report.source)}",
+        f"estimator: {for_terminal(report.estimator)}",
+        f"{counts.read} read, {counts.skipped} skipped, {counts.compared} compared{_phases(counts)}",
+    ]
+    lines += [text.format(getattr(counts, name)) for name, text in _NOTES if getattr(counts, name)]
+    if report.overall is None:
+        lines.append("Nothing to compare.")
+    return lines
+
+
+def sections(report: Report) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """The parts of the table: a title and rows of as many cells as `HEADER` has."""
+    if report.overall is None:
+        return
+    yield "overall", [_cells(report.overall)]
+    for title, groups in (
+        ("category", report.by_category),
+        ("complexity", report.by_complexity),
+        ("deliverables", report.by_deliverables),
+    ):
+        rows = [_cells(group) for group in groups[:MOST_GROUPS]]
+        if more := groups[MOST_GROUPS:]:
+            rows.append((f"({len(more)} more)", str(sum(group.events for group in more)), *[""] * (len(HEADER) - 2)))
+        yield f"by {title}", rows
+
+
+def plain_table(report: Report) -> str:
+    """The table as aligned text, with no trailing blanks."""
+    parts = list(sections(report))
+    every = [HEADER, *(row for _, rows in parts for row in rows)]
+    widths = [max(len(row[column]) for row in every) for column in range(len(HEADER))]
+    lines = [_aligned(HEADER, widths)]
+    for title, rows in parts:
+        lines += ["", title, *(_aligned(row, widths) for row in rows)]
+    return "\n".join(lines)
+
+
+def rich_table(report: Report) -> Table:
+    """The table for a terminal. Names are given as text, never as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("", overflow="fold")
+    for name in HEADER[1:]:  # half a figure is a wrong one: where it is narrow, names are folded and headers too
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
+    for title, rows in sections(report):
+        table.add_row(Text(title, style="bold"))
+        for row in rows:
+            table.add_row(*map(Text, row))
+        table.add_section()
+        table.add_row()
+    return table
+
+
+def _cells(group: Group) -> tuple[str, ...]:
+    then, now = group.recorded, group.today
+    return (
+        _name(group.name),
+        str(group.events),
+        _pair(then.median_smape_percent, now.median_smape_percent, _whole),
+        _pair(then.mean_smape_percent, now.mean_smape_percent, _whole),
+        _pair(then.median_waste, now.median_waste, _factor),
+        _pair(then.p90_waste, now.p90_waste, _factor),
+        _pair(then.underestimated_percent, now.underestimated_percent, _whole),
+        _whole(group.truncation_percent),
+    )
+
+
+def _pair(then: float | None, now: float | None, shown: Callable[[float | None], str]) -> str:
+    return f"{shown(then)}/{shown(now)}"
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _factor(value: float | None) -> str:
+    """Three digits, so that the table fits 80 columns."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 (digits)
+
+
+def _name(name: str) -> str:
+    shown = for_terminal(name)
+    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = (
+        cell.rjust(width) if column else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join([first, *others]).rstrip()
+
+
+def _phases(counts: Counts) -> str:
+    if not counts.phases:
+        return ""
+    return f" ({counts.phases} phases, {counts.repeated_attempts} repeated attempts)"

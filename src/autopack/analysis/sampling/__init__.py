@@ -1,0 +1,1 @@
+"""Which of the events are samples, the evidence of verdict and calibration."""

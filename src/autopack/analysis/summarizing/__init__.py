@@ -1,0 +1,1 @@
+"""`autopack summary`: the verdict, and how its figures developed."""

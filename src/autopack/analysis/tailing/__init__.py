@@ -1,0 +1,1 @@
+"""`autopack tail`: events as they land."""

@@ -1,0 +1,77 @@
+"""One event as one line for people. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from autopack.analysis.reading.records import EventRecord
+from autopack.printable import printable
+
+HEADER = ("time (UTC)", "run/phase", "category/complexity", "predicted", "actual", "waste", "budget", "outcome, model")
+_WIDTHS = (19, 30, 24, 9, 9, 7, 9)
+_NUMBERS = range(3, 7)
+_ABOVE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The text of an event, and whether it did not go as it should: truncated, failed, or beyond its budget."""
+
+    text: str
+    bad: bool
+
+
+def header_line() -> str:
+    """What stands above the lines."""
+    return _aligned(HEADER)
+
+
+def line_of(record: EventRecord) -> Line:
+    """The line of an event. Waste is predicted / actual; of a truncated reply the actual tokens are a lower bound."""
+    outcome = _outcome(record)
+    cells = (
+        "-" if record.timestamp is None else record.timestamp[:19].replace("T", " "),
+        _name(f"{record.run_id}/{record.phase_id}", _WIDTHS[1]),
+        _name(f"{record.category}/{record.complexity}", _WIDTHS[2]),
+        _count(record.predicted_output_tokens),
+        ("≥" if record.truncated else "") + _count(record.actual_output_tokens),
+        _waste(record),
+        _count(record.selected_budget),
+        f"{', '.join(outcome) or 'ok'}  {printable(str(record.model), 40)}",
+    )
+    return Line(_aligned(cells), bool(outcome))
+
+
+def _outcome(record: EventRecord) -> list[str]:
+    exceeded = _exceeds(record.actual_output_tokens, record.selected_budget)
+    signs = (("truncated", record.truncated), ("failed", not record.success), ("over budget", exceeded))
+    return [name for name, there in signs if there]
+
+
+def _exceeds(actual: Any, budget: Any) -> bool:
+    return isinstance(actual, int) and isinstance(budget, int) and actual > budget
+
+
+def _waste(record: EventRecord) -> str:
+    ratio = record.waste_ratio
+    if ratio is None:
+        return "-"
+    return f"{'≤' if record.truncated else ''}{ratio:.2f}×" if ratio < _ABOVE else f"{ratio:.0f}×"
+
+
+def _count(value: Any) -> str:
+    return str(value) if isinstance(value, int) else "-"
+
+
+def _name(text: str, width: int) -> str:
+    shown = printable(text, 500)
+    return shown if len(shown) <= width else f"{shown[: width // 2 - 1]}…{shown[-(width - width // 2) :]}"
+
+
+def _aligned(cells: tuple[str, ...]) -> str:
+    padded = [
+        cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=False))
+    ]
+    return "  ".join([*padded, cells[-1]])

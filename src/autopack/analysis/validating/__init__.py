@@ -1,0 +1,1 @@
+"""`autopack validate`: whether the estimator is validated on real data."""

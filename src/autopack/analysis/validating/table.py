@@ -1,0 +1,134 @@
+"""A verdict for people: what it is, why, what is missing, and every figure with its interval. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from autopack.analysis.aligned import Part
+from autopack.analysis.validating.estimate_text import interval_text, point_text
+from autopack.analysis.validating.measures import Estimate
+from autopack.analysis.validating.rules import FIGURES
+from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, Validation
+from autopack.text import for_terminal
+
+MOST_STRATA = 25
+MOST_LINES = 20
+_LONGEST_NAME = 28
+
+_COUNTS = (
+    ("unreadable", "{} unreadable"),
+    ("simulated", "{} simulated"),
+    ("repeated", "{} repeated attempts"),
+    ("totals", "{} of which only the tokens of the whole call are known"),
+    ("without_counts", "{} with a count of 0"),
+    ("without_deliverables", "{} without real deliverables"),
+)
+
+
+def headline(validation: Validation) -> str:
+    """The verdict, labelled where it is provisional."""
+    label = "PROVISIONAL, points only: " if validation.provisional else ""
+    return f"verdict: {label}{validation.verdict.upper()}"
+
+
+def before_tables(validation: Validation) -> list[str]:
+    """The verdict and its reasons, a line each."""
+    lines = [headline(validation)]
+    lines += _listed("reason", validation.reasons)
+    lines += _listed("missing", validation.missing)
+    lines += _listed("note", validation.remarks)
+    return [*lines, f"source: {for_terminal(validation.source)}", samples_line(validation)]
+
+
+def after_tables(validation: Validation) -> list[str]:
+    """How to read the figures, and by which rules they were judged."""
+    level = f"{validation.rules.level * 100:g} %"
+    return [
+        f"[…] is the {level} interval: Wilson's for rates, order statistics for quantiles; ? is an end that takes more",
+        "samples. What depends on what truncated replies would have been is shown as best–worst. All digits: --json",
+        "rules: " + ", ".join(_rules(validation)),
+    ]
+
+
+def parts(validation: Validation) -> Iterator[Part]:
+    """The tables."""
+    yield "rules", ("", "n", "figure", "interval", "limit", "outcome"), [_rule(rule) for rule in validation.results]
+    yield "by category/complexity", ("", "n", *(figure.title for figure in FIGURES)), _strata(validation)
+    drift = validation.drift
+    if drift.recent and drift.earlier:
+        header = ("", f"last {drift.days:g} days (n={drift.recent})", f"before (n={drift.earlier})", "")
+        yield (
+            "drift",
+            header,
+            [
+                (
+                    FIGURES_BY_NAME[row.name].title,
+                    _with_interval(row.recent, row.name),
+                    _with_interval(row.earlier, row.name),
+                    "worse" if row.worse else "",
+                )
+                for row in drift.rows
+            ],
+        )
+
+
+def _listed(word: str, texts: Sequence[str]) -> list[str]:
+    lines = [f"  {word}: {for_terminal(text)}" for text in texts[:MOST_LINES]]
+    rest = len(texts) - len(lines)
+    return [*lines, f"  {word}: … and {rest} more (--json has all)"] if rest else lines
+
+
+def samples_line(validation: Validation) -> str:
+    """How many events were read, how many of them are samples, and why the others are not."""
+    counts = validation.counts
+    left_out = [text.format(value) for name, text in _COUNTS if (value := getattr(counts, name))]
+    covered = ", ".join(f"{part.present} {part.name}" for part in validation.coverage[1:])
+    return f"{counts.read} events read, {counts.used} samples ({covered}); left out: {', '.join(left_out) or 'none'}"
+
+
+def _rule(rule: RuleResult) -> tuple[str, ...]:
+    figure = FIGURES_BY_NAME[rule.name]
+    estimate = rule.estimate
+    more = "" if rule.more_needed is None else f", {rule.more_needed} more"
+    return (
+        figure.title,
+        str(estimate.n),
+        point_text(estimate, figure),
+        interval_text(estimate),
+        figure.demand(rule.limit),
+        f"{rule.outcome}{more}",
+    )
+
+
+def _strata(validation: Validation) -> list[tuple[str, ...]]:
+    shown = sorted(validation.strata, key=lambda stratum: (-stratum.measures.n, stratum.name))
+    rows = [
+        (
+            _name(stratum.name),
+            f"{stratum.measures.n}" + (f" (+{stratum.more_needed})" if stratum.more_needed else ""),
+            *(_with_interval(getattr(stratum.measures, figure.name), figure.name) for figure in FIGURES),
+        )
+        for stratum in shown[:MOST_STRATA]
+    ]
+    if rest := shown[MOST_STRATA:]:
+        rows.append((f"({len(rest)} more)", str(sum(stratum.measures.n for stratum in rest)), *[""] * len(FIGURES)))
+    return rows
+
+
+def _with_interval(estimate: Estimate, name: str) -> str:
+    if estimate.point is None:
+        return "-"
+    return f"{point_text(estimate, FIGURES_BY_NAME[name])} {interval_text(estimate)}"
+
+
+def _rules(validation: Validation) -> Iterator[str]:
+    for name, value in msgspec.structs.asdict(validation.rules).items():
+        shown = for_terminal(" ".join(value)) or "all" if isinstance(value, tuple) else value
+        yield f"{name}={shown}"
+
+
+def _name(name: str) -> str:
+    shown = for_terminal(name)
+    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
