@@ -225,6 +225,75 @@ def test_a_thread_that_cannot_be_started_is_started_at_the_next_chance() -> None
         assert len(store.rows) == 1
 
 
+def test_when_threads_can_be_started_again_the_next_event_after_a_moment_starts_ours(place: Place) -> None:
+    with place.open() as telemetry:
+        before = threading.stack_size(1 << 46)
+        try:
+            assert telemetry.record(**event())
+        finally:
+            threading.stack_size(before)
+        record_until_written(telemetry)
+
+
+@pytest.mark.parametrize("journal", ["auto", "off"])
+def test_when_threads_can_be_started_again_also_a_full_buffer_is_written(
+    database: Path, monkeypatch: pytest.MonkeyPatch, journal: str
+) -> None:
+    monkeypatch.setenv("TELEMETRY_JOURNAL_DIR", journal)
+    monkeypatch.setenv("TELEMETRY_JOURNAL_BYTES", str(1 << 20))  # one segment
+    with Telemetry(url_of(database), queue_size=2000) as telemetry:
+        before = threading.stack_size(1 << 46)
+        try:
+            while telemetry.record(**event(deliverables=["x" * 190] * 20)):
+                pass
+        finally:
+            threading.stack_size(before)
+        full = telemetry.stats().pending
+        record_until_written(telemetry)
+        assert telemetry.flush(30)
+        assert telemetry.stats().written >= full
+
+
+def record_until_written(telemetry: Telemetry) -> None:
+    """Record far fewer events than make a batch, far too slowly for each to matter, until one is written."""
+    for _ in range(400):
+        if telemetry.stats().written:
+            return
+        telemetry.record(**event())
+        threading.Event().wait(0.02)
+    raise AssertionError(telemetry.stats())
+
+
+@pytest.mark.parametrize("journal", ["auto", "off"])
+def test_while_no_thread_can_be_started_not_every_event_tries(database: Path, journal: str) -> None:
+    run_python(
+        """
+        import time
+        from itertools import pairwise
+        from autopack.telemetry import Telemetry
+        tries_s = []
+        def note(frame, what, function):
+            if what == "c_call" and function.__name__ == "start_new_thread":
+                tries_s.append(time.monotonic())
+        telemetry = Telemetry(f"sqlite:///{sys.argv[1]}", queue_size=10**6)
+        threading.stack_size(1 << 46)
+        sys.setprofile(note)
+        recorded = 0
+        while len(tries_s) < 4:
+            assert telemetry.record(**event())
+            recorded += 1
+        sys.setprofile(None)
+        assert recorded > 100, recorded
+        assert all(later - earlier > 0.2 for earlier, later in pairwise(tries_s)), tries_s
+        threading.stack_size(0)
+        assert telemetry.flush(30)
+        telemetry.close()
+        """,
+        database,
+        env={"TELEMETRY_JOURNAL_DIR": journal},
+    )
+
+
 def test_a_thread_that_can_never_be_started_still_leaves_the_events_to_close() -> None:
     store = MemoryStore()
     telemetry = Telemetry(store)

@@ -60,6 +60,7 @@ class UncommonPath:
         try:
             wake = self._writer.buffer.offer(payload)
         except Refused as exc:
+            self._writer.ensure_thread()  # where none could be started, a full buffer would stay full
             return "closed" if self._writer.closing else exc.reason
         if not redacted:
             self.redaction_failures.add()

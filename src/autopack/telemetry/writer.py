@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _GRACE_S = 0.5  # after the deadline, for the worker to notice it and to close its connection
 _MAX_RESTART_DELAY_S = 30.0
 _CLOSING_DELAY_S = 0.25
+_START_PAUSE_S = 0.25  # a thread that is refused costs a failing system call, which not every event shall pay for
 
 
 class Writer:
@@ -46,6 +47,7 @@ class Writer:
         self._working = threading.Lock()
         self._close_may_work = True  # itself, in its own thread: no worker has begun, and no close has ended
         self._thread_id: int | None = None
+        self._may_start_s = 0.0  # on the monotonic clock: when the next event may try to start the thread
         self._close_once = threading.Lock()
         self._report_once = threading.Lock()
 
@@ -66,7 +68,19 @@ class Writer:
         if self.progress.running:
             self.buffer.disarm()
             self._orders.bell.ring()
-        elif not self.closing:
+        else:
+            self.ensure_thread()
+
+    def ensure_thread(self) -> None:
+        """Start the thread if there is none, unless that was refused a moment ago: then the next event asks again.
+
+        Called from the hot path, also for an event that a full buffer refuses. Never waits, never raises.
+        """
+        if self.progress.running or self.closing:
+            return
+        if time.monotonic() < self._may_start_s:
+            self.buffer.arm(1)
+        else:
             self._start()
 
     def flush(self, timeout_s: float) -> bool:
@@ -74,8 +88,8 @@ class Writer:
         target = self.buffer.accepted_here
         if self._settled(target) or threading.get_ident() == self._thread_id:
             return self._settled(target)
-        if not self.progress.running:
-            self.wake()
+        if not (self.progress.running or self.closing):
+            self._start()
         self._orders.flush(target)
         return self.progress.wait_for(lambda: self._settled(target), timeout_s)
 
@@ -171,10 +185,14 @@ class Writer:
             self._not_started(exc)
 
     def _not_started(self, exc: BaseException) -> None:
-        """No thread can be started: the process is at its limit, or exits. `close` will write what there is."""
+        """No thread can be started now: the process is at its limit, or exits.
+
+        An event after a pause tries again, a flush at once; else `close` will write what there is.
+        """
         self.progress.last_error = type(exc).__name__
         self.progress.running = self._working.locked()
-        self.buffer.arm(self._settings.batch_size)
+        self._may_start_s = time.monotonic() + _START_PAUSE_S
+        self.buffer.arm(1)
         self.progress.announce()
 
     def _work(self) -> None:
