@@ -1,11 +1,13 @@
 """The journal while its process lives: bounds, re-entrancy, folders that fail, several writers in one folder."""
 
+import contextlib
 import os
 import resource
 import stat
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -119,6 +121,26 @@ def fill(journal: Journal) -> list[bytes]:
     raise AssertionError("it is never full")
 
 
+def test_whatever_was_refused_in_between_everything_that_was_accepted_is_recovered(tmp_path: Path) -> None:
+    settings = SMALL.__class__(
+        journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, journal_bytes=128 << 10
+    )
+    journal = make_journal(tmp_path, bytes(32), settings)
+    kept = fill(journal)
+    for _ in range(70_000):
+        with pytest.raises(Refused):
+            journal.append(b"x" * 500)
+    with contextlib.suppress(Refused):
+        journal.append(b"small enough for what is left")
+        kept.append(b"small enough for what is left")
+    abandon(journal)
+    later = make_journal(tmp_path, bytes(32))
+    later.recover()
+    assert drained(later) == kept
+    assert later.damaged == 0
+    later.close()
+
+
 def retried_until_accepted(journal: Journal) -> bool:
     for _ in range(100):
         try:
@@ -205,27 +227,126 @@ def test_a_signal_handler_that_records_while_the_same_thread_records_loses_nothi
     assert Counter(phases_of(database)) == Counter(accepted.split())
 
 
-class Interrupting(bytes):
-    """A payload whose length, when the journal asks for it, records another event: as a signal handler would."""
+def at_c_call(name: str, do: Callable[[], object]) -> None:
+    """Do something once, in the middle of the next call of a C function of this name: as a signal handler would."""
 
-    journal: Journal
+    def interrupt(_frame: FrameType, what: str, function: object) -> None:
+        if what == "c_call" and getattr(function, "__name__", "") == name:
+            sys.setprofile(None)
+            do()
 
-    def __len__(self) -> int:
-        journal, Interrupting.journal = Interrupting.journal, None  # type: ignore[assignment]
-        if journal is not None:
-            journal.append(b"from inside")
-        return super().__len__()
+    sys.setprofile(interrupt)
 
 
-def test_a_call_inside_the_critical_section_is_journalled_after_the_outer_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["adler32", "encode", "write"])
+def test_a_call_inside_another_is_journalled_like_any_other(tmp_path: Path, where: str) -> None:
     journal = make_journal(tmp_path, bytes(32))
-    for n in range(2000):
-        Interrupting.journal = journal
-        journal.append(Interrupting(b"outer %d" % n + b"." * 80))
+    for n in range(1000):
+        at_c_call(where, lambda: journal.append(b"from inside"))
+        journal.append(b"outer %d" % n + b"." * 80)
         assert journal.account().pending == 2
-        taken = drained(journal)
-        assert taken == [b"outer %d" % n + b"." * 80, b"from inside"], "wherever in a segment it happens"
+        assert drained(journal) == [b"from inside", b"outer %d" % n + b"." * 80], "wherever in a segment it happens"
     journal.close()
+
+
+def test_a_call_inside_the_making_of_a_segment_makes_no_other_and_is_journalled_by_the_outer_one(
+    tmp_path: Path,
+) -> None:
+    journal = make_journal(tmp_path, bytes(32))
+    during: list[int] = []
+
+    def record_inside() -> None:
+        journal.append(b"from inside")
+        during.append(journal.accepted_here)
+
+    at_c_call("rename", record_inside)
+    journal.append(b"outer")
+    assert during == [1], "it counts from the moment when it is accepted"
+    assert journal.accepted_here == 2
+    assert len(segments_in(tmp_path)) == 1
+    abandon(journal)
+    later = make_journal(tmp_path, bytes(32))
+    later.recover()
+    assert drained(later) == [b"outer", b"from inside"], "both outlive the process"
+    later.close()
+
+
+def test_what_is_put_aside_is_bounded_by_what_a_new_segment_has_room_for(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, bytes(32))
+    largest = bytes(journal.slot_bytes - 100)
+    refused: list[str] = []
+
+    def record_inside() -> None:
+        journal.append(largest)
+        try:
+            journal.append(largest)
+        except Refused as exc:
+            refused.append(exc.reason)
+
+    at_c_call("rename", record_inside)
+    journal.append(b"outer")
+    assert refused == ["journal_full"]
+    assert drained(journal) == [b"outer", largest]
+    journal.close()
+
+
+def test_what_is_aside_while_the_journal_is_full_is_journalled_when_there_is_room(tmp_path: Path) -> None:
+    settings = SMALL.__class__(
+        journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, journal_bytes=128 << 10
+    )
+    journal = make_journal(tmp_path, bytes(32), settings)
+    kept = fill(journal)
+    aside = b"aside" * 100
+    while journal.account().pending == len(kept):  # for a quarter of a second a full journal is believed to be full
+        at_c_call("scandir", lambda: journal.append(aside))
+        with pytest.raises(Refused, match="journal_full"):
+            journal.append(b"x" * 500)
+    assert journal.account().pending == len(kept) + 1
+    assert drained(journal) == kept
+    assert journal.account().pending == 1
+    taken: list[bytes] = []
+    while not taken:  # the same
+        taken = drained(journal)
+    assert taken == [aside]
+    assert journal.account().pending == 0
+    journal.close()
+    assert segments_in(tmp_path) == []
+
+
+def test_an_append_that_was_held_up_since_before_the_segment_changed_goes_into_the_next(tmp_path: Path) -> None:
+    """A thread may sleep between looking up the segment and writing; meanwhile the segment is filled, and deleted."""
+    journal = make_journal(tmp_path, bytes(32))
+    journal.append(b"first")
+    taken: list[bytes] = []
+
+    def sleep() -> None:
+        for n in range(400):
+            journal.append(b"%d" % n * 100)
+        taken.extend(drained(journal))
+
+    at_c_call("adler32", sleep)
+    journal.append(b"late")
+    assert len(taken) == 401
+    assert drained(journal) == [b"late"]
+    assert journal.accepted_here == 402
+    journal.close()
+
+
+def test_two_threads_that_prolong_the_journal_at_once_lose_nothing(tmp_path: Path) -> None:
+    """The second finds no room in the very moment when the first is about to put its segment in place."""
+    journal = make_journal(tmp_path, bytes(32))
+
+    def another() -> None:
+        thread = threading.Thread(target=journal.append, args=(b"of another thread",))
+        thread.start()
+        thread.join()
+
+    at_c_call("rename", another)
+    journal.append(b"mine")
+    assert sorted(drained(journal)) == [b"mine", b"of another thread"]
+    assert journal.accepted_here == 2
+    journal.close()
+    assert segments_in(tmp_path) == []
 
 
 def test_close_from_a_signal_handler_inside_the_journal_does_not_wait_for_itself(database: Path) -> None:
@@ -238,7 +359,7 @@ def test_close_from_a_signal_handler_inside_the_journal_does_not_wait_for_itself
             telemetry.record(**event(phase_id=f"p{n}"))
         journal = telemetry.writer.buffer
         begun = time.monotonic()
-        with journal._lock:  # where a handler that interrupts `append` finds it
+        with journal._making:  # where a handler that interrupts the making of a segment finds it
             telemetry.close(20)
         print(time.monotonic() - begun, telemetry.stats().pending)
     """
@@ -391,12 +512,7 @@ def test_a_close_while_the_first_segment_is_made_lets_nothing_in(tmp_path: Path)
     """The close comes at the moment when the new segment is renamed, as one in another thread may."""
     journal = make_journal(tmp_path, bytes(32))
 
-    def close_in_the_middle(_frame: FrameType, what: str, function: object) -> None:
-        if what == "c_call" and getattr(function, "__name__", "") == "rename":
-            sys.setprofile(None)
-            journal.refuse()
-
-    sys.setprofile(close_in_the_middle)
+    at_c_call("rename", journal.refuse)
     with pytest.raises(Refused, match="closed"):
         journal.append(payload())
     with pytest.raises(Refused, match="closed"):

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from zlib import crc32
+from zlib import adler32, crc32
 
 import pytest
 from hypothesis import given
@@ -13,17 +13,21 @@ from autopack.telemetry.recovery import Orphan, orphans_in
 from autopack.telemetry.segment import (
     FIRST_RECORD,
     FORMAT_VERSION,
-    RECORD,
-    RECORD_BYTES,
     Header,
     Segment,
     SegmentError,
-    aligned,
 )
 
 FINGERPRINT = bytes(range(32))
-PAYLOADS = [b"the first", b"second", b"third, which is longer than the others", b"4"]
+PAYLOADS = [b"the first", b"second", b"third, which is longer than the others" * 8, b"last"]
 SIZE = 4096
+
+
+def record_of(payload: bytes, sequence: int) -> bytes:
+    """A record as it is documented, written out."""
+    length = len(payload)
+    head = b"\xc4" + struct.pack(">B", length) if length < 256 else b"\xc5" + struct.pack(">H", length)
+    return b"\x92\xcf" + struct.pack(">II", sequence, adler32(payload, sequence)) + head + payload
 
 
 def header(**changes: int) -> Header:
@@ -38,21 +42,17 @@ def image(payloads: list[bytes] = PAYLOADS) -> bytes:
     data[:192] = first.pack() * 2
     mark = struct.pack("<QI", FIRST_RECORD, 0)
     data[192:204] = struct.pack("<QI", FIRST_RECORD, crc32(mark))
-    at = FIRST_RECORD
-    for sequence, payload in enumerate(payloads, first.first_sequence):
-        RECORD.pack_into(data, at, len(payload), crc32(payload, sequence), sequence)
-        data[at + RECORD_BYTES : at + RECORD_BYTES + len(payload)] = payload
-        at = aligned(at + RECORD_BYTES + len(payload))
+    records = b"".join(record_of(payload, sequence) for sequence, payload in enumerate(payloads, first.first_sequence))
+    data[FIRST_RECORD : FIRST_RECORD + len(records)] = records
     return bytes(data)
 
 
 IMAGE = image()
-# The bytes of each record, the zeros that fill it up to a multiple of 8 left out: nothing is in them.
 EXTENTS: list[range] = []
 _at = FIRST_RECORD
 for _payload in PAYLOADS:
-    EXTENTS.append(range(_at, _at + RECORD_BYTES + len(_payload)))
-    _at = aligned(EXTENTS[-1].stop)
+    EXTENTS.append(range(_at, _at + len(record_of(_payload, 77))))
+    _at = EXTENTS[-1].stop
 END = EXTENTS[-1].stop
 
 
@@ -108,7 +108,7 @@ def test_a_byte_that_is_flipped_loses_at_most_the_record_that_it_is_in(tmp_path:
 def test_zeros_over_any_range_lose_only_the_records_that_they_touch(tmp_path: Path) -> None:
     path = tmp_path / "a.seg"
     for start in range(FIRST_RECORD, END, 3):
-        for length in (1, 7, 16, 64):
+        for length in (1, 7, 16, 64, 400):
             data = bytearray(IMAGE)
             data[start : start + length] = bytes(len(data[start : start + length]))
             path.write_bytes(data)
@@ -119,12 +119,24 @@ def test_zeros_over_any_range_lose_only_the_records_that_they_touch(tmp_path: Pa
 
 
 def test_a_torn_last_record_is_counted_and_the_others_are_kept(tmp_path: Path) -> None:
-    """The payload is written first: a crash before the 16 bytes in front of it leaves a length of 0."""
+    """A crash in the middle of the copy, whichever of its bytes came first."""
+    path = tmp_path / "a.seg"
+    extent = EXTENTS[-1]
+    for torn in (slice(extent.start, extent.start + 12), slice(extent.stop - 3, extent.stop)):
+        data = bytearray(IMAGE)
+        data[torn] = bytes(len(data[torn]))
+        path.write_bytes(data)
+        assert read_back(path) == (PAYLOADS[:-1], 1)
+
+
+def test_records_whose_threads_swapped_their_sequences_are_whole(tmp_path: Path) -> None:
+    """A sequence is taken before the record is written, so the next thread may be faster; or it is never written."""
     path = tmp_path / "a.seg"
     data = bytearray(IMAGE)
-    data[EXTENTS[-1].start : EXTENTS[-1].start + RECORD_BYTES] = bytes(RECORD_BYTES)
+    for extent, payload, sequence in zip(EXTENTS, PAYLOADS, (78, 77, 81, 80), strict=True):
+        data[extent.start : extent.stop] = record_of(payload, sequence)
     path.write_bytes(data)
-    assert read_back(path) == (PAYLOADS[:-1], 1)
+    assert read_back(path) == (PAYLOADS, 0)
 
 
 def test_the_second_copy_of_the_header_stands_in_for_the_first(tmp_path: Path) -> None:
@@ -149,11 +161,13 @@ def test_what_lies_before_the_mark_is_not_read_again_and_a_broken_mark_leaves_no
     assert read_back(path) == (PAYLOADS, 0)
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 65535])
-def test_a_newer_format_is_refused_in_words(tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "age"), [(FORMAT_VERSION - 1, "older"), (FORMAT_VERSION + 1, "newer"), (65535, "newer")]
+)
+def test_another_format_is_refused_in_words(tmp_path: Path, version: int, age: str) -> None:
     path = tmp_path / "a.seg"
     path.write_bytes(header(version=version).pack() * 2 + IMAGE[192:])
-    with pytest.raises(SegmentError, match=f"format {version} is newer than this program's {FORMAT_VERSION}"):
+    with pytest.raises(SegmentError, match=f"format {version} is {age} than this program's {FORMAT_VERSION}"):
         Segment.open(path)
     assert read_back(path) is None
     assert path.exists()
@@ -162,11 +176,8 @@ def test_a_newer_format_is_refused_in_words(tmp_path: Path, version: int) -> Non
 def test_a_record_of_another_segment_is_not_taken_for_one_of_this(tmp_path: Path) -> None:
     """A block that a file system hands out with somebody else's old bytes in it."""
     path = tmp_path / "a.seg"
-    other = bytearray(SIZE)
-    RECORD.pack_into(other, 0, 5, crc32(b"other", 1 << 30), 1 << 30)
-    other[RECORD_BYTES : RECORD_BYTES + 5] = b"other"
-    at = aligned(END)
-    path.write_bytes(IMAGE[:at] + bytes(other[: SIZE - at]))
+    other = record_of(b"other", 1 << 30)
+    path.write_bytes(IMAGE[:END] + other + IMAGE[END + len(other) :])
     assert read_back(path) == (PAYLOADS, 1)
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 class AtomicCounter:
     """Counts up: `next` on `itertools.count` is one step in C."""
 
-    def __init__(self) -> None:
-        self.ticks = itertools.count()
+    def __init__(self, start: int = 0) -> None:
+        self.ticks = itertools.count(start)
 
     def add(self) -> None:
         """Count one. Where every nanosecond counts, `next(counter.ticks)` does the same."""
@@ -18,7 +18,7 @@ class AtomicCounter:
 
     @property
     def value(self) -> int:
-        """How often it was added to."""
+        """Where it stands: its start, and how often it was added to."""
         # `count(7)`: its documented form is the one way to read it in one step and without taking a number.
         return int(repr(self.ticks)[len("count(") : -1])
 

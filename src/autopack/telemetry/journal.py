@@ -1,9 +1,9 @@
 """The journal: accepted events in memory-mapped files, which outlive the process.
 
-*Theory of operation.* `append` copies an encoded event into the current segment, under a short lock and without a
-system call, and only then is it accepted. The kernel holds the pages: SIGKILL, OOM or a crash of the process do not
-touch them (a power loss of the machine may). The worker reads the same segments in order, so the journal is the queue:
-while the database is away events stay in it, as many as fit, and memory stays flat. After a commit the worker moves the
+*Theory of operation.* `append` copies an encoded event into the current segment, without a lock and without a system
+call, and then it is accepted. The kernel holds the pages: SIGKILL, OOM or a crash of the process do not touch them (a
+power loss of the machine may). The worker reads the same segments in order, so the journal is the queue: while the
+database is away events stay in it, as many as fit, and memory stays flat. After a commit the worker moves the
 acknowledged mark forward, and deletes a segment that is settled to its end. Nothing is read from a file that this
 process does not own.
 
@@ -11,10 +11,11 @@ process does not own.
 the next writer with the same destination takes the segment over: `recover` reads what was not acknowledged and puts it
 before everything else. Two may try; one gets the lock. Sending an event twice is harmless, since its id is in it.
 
-*Re-entrancy.* A signal handler or `__del__` may record while the same thread is inside `append`. It sees the flag and
-puts its event aside; the outer call journals it before it gives up the lock. Any other thread waits for the lock, which
-is never held across I/O, but for the making of the next segment when the worker has not made it in time; that is
-counted (`inline_segments`).
+*Re-entrancy.* The copy is one step (see `appender`), so a signal handler or `__del__` may record anywhere in `append`.
+Who finds no room goes on in the next segment, and makes it if the worker has not in time; that is I/O, and counted
+(`inline_segments`). Another thread that needs it waits for that, a moment; if it does not come it makes one too, and
+the first that is in place is used by all. A signal handler that finds no room while its own thread is at that puts its
+event aside, in memory, and the call that it interrupted journals it.
 
 *Fork.* The child closes file and map of every segment and touches nothing in them: the lock is the parent's, and a
 child that kept the file open would keep the lock alive when the parent is dead.
@@ -36,11 +37,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from zlib import crc32
+from zlib import adler32
 
 import msgspec
 
 from autopack.telemetry import log
+from autopack.telemetry.appender import Appender
 from autopack.telemetry.buffer import Refused
 from autopack.telemetry.control import politely
 from autopack.telemetry.counters import AtomicCounter
@@ -51,8 +53,7 @@ from autopack.telemetry.segment import (
     FIRST_RECORD,
     FORMAT_VERSION,
     MAX_BYTES,
-    RECORD,
-    RECORD_BYTES,
+    RECORD_OVERHEAD_BYTES,
     SUFFIX,
     UNFINISHED_SUFFIX,
     Header,
@@ -60,10 +61,8 @@ from autopack.telemetry.segment import (
 )
 from autopack.telemetry.settings import Settings
 
-_NEVER = 1 << 62
-_LOCK_PATIENCE_S = 0.1
 _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
-_pack = RECORD.pack
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Journal:
@@ -72,7 +71,7 @@ class Journal:
     def __init__(self, folder: Path, fingerprint: bytes, settings: Settings, wake: Callable[[], None]) -> None:
         self.folder = folder
         smallest = min(settings.journal_first_segment_bytes, settings.journal_segment_bytes)
-        self.slot_bytes = min(settings.max_event_bytes, smallest - FIRST_RECORD - RECORD_BYTES - 8)
+        self.slot_bytes = min(settings.max_event_bytes, smallest - FIRST_RECORD - RECORD_OVERHEAD_BYTES)
         self.inline_segments = AtomicCounter()
         self.damaged = 0
         self._settings = settings
@@ -80,15 +79,12 @@ class Journal:
         self._writer_id = os.urandom(16)
         self._fingerprint = fingerprint
         self._numbers = itertools.count(1)
-        self._lock = threading.RLock()  # the call site's: the segment that is written
-        self._acquire, self._release = self._lock.acquire, self._lock.release
-        self._account_lock = threading.RLock()  # for consistent snapshots: only the worker reads and settles
-        self._inside = False
-        self._draining = False
+        self._making = threading.RLock()
+        self._inside: set[int] = set()  # the threads that look for the next segment
         self._aside: deque[bytes] = deque()
-        self._appended = 0
+        self._draining = False  # what is aside
+        self._account_lock = threading.RLock()  # for consistent snapshots: only the worker reads and settles
         self._taken_here = 0
-        self._wake_at = 1  # the first event starts the worker
         self._closed = False
         self._full_until_s = 0.0
         self._said_full = False
@@ -98,12 +94,10 @@ class Journal:
         self._recovery_begun = False
         self._orphans: deque[Orphan] = deque()
         self._left_behind = 0  # events of orphans that were not read before `close` gave them back
-        self._own: deque[Segment] = deque()  # ours that are not settled to their end, oldest first; the last is written
-        self._next: Segment | None = None
-        self._making_bytes = 0  # of the segment that the call site is making, 0 while it makes none
-        # Where `_put` goes on. No segment is made before the first event: most forked children never record one.
-        self._segment: Segment | None = None
-        self._offset = self._capacity = self._sequence = 0
+        # No segment is made before the first event: most forked children never record one.
+        self._appender = Appender()  # or one before it, for a moment: who finds no room there follows the chain
+        self._oldest = self._appender  # the first that is not settled to its end
+        self._ready: list[Segment] = []  # the next, made by the worker
         _check_folder(folder)
 
     # The call site.
@@ -114,37 +108,15 @@ class Journal:
 
     def append(self, payload: bytes) -> None:
         """Accept an event: when this returns it outlives the process. Raises Refused."""
-        # Like `with self._lock`, at half its price.
+        appender = self._appender
+        sequence = next(appender.sequences)
         try:
-            self._acquire()
-            if self._inside:
-                self._put_aside(payload)
-                return
-            self._inside = True
-            try:
-                end = self._offset + RECORD_BYTES + len(payload)
-                if end > self._capacity:
-                    self._roll()
-                    end = self._offset + RECORD_BYTES + len(payload)
-                sequence = self._sequence
-                # In one copy: a crash between two would leave what looks like a damaged record.
-                record = _pack(len(payload), crc32(payload, sequence), sequence) + payload
-                self._map[self._offset : end] = record
-                # From here on it is accepted. An exception of a signal handler before this leaves no trace: the next
-                # event overwrites it.
-                self._sequence = sequence + 1
-                self._offset = (end + 7) & ~7
-                self._appended = appended = self._appended + 1
-            finally:
-                self._inside = False
-            if self._aside and not self._draining:
-                self._append_what_is_aside()
-        finally:
-            try:  # noqa: SIM105 (contextlib.suppress costs more than the whole lock)
-                self._release()
-            except RuntimeError:
-                pass  # a signal handler raised while this thread was waiting for the lock
-        if appended >= self._wake_at:
+            # In one copy: a crash between two would leave what looks like a damaged record.
+            appender.write(_encode((sequence << 32 | adler32(payload, sequence), payload)))
+        except ValueError:
+            self._append_after(appender, payload)
+            return
+        if sequence >= appender.wake_at:
             self._wake()
 
     def offer(self, payload: bytes) -> bool:
@@ -154,70 +126,70 @@ class Journal:
         self.append(payload)
         return False
 
+    def _append_after(self, full: Appender, payload: bytes) -> None:
+        """Append behind one that takes nothing any more. Raises Refused."""
+        me = threading.get_ident()
+        if me in self._inside:
+            self._put_aside(payload)
+            return
+        try:
+            self._inside.add(me)
+            self._appender = self._after(full)
+        finally:
+            self._inside.discard(me)
+        self.append(payload)
+        self._append_what_is_aside()
+
     def _put_aside(self, payload: bytes) -> None:
-        """What interrupts `append` in its own thread may only add what surely finds room behind it."""
-        waiting = sum(map(len, self._aside)) + len(self._aside) * (RECORD_BYTES + 8)
-        needed = waiting + len(payload) + self.slot_bytes + 2 * (RECORD_BYTES + 8)
-        if self._offset + needed > self._capacity:
-            if self._closed:
-                raise Refused("closed")
-            # A segment in the making was asked for by the call that this one interrupts: another would be one too many.
-            if FIRST_RECORD + needed > (self._making_bytes or self._prepared().size_bytes):
-                raise Refused("journal_full")
+        """At most so much that a new segment has room for all of it."""
+        waiting = sum(len(other) + RECORD_OVERHEAD_BYTES for other in self._aside)
+        if waiting + len(payload) > self.slot_bytes:
+            raise Refused("journal_full")
         self._aside.append(payload)
 
     def _append_what_is_aside(self) -> None:
-        """The lock is held. An event leaves the side deque only when it is in the segment."""
-        self._draining = True
-        try:
-            while self._aside:
-                self.append(self._aside[0])
-                self._aside.popleft()
-        finally:
-            self._draining = False
-
-    def _roll(self) -> None:
-        """Go on in the next segment. Raises Refused."""
-        if self._closed:
-            raise Refused("closed")
-        segment, self._next = self._prepared(), None
-        if self._segment is not None:
-            self._segment.write_offset = self._offset
-        self._segment = segment
-        self._map = segment.map
-        self._offset = segment.write_offset
-        self._capacity = segment.size_bytes
-        self._sequence = segment.header.first_sequence
-        self._own.append(segment)
-        if self._closed:  # while the segment was made
-            self._capacity = 0
-            raise Refused("closed")
-
-    def _prepared(self) -> Segment:
-        """The next segment, made here and now if it is not there yet. Raises Refused."""
-        if self._next is None:
-            self._making_bytes = self._next_bytes
+        """An event leaves the side deque only when it is in a segment: there twice is better than nowhere."""
+        if not self._aside or self._draining:
+            return
+        with politely(self._making) as held, contextlib.suppress(Refused):
             try:
-                made = self._make_next()
+                self._draining = True
+                while held and self._aside:
+                    self.append(self._aside[0])
+                    self._aside.popleft()
             finally:
-                self._making_bytes = 0
-            self.inline_segments.add()
-            if self._next is None:
-                self._next = made
-            else:
-                made.remove()  # a signal handler came between and made one too
-        return self._next
+                self._draining = False
 
-    @property
-    def _next_bytes(self) -> int:
-        settings = self._settings
-        return settings.journal_first_segment_bytes if self._segment is None else settings.journal_segment_bytes
+    def _after(self, full: Appender) -> Appender:
+        """Who goes on behind one that takes nothing any more. Raises Refused."""
+        with politely(self._making):
+            if full.successor is None:
+                if self._closed:
+                    raise Refused("closed")
+                # At once: no event goes in behind refused ones, whose sequences would lead out of the segment's range.
+                full.seal()
+                segment = self._next(full)
+                if full.succeed(segment).segment is not segment:
+                    self._ready.append(segment)  # another thread was faster
+            if self._closed:  # meanwhile
+                self._seal()
+                raise Refused("closed")
+            return full.last
 
-    def _make_next(self) -> Segment:
+    def _next(self, full: Appender) -> Segment:
+        """The segment that the worker has made, or else one that is made here and now. Raises Refused."""
+        with contextlib.suppress(IndexError):
+            return self._ready.pop()
+        made = self._make(first=full.segment is None)
+        self.inline_segments.add()
+        return made
+
+    def _make(self, *, first: bool) -> Segment:
         """Raises Refused where there is no room, in the folder or on the disk."""
         if time.monotonic() < self._full_until_s:
             raise Refused("journal_full")
-        settings, size_bytes = self._settings, self._next_bytes
+        settings = self._settings
+        size_bytes = settings.journal_first_segment_bytes if first else settings.journal_segment_bytes
         try:
             ensure_private_folder(self.folder)  # somebody may have deleted it
             if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
@@ -238,7 +210,7 @@ class Journal:
             version=FORMAT_VERSION,
             size_bytes=size_bytes,
             created_ns=time.time_ns(),
-            first_sequence=int.from_bytes(os.urandom(4)) >> 1,
+            first_sequence=int.from_bytes(os.urandom(4)) >> 1 or 1,
             writer=self._writer_id,
             fingerprint=self._fingerprint,
         )
@@ -278,12 +250,7 @@ class Journal:
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         """See `Buffer.take`."""
-        # Never waiting: who holds the lock empties the side deque itself.
-        if self._aside and self._lock.acquire(blocking=False):
-            try:
-                self._append_what_is_aside()
-            finally:
-                self._lock.release()
+        self._append_what_is_aside()
         with politely(self._account_lock):
             if again := self._ledger.again(limit):
                 return again
@@ -303,14 +270,19 @@ class Journal:
             records = orphan.next_records(limit)
             limit -= len(records)
             yield orphan.segment, records
-        for segment in tuple(self._own):  # a copy: the call site may append to it meanwhile
-            records = segment.next_records(limit, self._written_to(segment))
+        for segment in self._own():
+            records = segment.next_records(limit)
             limit -= len(records)
             self._taken_here += len(records)
             yield segment, records
 
-    def _written_to(self, segment: Segment) -> int:
-        return self._offset if segment is self._segment else segment.write_offset
+    def _own(self) -> Iterator[Segment]:
+        """Our segments that are not settled to their end, oldest first."""
+        appender: Appender | None = self._oldest
+        while appender is not None:
+            if appender.segment is not None:
+                yield appender.segment
+            appender = appender.successor
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
         """See `Buffer.settle`."""
@@ -323,58 +295,45 @@ class Journal:
 
     def _finish_segments(self) -> None:
         """Move the acknowledged marks up to the first event that is not settled; delete what lies before it."""
-        unsettled, start = next(iter(self._places.values()), (None, 0))
-        for segment in [*(orphan.segment for orphan in self._orphans), *self._own]:
-            if segment is unsettled:
-                segment.acknowledge(start)
+        while self._orphans:
+            if not (self._acknowledge(self._orphans[0].segment) and self._orphans[0].exhausted):
                 return
-            segment.acknowledge(segment.read_offset)
-            if not self._is_finished(segment):
+            _try_to(self._orphans.popleft().dispose)
+        # Asked for a successor first: from then on nothing comes into a segment any more.
+        while (successor := self._oldest.successor) is not None:
+            segment = self._oldest.segment
+            if segment is not None and (not self._acknowledge(segment) or segment.has_unread):
                 return
+            _ = successor.start  # counts what is in the segment, for the last time
+            self._oldest = successor
+            if segment is not None:
+                _try_to(segment.remove)
+        if self._oldest.segment is not None:
+            self._acknowledge(self._oldest.segment)
 
-    def _is_finished(self, segment: Segment) -> bool:
-        """Whether a segment is read to its end, and then gone."""
-        if self._orphans and segment is self._orphans[0].segment:
-            if self._orphans[0].exhausted:
-                _try_to(self._orphans.popleft().dispose)
-                return True
-            return False
-        if segment is self._segment or segment.read_offset < segment.write_offset:
-            return False
-        self._own.popleft()
-        _try_to(segment.remove)
-        return True
+    def _acknowledge(self, segment: Segment) -> bool:
+        """Move the mark of a segment; returns whether all that was read of it is settled."""
+        unsettled, start = next(iter(self._places.values()), (None, 0))
+        segment.acknowledge(start if segment is unsettled else segment.read_offset)
+        return segment is not unsettled
 
     def tend(self) -> None:
         """Make the next segment before the call site needs it, and leave one that somebody has deleted."""
-        if self._segment is None or self._closed or not self._lock.acquire(blocking=False):
+        appender = self._appender.last
+        if appender.segment is None or self._closed:
             return
-        try:
-            if not self._segment.is_in_place():
-                self._segment.write_offset, self._capacity = self._offset, 0
-            wanted = self._next is None and self._offset >= self._capacity // 2
-        finally:
-            self._lock.release()
-        if wanted:
-            self._prepare_next()
-
-    def _prepare_next(self) -> None:
-        with contextlib.suppress(Refused):
-            made = self._make_next()
-            if self._lock.acquire(blocking=False):
-                try:
-                    if self._next is None:
-                        self._next = made
-                        return
-                finally:
-                    self._lock.release()
-            made.remove()
+        if not appender.segment.is_in_place():
+            appender.seal()
+        if not self._ready and appender.is_half_full:
+            with contextlib.suppress(Refused):
+                self._ready.append(self._make(first=False))
 
     @property
     def backlog(self) -> int:
         """See `Buffer.backlog`."""
         left = sum(orphan.events_left for orphan in self._orphans) + self._left_behind
-        return left + self.accepted_here - self._taken_here
+        taken = self._taken_here  # first: more may be taken meanwhile
+        return left + self.accepted_here - taken
 
     def account(self) -> Account:
         """See `Buffer.account`."""
@@ -387,7 +346,8 @@ class Journal:
     @property
     def accepted_here(self) -> int:
         """See `Buffer.accepted_here`."""
-        return self._appended + len(self._aside)
+        last = self._appender.last
+        return last.start + last.count + len(self._aside)
 
     @property
     def settled_through(self) -> int:
@@ -397,53 +357,50 @@ class Journal:
 
     def arm(self, length: int) -> None:
         """See `Buffer.arm`."""
-        self._wake_at = self._appended + max(1, length - self.backlog)
+        self._appender.last.arm(max(1, length - self.backlog))
 
     def disarm(self) -> None:
         """See `Buffer.disarm`."""
-        self._wake_at = _NEVER
+        self._appender.last.disarm()
 
     # The end.
 
     def refuse(self) -> None:
         """See `Buffer.refuse`."""
         self._closed = True
-        self._capacity = 0  # which sends every `append` to `_roll`, and there it is refused
+        self._seal()
+
+    def _seal(self) -> None:
+        self._appender.last.seal()
 
     @property
     def has_stragglers(self) -> bool:
-        """None: an event is in before `append` gives up its lock."""
+        """None: an event is in, or its caller will find every segment sealed."""
         return False
 
     def close(self) -> None:
         """Delete what is settled, and leave the rest to the next writer with this destination."""
         self.refuse()
-        # A signal handler that closes may have interrupted an `append`, which then does not end before this does: the
-        # segments stay open, and with them their locks, until somebody closes again, or the process is gone.
-        if not self._lock.acquire(timeout=_LOCK_PATIENCE_S):
-            return
-        try:
-            if not self._inside:
-                self._close_segments(settled=not self.account().pending)
-        finally:
-            self._lock.release()
+        with politely(self._making):
+            self._close_segments(settled=not self.account().pending)
 
     def _close_segments(self, *, settled: bool) -> None:
-        for segment in filter(None, [*self._own, self._next]):
-            if settled or segment is self._next:
+        for segment in self._own():
+            if settled:
                 _try_to(segment.remove)
             else:
                 segment.release()
+        while self._ready:
+            _try_to(self._ready.pop().remove)
         for orphan in self._orphans:
             orphan.segment.release()
             self._left_behind += orphan.events_left
-        self._own.clear()
+        self._oldest = Appender()
         self._orphans.clear()
-        self._next = None
 
     def forget(self) -> None:
         """See `Buffer.forget`: close file and map of every segment; the locks stay the parent's."""
-        for segment in filter(None, [*self._own, self._next, *(orphan.segment for orphan in self._orphans)]):
+        for segment in [*self._own(), *self._ready, *(orphan.segment for orphan in self._orphans)]:
             segment.release()
 
 
