@@ -331,6 +331,29 @@ thread.join()
     assert counted(database) == {"child": 5}
 
 
+@pytest.mark.parametrize("url", ["sqlite:///:memory:", "postgresql://nobody@127.0.0.1:1/none"])
+def test_a_child_that_is_forked_in_the_middle_of_the_first_call_can_make_its_own(url: str) -> None:
+    """What reads a URL is imported with it, and differs by database. The fork comes when that import has begun."""
+    run_python(
+        """
+import signal, time
+from autopack.telemetry import get_telemetry
+wanted = "autopack.postgres_urls" if os.environ["DATABASE_URL"].startswith("postgresql") else "autopack.database"
+thread = threading.Thread(target=get_telemetry)
+thread.start()
+while wanted not in sys.modules: pass
+process = os.fork()
+if not process:
+    signal.alarm(20)
+    os._exit(0 if get_telemetry().enabled else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+thread.join()
+""",
+        env={"TELEMETRY_DB_ENABLED": "1", "TELEMETRY_JOURNAL_DIR": "off", "DATABASE_URL": url},
+        options=QUIET,
+    )
+
+
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.2])
 def test_a_fork_while_the_worker_imports_waits_for_it_also_where_nobody_has_imported_logging(
     database: Path, delay_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from functools import cache
@@ -44,7 +45,9 @@ def get_telemetry() -> Telemetry:
 def _enabled() -> Telemetry:
     current_destination, no_destination = _database()
     try:
-        destination = current_destination()
+        # The first one imports what reads its kind of URL.
+        with contextlib.nullcontext() if _shared else process.importing():
+            destination = current_destination()
     except (no_destination, OSError):
         return Telemetry.from_env()
     found = _shared.get(destination)
