@@ -200,8 +200,10 @@ class MemoryBuffer:
 
     def arm(self, length: int) -> None:
         """See `Buffer.arm`. Other threads may take slots meanwhile; then it is woken that much earlier or later."""
-        self._marked = max(0, len(self._slots) - max(1, length - len(self._queued)))
-        self._mark(wake=True)
+        while self._slots:
+            self._marked = max(0, len(self._slots) - max(1, length - len(self._queued)))
+            if self._mark(wake=True):
+                return
 
     def disarm(self) -> None:
         """See `Buffer.disarm`."""
@@ -224,9 +226,13 @@ class MemoryBuffer:
     def forget(self) -> None:
         """The child's copy is collected with its owner."""
 
-    def _mark(self, *, wake: bool) -> None:
-        with contextlib.suppress(IndexError):  # the slot is taken already
+    def _mark(self, *, wake: bool) -> bool:
+        """Mark a free slot, or unmark it; False if it is taken already."""
+        try:
             self._slots[self._marked] = wake
+        except IndexError:
+            return False
+        return True
 
     def _give_back(self, slots: int) -> None:
         if self._withdrawn is None:
