@@ -4,16 +4,19 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tests.write_side import event, start_python, url_of
 
 from autopack.database import parse_database_url
 from autopack.telemetry import Telemetry
+from autopack.telemetry.buffer import Refused
 from autopack.telemetry.journal import Journal, fingerprint_of
 from autopack.telemetry.settings import Settings
 from autopack.telemetry.wire import encode
@@ -24,6 +27,7 @@ SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 
 RECORD_UNTIL_KILLED = """
     import signal
     from autopack.telemetry import Telemetry
+from autopack.telemetry.buffer import Refused
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts into the background without
     telemetry = Telemetry(sys.argv[1], flush_interval_s=0.02, batch_size=50)
@@ -114,3 +118,66 @@ def accepted_by(process: "subprocess.Popen[str]", after_s: float, how: int = sig
     finally:
         last_resort.cancel()
         last_resort.join()
+
+
+def drained(journal: Journal) -> list[bytes]:
+    """Everything that waits, as the worker takes and settles it."""
+    payloads: list[bytes] = []
+    while batch := journal.take(100):
+        payloads += batch.values()
+        journal.settle(batch, written=len(batch))
+    return payloads
+
+
+def at_c_call(name: str, do: Callable[[], object]) -> None:
+    """Do something once, in the middle of the next call of a C function of this name: as a signal handler would."""
+
+    def interrupt(_frame: FrameType, what: str, function: object) -> None:
+        if what == "c_call" and getattr(function, "__name__", "") == name:
+            sys.setprofile(None)
+            do()
+
+    sys.setprofile(interrupt)
+
+
+def at_call(name: str, do: Callable[[], object]) -> None:
+    """The same, when a function of ours of this name begins."""
+    at_event("call", name, do)
+
+
+def at_return(name: str, do: Callable[[], object]) -> None:
+    """The same, when a function of ours of this name ends."""
+    at_event("return", name, do)
+
+
+def at_event(wanted: str, name: str, do: Callable[[], object]) -> None:
+    def interrupt(frame: FrameType, what: str, _argument: object) -> None:
+        if what == wanted and frame.f_code.co_qualname == name:
+            sys.setprofile(None)
+            do()
+
+    sys.setprofile(interrupt)
+
+
+def in_another_thread(do: Callable[[], object]) -> Callable[[], None]:
+    """What another thread does while the one that asks for it sleeps."""
+
+    def run() -> None:
+        thread = threading.Thread(target=do)
+        thread.start()
+        thread.join()
+
+    return run
+
+
+def fill(journal: Journal) -> list[bytes]:
+    """Append until it is refused; returns what was accepted."""
+    kept: list[bytes] = []
+    for n in range(10_000):
+        item = b"%d:" % n + b"x" * 500
+        try:
+            journal.append(item)
+        except Refused:
+            return kept
+        kept.append(item)
+    raise AssertionError("it is never full")

@@ -3,19 +3,20 @@
 import contextlib
 import os
 import resource
+import shutil
 import stat
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import pytest
 from tests.journals import (
     SMALL,
     abandon,
     child,
+    drained,
+    fill,
     folder_of,
     identity_of,
     make_journal,
@@ -28,20 +29,12 @@ from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.database import parse_database_url
 from autopack.telemetry import Telemetry
+from autopack.telemetry.appender import Appender
 from autopack.telemetry.buffer import Refused
 from autopack.telemetry.journal import Journal
 from autopack.telemetry.stores.sqlite import SqliteStore
 
 RECORD_OF_64_KIB = 64 << 10
-
-
-def drained(journal: Journal) -> list[bytes]:
-    """Everything that waits, as the worker takes and settles it."""
-    payloads: list[bytes] = []
-    while batch := journal.take(100):
-        payloads += batch.values()
-        journal.settle(batch, written=len(batch))
-    return payloads
 
 
 def test_what_is_appended_is_taken_in_order_across_segments_and_their_files_go(tmp_path: Path) -> None:
@@ -106,19 +99,6 @@ def test_a_full_journal_refuses_the_newest_keeps_the_rest_and_goes_on_after_drai
     assert retried_until_accepted(journal)
     assert drained(journal) == [b"afterwards"]
     journal.close()
-
-
-def fill(journal: Journal) -> list[bytes]:
-    """Append until it is refused; returns what was accepted."""
-    kept: list[bytes] = []
-    for n in range(10_000):
-        item = b"%d:" % n + b"x" * 500
-        try:
-            journal.append(item)
-        except Refused:
-            return kept
-        kept.append(item)
-    raise AssertionError("it is never full")
 
 
 def test_whatever_was_refused_in_between_everything_that_was_accepted_is_recovered(tmp_path: Path) -> None:
@@ -188,185 +168,23 @@ def test_an_event_that_no_segment_can_hold_is_too_large_and_costs_no_segment(
     assert phases_of(database) == ["before", "after"]
 
 
-REENTRANT = """
-    import signal
-    from autopack.telemetry import Telemetry
-
-    telemetry = Telemetry(sys.argv[1])
-    accepted, inside, dropped = [], 0, 0
-
-    def interrupt(number, frame):
-        global inside
-        inside += frame.f_code.co_filename.endswith("journal.py")
-        name = f"signal-{len(accepted)}"
-        if telemetry.record(**event(phase_id=name)):
-            accepted.append(name)
-
-    signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    for n in range(10000):
-        if telemetry.record(**event(phase_id=f"main-{n}")):
-            accepted.append(f"main-{n}")
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    dropped = dict(telemetry.stats().dropped)
-    telemetry.close(120)
-    stats = telemetry.stats()
-    print(len(accepted), sum(name.startswith("signal") for name in accepted), inside, dropped, stats.pending,
-          stats.worker_restarts, sep="|")
-    print(*accepted)
-"""
+def test_a_chain_of_very_many_segments_is_counted_in_any_depth_of_calls() -> None:
+    first = last = Appender()
+    for _ in range(3 * sys.getrecursionlimit()):
+        last = Appender(None, last)
+    assert last.start + last.count == first.start == 0
 
 
-def test_a_signal_handler_that_records_while_the_same_thread_records_loses_nothing(database: Path) -> None:
-    done = run_python(REENTRANT, url_of(database))
-    counts, accepted = done.stdout.splitlines()
-    _, by_signal, inside, dropped, pending, restarts = counts.split("|")
-    assert (dropped, pending, restarts) == ("{}", "0", "0")
-    assert int(by_signal) > 20, "the test proved nothing"
-    assert int(inside) > 0, "no call interrupted the journal itself: the test proved nothing"
-    assert Counter(phases_of(database)) == Counter(accepted.split())
-
-
-def at_c_call(name: str, do: Callable[[], object]) -> None:
-    """Do something once, in the middle of the next call of a C function of this name: as a signal handler would."""
-
-    def interrupt(_frame: FrameType, what: str, function: object) -> None:
-        if what == "c_call" and getattr(function, "__name__", "") == name:
-            sys.setprofile(None)
-            do()
-
-    sys.setprofile(interrupt)
-
-
-@pytest.mark.parametrize("where", ["adler32", "encode", "write"])
-def test_a_call_inside_another_is_journalled_like_any_other(tmp_path: Path, where: str) -> None:
-    journal = make_journal(tmp_path, bytes(32))
-    for n in range(1000):
-        at_c_call(where, lambda: journal.append(b"from inside"))
-        journal.append(b"outer %d" % n + b"." * 80)
-        assert journal.account().pending == 2
-        assert drained(journal) == [b"from inside", b"outer %d" % n + b"." * 80], "wherever in a segment it happens"
-    journal.close()
-
-
-def test_a_call_inside_the_making_of_a_segment_makes_no_other_and_is_journalled_by_the_outer_one(
-    tmp_path: Path,
-) -> None:
-    journal = make_journal(tmp_path, bytes(32))
-    during: list[int] = []
-
-    def record_inside() -> None:
-        journal.append(b"from inside")
-        during.append(journal.accepted_here)
-
-    at_c_call("rename", record_inside)
-    journal.append(b"outer")
-    assert during == [1], "it counts from the moment when it is accepted"
-    assert journal.accepted_here == 2
-    assert len(segments_in(tmp_path)) == 1
-    abandon(journal)
-    later = make_journal(tmp_path, bytes(32))
-    later.recover()
-    assert drained(later) == [b"outer", b"from inside"], "both outlive the process"
-    later.close()
-
-
-def test_what_is_put_aside_is_bounded_by_what_a_new_segment_has_room_for(tmp_path: Path) -> None:
-    journal = make_journal(tmp_path, bytes(32))
-    largest = bytes(journal.slot_bytes - 100)
-    refused: list[str] = []
-
-    def record_inside() -> None:
-        journal.append(largest)
-        try:
-            journal.append(largest)
-        except Refused as exc:
-            refused.append(exc.reason)
-
-    at_c_call("rename", record_inside)
-    journal.append(b"outer")
-    assert refused == ["journal_full"]
-    assert drained(journal) == [b"outer", largest]
-    journal.close()
-
-
-def test_what_is_aside_while_the_journal_is_full_is_journalled_when_there_is_room(tmp_path: Path) -> None:
-    settings = SMALL.__class__(
-        journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, journal_bytes=128 << 10
-    )
-    journal = make_journal(tmp_path, bytes(32), settings)
-    kept = fill(journal)
-    aside = b"aside" * 100
-    while journal.account().pending == len(kept):  # for a quarter of a second a full journal is believed to be full
-        at_c_call("scandir", lambda: journal.append(aside))
-        with pytest.raises(Refused, match="journal_full"):
-            journal.append(b"x" * 500)
-    assert journal.account().pending == len(kept) + 1
-    assert drained(journal) == kept
-    assert journal.account().pending == 1
-    taken: list[bytes] = []
-    while not taken:  # the same
-        taken = drained(journal)
-    assert taken == [aside]
-    assert journal.account().pending == 0
-    journal.close()
-    assert segments_in(tmp_path) == []
-
-
-def test_an_append_that_was_held_up_since_before_the_segment_changed_goes_into_the_next(tmp_path: Path) -> None:
-    """A thread may sleep between looking up the segment and writing; meanwhile the segment is filled, and deleted."""
-    journal = make_journal(tmp_path, bytes(32))
-    journal.append(b"first")
-    taken: list[bytes] = []
-
-    def sleep() -> None:
-        for n in range(400):
-            journal.append(b"%d" % n * 100)
-        taken.extend(drained(journal))
-
-    at_c_call("adler32", sleep)
-    journal.append(b"late")
-    assert len(taken) == 401
-    assert drained(journal) == [b"late"]
-    assert journal.accepted_here == 402
-    journal.close()
-
-
-def test_two_threads_that_prolong_the_journal_at_once_lose_nothing(tmp_path: Path) -> None:
-    """The second finds no room in the very moment when the first is about to put its segment in place."""
-    journal = make_journal(tmp_path, bytes(32))
-
-    def another() -> None:
-        thread = threading.Thread(target=journal.append, args=(b"of another thread",))
-        thread.start()
-        thread.join()
-
-    at_c_call("rename", another)
-    journal.append(b"mine")
-    assert sorted(drained(journal)) == [b"mine", b"of another thread"]
-    assert journal.accepted_here == 2
-    journal.close()
-    assert segments_in(tmp_path) == []
-
-
-def test_close_from_a_signal_handler_inside_the_journal_does_not_wait_for_itself(database: Path) -> None:
-    code = """
-        import time
-        from autopack.telemetry import Telemetry
-
-        telemetry = Telemetry(sys.argv[1])
-        for n in range(100):
-            telemetry.record(**event(phase_id=f"p{n}"))
-        journal = telemetry.writer.buffer
-        begun = time.monotonic()
-        with journal._making:  # where a handler that interrupts the making of a segment finds it
-            telemetry.close(20)
-        print(time.monotonic() - begun, telemetry.stats().pending)
-    """
-    seconds, pending = run_python(code, url_of(database)).stdout.split()
-    assert float(seconds) < 10
-    assert pending == "0"
-    assert len(phases_of(database)) == 100
+def test_the_journal_of_a_folder_that_has_become_a_file_drops_and_counts(database: Path, tmp_path: Path) -> None:
+    with Telemetry(url_of(database), journal_dir=tmp_path / "journal", flush_interval_s=0.01) as telemetry:
+        assert telemetry.record(**event(phase_id="before"))
+        assert telemetry.flush(30)
+        shutil.rmtree(tmp_path / "journal")
+        (tmp_path / "journal").write_text("not ours")
+        while telemetry.record(**event(phase_id="goes into memory until it is noticed")):
+            assert telemetry.flush(30)
+        assert telemetry.stats().dropped == {"journal_full": 1}
+        assert telemetry.stats().worker_restarts == 0
 
 
 def test_a_folder_that_cannot_be_made_means_memory_only_and_one_warning(
@@ -506,17 +324,3 @@ def test_open_files_stay_few_however_many_segments_were_used(tmp_path: Path) -> 
     journal.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 8
-
-
-def test_a_close_while_the_first_segment_is_made_lets_nothing_in(tmp_path: Path) -> None:
-    """The close comes at the moment when the new segment is renamed, as one in another thread may."""
-    journal = make_journal(tmp_path, bytes(32))
-
-    at_c_call("rename", journal.refuse)
-    with pytest.raises(Refused, match="closed"):
-        journal.append(payload())
-    with pytest.raises(Refused, match="closed"):
-        journal.append(payload())
-    assert (journal.accepted_here, journal.backlog) == (0, 0)
-    journal.close()
-    assert list(tmp_path.iterdir()) == []

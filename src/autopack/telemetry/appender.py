@@ -38,8 +38,9 @@ class Appender:
         self.write = _has_no_room if segment is None else segment.map.write
         self._successors: dict[None, Appender] = {}
         self._previous = previous
-        self._start = None if previous else 0
+        self._start = 0
         self._counted = (FIRST_RECORD, 0)
+        self._final = 0 if segment is None else None
         if segment is not None:
             segment.map.seek(FIRST_RECORD)
 
@@ -72,24 +73,44 @@ class Appender:
             appender = successor
         return appender
 
+    def finish(self) -> None:
+        """Seal it, and count for the last time: before its segment is closed."""
+        self.seal()
+        self._final = self.count
+
     @property
     def count(self) -> int:
-        """How many events are in the segment; once it is closed, how many were when this was last asked."""
-        offset, number = self._counted
-        if self.segment is not None:
-            with contextlib.suppress(ValueError):  # closed
-                offset, more = self.segment.step_over(offset)
-                number += more
-                self._counted = offset, number
-        return number
+        """How many events are in the segment."""
+        while self._final is None:
+            is_sealed = self.successor is not None
+            offset, number = self._counted
+            try:
+                offset, more = self._step_over(offset)
+            except ValueError:  # closed meanwhile, and hence finished
+                continue
+            self._counted = offset, number + more
+            if not is_sealed:
+                return number + more
+            self._final = number + more
+        return self._final
+
+    def _step_over(self, offset: int) -> tuple[int, int]:
+        assert self.segment is not None  # noqa: S101 (for the type checker: one without a segment is counted)
+        return self.segment.step_over(offset)
 
     @property
     def start(self) -> int:
         """How many events are in the chain before this segment."""
-        if (previous := self._previous) is not None:
-            self._start = previous.start + previous.count
-            self._previous = None
-        return self._start or 0
+        number, appender = 0, self
+        while (previous := appender._previous) is not None:
+            number += previous.count
+            appender = previous
+        return number + appender._start  # noqa: SLF001 (one of these, too)
+
+    def let_go(self) -> None:
+        """Keep the number of the events before this segment, and let go of those who hold them."""
+        self._start = self.start
+        self._previous = None
 
     def arm(self, events: int) -> None:
         """Have the worker woken by about the so-manieth event from now on."""

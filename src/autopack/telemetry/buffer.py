@@ -107,6 +107,12 @@ class Buffer(Protocol):
     def close(self) -> None:
         """The worker has ended, nothing will be taken any more. Idempotent."""
 
+    def hold(self, timeout_s: float) -> bool:
+        """Before a fork: have nobody open a file until `go_on`, which a child would inherit; whether nobody does."""
+
+    def go_on(self) -> None:
+        """The end of `hold`, in the thread that called it."""
+
     def forget(self) -> None:
         """In a forked child: let go of everything that the parent shares with it, without changing it."""
 
@@ -222,6 +228,13 @@ class MemoryBuffer:
 
     def close(self) -> None:
         """What is left stays until the process ends."""
+
+    def hold(self, timeout_s: float) -> bool:  # noqa: ARG002 (there are no files)
+        """See `Buffer.hold`."""
+        return True
+
+    def go_on(self) -> None:
+        """See `Buffer.go_on`."""
 
     def forget(self) -> None:
         """The child's copy is collected with its owner."""

@@ -15,7 +15,7 @@ before everything else. Two may try; one gets the lock. Sending an event twice i
 Who finds no room goes on in the next segment, and makes it if the worker has not in time; that is I/O, and counted
 (`inline_segments`). Another thread that needs it waits for that, a moment; if it does not come it makes one too, and
 the first that is in place is used by all. A signal handler that finds no room while its own thread is at that puts its
-event aside, in memory, and the call that it interrupted journals it.
+event aside, in memory, and the call it interrupted journals it.
 
 *Fork.* The child closes file and map of every segment and touches nothing in them: the lock is the parent's, and a
 child that kept the file open would keep the lock alive when the parent is dead.
@@ -82,7 +82,6 @@ class Journal:
         self._making = threading.RLock()
         self._inside: set[int] = set()  # the threads that look for the next segment
         self._aside: deque[bytes] = deque()
-        self._draining = False  # what is aside
         self._account_lock = threading.RLock()  # for consistent snapshots: only the worker reads and settles
         self._taken_here = 0
         self._closed = False
@@ -112,8 +111,9 @@ class Journal:
         sequence = next(appender.sequences)
         try:
             # In one copy: a crash between two would leave what looks like a damaged record.
+            # This is `_record`, written out.
             appender.write(_encode((sequence << 32 | adler32(payload, sequence), payload)))
-        except ValueError:
+        except (ValueError, OverflowError):  # no room, or no sequence left, after very many that were refused
             self._append_after(appender, payload)
             return
         if sequence >= appender.wake_at:
@@ -134,7 +134,8 @@ class Journal:
             return
         try:
             self._inside.add(me)
-            self._appender = self._after(full)
+            with politely(self._making):
+                self._appender = self._after(full)
         finally:
             self._inside.discard(me)
         self.append(payload)
@@ -142,39 +143,56 @@ class Journal:
 
     def _put_aside(self, payload: bytes) -> None:
         """At most so much that a new segment has room for all of it."""
+        if self._closed:
+            raise Refused("closed")
         waiting = sum(len(other) + RECORD_OVERHEAD_BYTES for other in self._aside)
         if waiting + len(payload) > self.slot_bytes:
             raise Refused("journal_full")
         self._aside.append(payload)
 
     def _append_what_is_aside(self) -> None:
-        """An event leaves the side deque only when it is in a segment: there twice is better than nowhere."""
-        if not self._aside or self._draining:
+        """For those whom no call of their own thread is doing it for: one that interrupted that would do it twice."""
+        me = threading.get_ident()
+        if not self._aside or me in self._inside:
             return
-        with politely(self._making) as held, contextlib.suppress(Refused):
-            try:
-                self._draining = True
-                while held and self._aside:
-                    self.append(self._aside[0])
-                    self._aside.popleft()
-            finally:
-                self._draining = False
+        try:
+            self._inside.add(me)
+            with politely(self._making) as held, contextlib.suppress(Refused):
+                last = self._appender.last
+                while held and not self._take_in(last):
+                    last = self._after(last)
+        finally:
+            self._inside.discard(me)
+
+    def _take_in(self, appender: Appender) -> bool:
+        """Append what is aside; False if not all of it found room.
+
+        An event leaves the side deque only when it is in a segment: there twice is better than nowhere.
+        """
+        with contextlib.suppress(ValueError), politely(self._account_lock) as held:
+            while held and self._aside:
+                appender.write(_record(self._aside[0], next(appender.sequences)))
+                self._aside.popleft()
+            return True
+        return False
 
     def _after(self, full: Appender) -> Appender:
         """Who goes on behind one that takes nothing any more. Raises Refused."""
-        with politely(self._making):
-            if full.successor is None:
-                if self._closed:
-                    raise Refused("closed")
-                # At once: no event goes in behind refused ones, whose sequences would lead out of the segment's range.
-                full.seal()
-                segment = self._next(full)
-                if full.succeed(segment).segment is not segment:
-                    self._ready.append(segment)  # another thread was faster
-            if self._closed:  # meanwhile
-                self._seal()
+        if full.successor is None:
+            if self._closed:
                 raise Refused("closed")
-            return full.last
+            # At once: no event goes in behind refused ones, whose sequences would lead out of the segment's range.
+            full.seal()
+            segment = self._next(full)
+            successor = full.succeed(segment)
+            if successor.segment is segment:
+                self._take_in(successor)  # also if a handler that interrupted this has recorded, and then closed
+            else:
+                self._ready.append(segment)  # another thread was faster
+        if self._closed:  # meanwhile
+            self._seal()
+            raise Refused("closed")
+        return full.last
 
     def _next(self, full: Appender) -> Segment:
         """The segment that the worker has made, or else one that is made here and now. Raises Refused."""
@@ -270,19 +288,22 @@ class Journal:
             records = orphan.next_records(limit)
             limit -= len(records)
             yield orphan.segment, records
-        for segment in self._own():
+        # Those that are there now: all but the last are sealed, so none of their events comes after one of the next.
+        for _, segment in self._own():
             records = segment.next_records(limit)
             limit -= len(records)
             self._taken_here += len(records)
             yield segment, records
 
-    def _own(self) -> Iterator[Segment]:
+    def _own(self) -> list[tuple[Appender, Segment]]:
         """Our segments that are not settled to their end, oldest first."""
+        own: list[tuple[Appender, Segment]] = []
         appender: Appender | None = self._oldest
         while appender is not None:
             if appender.segment is not None:
-                yield appender.segment
+                own.append((appender, appender.segment))
             appender = appender.successor
+        return own
 
     def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
         """See `Buffer.settle`."""
@@ -304,7 +325,8 @@ class Journal:
             segment = self._oldest.segment
             if segment is not None and (not self._acknowledge(segment) or segment.has_unread):
                 return
-            _ = successor.start  # counts what is in the segment, for the last time
+            self._oldest.finish()
+            successor.let_go()
             self._oldest = successor
             if segment is not None:
                 _try_to(segment.remove)
@@ -324,21 +346,33 @@ class Journal:
             return
         if not appender.segment.is_in_place():
             appender.seal()
+            self._leave_ready()
         if not self._ready and appender.is_half_full:
             with contextlib.suppress(Refused):
                 self._ready.append(self._make(first=False))
 
+    def _leave_ready(self) -> None:
+        """The same for those that nobody has written to yet."""
+        while self._ready:
+            with contextlib.suppress(IndexError):  # the call site was faster
+                self._ready.pop().release()
+
     @property
     def backlog(self) -> int:
-        """See `Buffer.backlog`."""
+        """See `Buffer.backlog`. What is aside cannot be taken yet."""
         left = sum(orphan.events_left for orphan in self._orphans) + self._left_behind
         taken = self._taken_here  # first: more may be taken meanwhile
-        return left + self.accepted_here - taken
+        return left + self._appended - taken
+
+    @property
+    def _appended(self) -> int:
+        last = self._appender.last
+        return last.start + last.count
 
     def account(self) -> Account:
         """See `Buffer.account`."""
         with politely(self._account_lock):
-            account = self._ledger.account(self.backlog)
+            account = self._ledger.account(self.backlog + len(self._aside))
         return msgspec.structs.replace(
             account, recovered=self._recovered, damaged=self.damaged, inline_segments=self.inline_segments.value
         )
@@ -346,8 +380,8 @@ class Journal:
     @property
     def accepted_here(self) -> int:
         """See `Buffer.accepted_here`."""
-        last = self._appender.last
-        return last.start + last.count + len(self._aside)
+        with politely(self._account_lock):
+            return self._appended + len(self._aside)
 
     @property
     def settled_through(self) -> int:
@@ -385,8 +419,9 @@ class Journal:
             self._close_segments(settled=not self.account().pending)
 
     def _close_segments(self, *, settled: bool) -> None:
-        for segment in self._own():
-            if settled:
+        for appender, segment in self._own():
+            appender.finish()
+            if settled and not segment.has_unread:
                 _try_to(segment.remove)
             else:
                 segment.release()
@@ -398,10 +433,26 @@ class Journal:
         self._oldest = Appender()
         self._orphans.clear()
 
+    def hold(self, timeout_s: float) -> bool:
+        """See `Buffer.hold`: a child that inherits a segment in the making would hold its lock, and not know it."""
+        return self._making.acquire(timeout=timeout_s)
+
+    def go_on(self) -> None:
+        """See `Buffer.go_on`."""
+        with contextlib.suppress(RuntimeError):  # it could not be had in time
+            self._making.release()
+
     def forget(self) -> None:
         """See `Buffer.forget`: close file and map of every segment; the locks stay the parent's."""
-        for segment in [*self._own(), *self._ready, *(orphan.segment for orphan in self._orphans)]:
+        for appender, segment in self._own():
+            appender.finish()
             segment.release()
+        for segment in [*self._ready, *(orphan.segment for orphan in self._orphans)]:
+            segment.release()
+
+
+def _record(payload: bytes, sequence: int) -> bytes:
+    return _encode((sequence << 32 | adler32(payload, sequence), payload))
 
 
 def _try_to(dispose: Callable[[], object]) -> None:

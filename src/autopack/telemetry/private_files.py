@@ -47,7 +47,7 @@ def try_lock(file: int) -> bool:
 
 
 def is_at(file: int, path: Path) -> bool:
-    """Whether the path still leads to the open file: it may have been renamed or removed meanwhile."""
-    with contextlib.suppress(FileNotFoundError):
+    """Whether the path still leads to the open file: it may have been renamed or removed, or its folder, meanwhile."""
+    with contextlib.suppress(OSError):
         return os.path.samestat(os.fstat(file), path.lstat())
     return False

@@ -65,6 +65,7 @@ _IMPORT_PATIENCE_S = 1.0
 
 instances: weakref.WeakSet[Records] = weakref.WeakSet()
 live: set[Writes] = set()  # those with a thread; the thread keeps its instance alive anyway
+_held: set[Writes] = set()  # during a fork
 _inherited: list[object] = []  # of the parent's: never used, never collected
 _warned: set[str] = set()
 
@@ -78,11 +79,16 @@ def warn_once(message: str) -> None:
 
 def close_all() -> None:
     """Close every live writer: the deadlines run at the same time, so the exit waits for the longest only."""
-    writers = {*live, *(telemetry.writer for telemetry in instances)}
+    writers = _writers()
     for writer in writers:
         writer.begin_close(writer.shutdown_timeout_s)
     for writer in writers:
         writer.close(writer.shutdown_timeout_s)
+
+
+def _writers() -> set[Writes]:
+    """All of them: one without a thread may be making its first file."""
+    return {*live, *(telemetry.writer for telemetry in instances)}
 
 
 def close_with_multiprocessing() -> None:
@@ -140,7 +146,8 @@ def attach() -> None:
 def _hold_writers() -> None:
     deadline_s = time.monotonic() + FORK_WAIT_S
     _forking.acquire(timeout=FORK_WAIT_S)
-    writers = list(live)
+    writers = _writers()
+    _held.update(writers)
     for writer in writers:
         writer.hold_still()
     for writer in writers:
@@ -149,8 +156,8 @@ def _hold_writers() -> None:
 
 
 def _let_writers_go_on() -> None:
-    for writer in list(live):
-        writer.go_on()
+    while _held:
+        _held.pop().go_on()
     _release(_forking)
 
 
@@ -159,6 +166,7 @@ def _start_instances_afresh() -> None:
     _forking = threading.RLock()
     _inherited.extend(live)
     live.clear()
+    _held.clear()
     for telemetry in list(instances):
         telemetry.start_afresh()
 

@@ -150,10 +150,13 @@ class Telemetry:
 
         The time of the event is the time of this call. The caller may change its lists and mappings afterwards.
         """
+        # What makes its id comes first: should a signal handler raise when the event is already in, it is tried again
+        # below, and the second is a duplicate.
+        timestamp_ns, sequence = time_ns(), next(self._sequence)
         try:
             # In the order of events.FIELDS.
             payload = self._encode((
-                time_ns(), next(self._sequence), run_id, phase_id, category, complexity, deliverables,
+                timestamp_ns, sequence, run_id, phase_id, category, complexity, deliverables,
                 predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
                 actual_max_tokens, input_tokens, duration_ms, existing, attributes,
             ))  # fmt: skip
@@ -167,7 +170,11 @@ class Telemetry:
                 predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
                 actual_max_tokens, input_tokens, duration_ms, existing, attributes,
             )  # fmt: skip
-            return self._uncommon.record(values, args, unknown)
+            try:
+                return self._uncommon.record(timestamp_ns, sequence, values, args, unknown)
+            except RecursionError:  # so near to the limit that not even this can be called
+                next(self._unencodable)
+                return False
         if wake:
             self._writer.wake()
         return True
@@ -246,7 +253,8 @@ class Telemetry:
         self._snapshot = snapshot  # here, since a signal handler may ask for it while it is first asked for
         self._encode = encode if self._redact is None else _refuse_common
         self._sequence = itertools.count(random_sequence_start())
-        self._uncommon = UncommonPath(self._writer, self._settings, self._sequence, self._redact)
+        self._uncommon = UncommonPath(self._writer, self._settings, self._redact)
+        self._unencodable = self._writer.drops.counter("unencodable").ticks
         self._slot_bytes = min(buffer.slot_bytes, self._settings.max_event_bytes)
         self._take_slot = buffer.take_slot
         self._append = buffer.append

@@ -99,7 +99,7 @@ class Segment:
     def __init__(self, path: Path, file: int, header: Header) -> None:
         self.path = path
         self.header = header
-        self._file = file
+        self._file: int | None = file
         self.size_bytes = os.fstat(file).st_size
         self.map = mmap.mmap(file, self.size_bytes)
         self.read_offset = FIRST_RECORD
@@ -249,12 +249,14 @@ class Segment:
 
     def is_in_place(self) -> bool:
         """Whether the path still leads to this file; if not, nobody would find its events after a crash."""
-        return is_at(self._file, self.path)
+        return self._file is not None and is_at(self._file, self.path)
 
     def remove(self) -> None:
         """Delete the file: every event in it is settled."""
-        self.path.unlink(missing_ok=True)
-        self.release()
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            self.release()
 
     def set_aside(self) -> Path:
         """Keep a damaged file for a person, under a name that nobody recovers; returns the name."""
@@ -264,9 +266,11 @@ class Segment:
         return name
 
     def release(self) -> None:
-        """Close the file and give up its lock. In a forked child the lock stays the parent's."""
+        """Close the file and give up its lock. In a forked child the lock stays the parent's. Idempotent."""
+        file, self._file = self._file, None
         self.map.close()
-        os.close(self._file)
+        if file is not None:
+            os.close(file)
 
 
 def check_size(size_bytes: int) -> None:

@@ -6,8 +6,7 @@ the queue, paths that the user wants to see redacted first: all of it is sorted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from time import time_ns
+from collections.abc import Callable
 from typing import Any
 
 from autopack.telemetry.buffer import Refused
@@ -27,24 +26,27 @@ _EXISTING = FIELDS.index("existing")
 class UncommonPath:
     """The way of such an event into the buffer of one writer."""
 
-    def __init__(self, writer: Writer, settings: Settings, sequence: Iterator[int], redact: Redact | None) -> None:
+    def __init__(self, writer: Writer, settings: Settings, redact: Redact | None) -> None:
         self.redaction_failures = AtomicCounter()
         self._writer = writer
         self._max_event_bytes = settings.max_event_bytes
-        self._sequence = sequence
         self._redact = redact
 
-    def record(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> bool:
+    def record(
+        self, timestamp_ns: int, sequence: int, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]
+    ) -> bool:
         """Accept the event after all, or count why not. `values` are those of `FIELDS`, in their order."""
         try:
-            reason = self._reason_to_drop(values, args, unknown)
+            reason = self._reason_to_drop((timestamp_ns, sequence), values, args, unknown)
         except Exception:  # noqa: BLE001 (a list that another thread changes meanwhile, memory that is gone)
             reason = "unencodable"
         if reason is not None:
             self._writer.drops.add(reason)
         return reason is None
 
-    def _reason_to_drop(self, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]) -> str | None:
+    def _reason_to_drop(
+        self, identity: tuple[int, int], values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]
+    ) -> str | None:
         """Accept the event and return None, or the reason why not."""
         if self._writer.closing:
             return "closed"
@@ -54,7 +56,7 @@ class UncommonPath:
             values, redacted = _redacted(self._redact, values)
             # Under a misspelt keyword there may be anything.
             unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
-        payload = encode_hostile((time_ns(), next(self._sequence), *values), unknown)
+        payload = encode_hostile((*identity, *values), unknown)
         if len(payload) > self._max_event_bytes:
             return "too_large"
         try:

@@ -146,12 +146,15 @@ class Writer:
 
     def is_still(self, timeout_s: float) -> bool:
         """Wait until the worker has done so; False if it has not within the time."""
+        until_s = time.monotonic() + timeout_s
+        is_held = self.buffer.hold(timeout_s)
         if not self.progress.running or threading.get_ident() == self._thread_id:
-            return True
-        return self._orders.paused.wait(timeout_s)
+            return is_held
+        return self._orders.paused.wait(max(0.0, until_s - time.monotonic())) and is_held
 
     def go_on(self) -> None:
         """The end of `hold_still`."""
+        self.buffer.go_on()
         self._orders.pausing.clear()
         self._orders.bell.ring()
 
