@@ -27,7 +27,6 @@ SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 
 RECORD_UNTIL_KILLED = """
     import signal
     from autopack.telemetry import Telemetry
-from autopack.telemetry.buffer import Refused
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts into the background without
     telemetry = Telemetry(sys.argv[1], flush_interval_s=0.02, batch_size=50)
