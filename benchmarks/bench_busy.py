@@ -49,7 +49,7 @@ class Load:
 
 def run(options: Options) -> Section:
     """Measure both."""
-    window_s, windows = (0.7, 3) if options.quick else (3.0, 6)
+    window_s, windows = (0.7, 3) if options.quick else (2.0, 6)
     with tempfile.TemporaryDirectory() as folder:
         loads = _loads(Path(folder), window_s, windows)
     with tempfile.TemporaryDirectory() as folder:

@@ -35,7 +35,7 @@ _SIZES = (1, 10, 100, 500, SqliteStore.max_batch_rows)
 def run(options: Options) -> Section:
     """Measure the queue, the sizes of batches and the growth of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        rates = _rates(Path(folder), 7 if options.quick else 40)
+        rates = _rates(Path(folder), 7 if options.quick else 25)
     with tempfile.TemporaryDirectory() as folder:
         sizes = anyio.run(_by_size, Path(folder), 2 if options.quick else 15)
     with tempfile.TemporaryDirectory() as folder:

@@ -72,8 +72,8 @@ class Latencies:
 Results = Mapping[str, Latencies]
 
 _BURST = Situation(None, 1, 1_000, 40)
-_PACED = Situation(1_000, 1, 1_000, 6)
 _CORE = (OFF, MEMORY, JOURNAL, QUEUE_HANDLER, OTEL_LOG)
+_PACED = Situation(1_000, 1, 1_000, 6, (MEMORY, JOURNAL, OTEL_LOG))
 
 
 def situations(options: Options) -> list[Situation]:
@@ -91,11 +91,12 @@ def situations(options: Options) -> list[Situation]:
     return [
         _BURST,
         _PACED,
-        Situation(100, 1, 200, 1),
+        Situation(1_000, 1, 1_000, 2),
+        Situation(100, 1, 200, 1, _CORE),
         Situation(10_000, 1, 5_000, 3),
         Situation(None, 4, 1_000, 10),
         Situation(None, 16, 1_000, 10),
-        *(Situation(rate, threads, max(160, rate), 1) for rate in (100, 1_000, 10_000) for threads in (4, 16)),
+        *(Situation(rate, threads, max(160, rate), 1, _CORE) for rate in (100, 1_000, 10_000) for threads in (4, 16)),
     ]
 
 

@@ -45,7 +45,7 @@ Clients = Mapping[str, AnthropicBuilderClient]
 
 def run(options: Options) -> Section:
     """Measure one call at a time, then 50."""
-    singles, waves = (60, 20) if options.quick else (1_500, 120)
+    singles, waves = (60, 20) if options.quick else (700, 80)
     with tempfile.TemporaryDirectory() as folder, _server() as url, _telemetries(Path(folder)) as telemetries:
         alone, together = asyncio.run(_measure(url, telemetries, singles, waves))
         lines = [_counts(name, telemetry) for name, telemetry in telemetries.items()]

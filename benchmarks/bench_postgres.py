@@ -44,7 +44,7 @@ Writing = Callable[[list[Row]], Awaitable[None]]
 def run(options: Options) -> Section:
     """Measure the drain of a full queue, the store alone, and the limits."""
     with _state_folder(), _servers_database("ours") as ours, _servers_database("theirs") as theirs:
-        rates = asyncio.run(_rates(ours, theirs, 5 if options.quick else 25))
+        rates = asyncio.run(_rates(ours, theirs, 5 if options.quick else 18))
     return Section(
         title="Drain into PostgreSQL, main thread idle",
         tables=[rate_table(rates, COPY, BACKLOG)],
