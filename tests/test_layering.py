@@ -22,7 +22,7 @@ telemetry.counters telemetry.log telemetry.errors telemetry.metrics telemetry.ev
 telemetry.wire telemetry.settings
 telemetry.rows telemetry.decoding telemetry.backoff telemetry.ledger telemetry.private_files
 telemetry.process telemetry.wakeup telemetry.control
-telemetry.buffer telemetry.segment telemetry.appender telemetry.recovery telemetry.dead_letters
+telemetry.buffer telemetry.segment telemetry.appender telemetry.segment_maker telemetry.recovery telemetry.dead_letters
 telemetry.journal telemetry.inspection
 telemetry.stores.base telemetry.stores.memory telemetry.stores telemetry.stores.sqlite telemetry.stores.postgres_errors
 telemetry.stores.postgres_copy

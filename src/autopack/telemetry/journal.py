@@ -28,14 +28,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-import os
-import stat
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from zlib import adler32
 
@@ -47,21 +42,11 @@ from autopack.telemetry.buffer import Refused
 from autopack.telemetry.control import politely
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.ledger import Account, Ledger
-from autopack.telemetry.private_files import ensure_private_folder
 from autopack.telemetry.recovery import Orphan, orphans_in, remove_unfinished
-from autopack.telemetry.segment import (
-    FIRST_RECORD,
-    FORMAT_VERSION,
-    MAX_BYTES,
-    RECORD_OVERHEAD_BYTES,
-    SUFFIX,
-    UNFINISHED_SUFFIX,
-    Header,
-    Segment,
-)
+from autopack.telemetry.segment import FIRST_RECORD, RECORD_OVERHEAD_BYTES, Segment
+from autopack.telemetry.segment_maker import SegmentMaker
 from autopack.telemetry.settings import Settings
 
-_FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -74,19 +59,15 @@ class Journal:
         self.slot_bytes = min(settings.max_event_bytes, smallest - FIRST_RECORD - RECORD_OVERHEAD_BYTES)
         self.inline_segments = AtomicCounter()
         self.damaged = 0
-        self._settings = settings
         self._wake = wake
-        self._writer_id = os.urandom(16)
         self._fingerprint = fingerprint
-        self._numbers = itertools.count(1)
+        self._maker = SegmentMaker(folder, fingerprint, settings)
         self._making = threading.RLock()
         self._inside: set[int] = set()  # the threads that look for the next segment
         self._aside: deque[bytes] = deque()
         self._account_lock = threading.RLock()  # for consistent snapshots: only the worker reads and settles
         self._taken_here = 0
         self._closed = False
-        self._full_until_s = 0.0
-        self._said_full = False
         self._ledger = Ledger()
         self._places: dict[int, tuple[Segment, int]] = {}
         self._recovered = 0
@@ -97,7 +78,6 @@ class Journal:
         self._appender = Appender()  # or one before it, for a moment: who finds no room there follows the chain
         self._oldest = self._appender  # the first that is not settled to its end
         self._ready: list[Segment] = []  # the next, made by the worker
-        _check_folder(folder)
 
     # The call site.
 
@@ -198,44 +178,9 @@ class Journal:
         """The segment that the worker has made, or else one that is made here and now. Raises Refused."""
         with contextlib.suppress(IndexError):
             return self._ready.pop()
-        made = self._make(first=full.segment is None)
+        made = self._maker.make(first=full.segment is None)
         self.inline_segments.add()
         return made
-
-    def _make(self, *, first: bool) -> Segment:
-        """Raises Refused where there is no room, in the folder or on the disk."""
-        if time.monotonic() < self._full_until_s:
-            raise Refused("journal_full")
-        settings = self._settings
-        size_bytes = settings.journal_first_segment_bytes if first else settings.journal_segment_bytes
-        try:
-            ensure_private_folder(self.folder)  # somebody may have deleted it
-            if size_bytes + _bytes_of_segments(self.folder) <= settings.journal_bytes:
-                made = self._make_segment(size_bytes)
-                self._said_full = False
-                return made
-            problem = f"{settings.journal_bytes} bytes are in use"
-        except OSError as exc:
-            problem = exc.strerror or type(exc).__name__
-        if not self._said_full:
-            self._said_full = True
-            log.warning("No further journal segment in %s (%s): events are dropped, and counted", self.folder, problem)
-        self._full_until_s = time.monotonic() + _FULL_FOR_S
-        raise Refused("journal_full")
-
-    def _make_segment(self, size_bytes: int) -> Segment:
-        header = Header(
-            version=FORMAT_VERSION,
-            size_bytes=size_bytes,
-            created_ns=time.time_ns(),
-            first_sequence=int.from_bytes(os.urandom(4)) >> 1 or 1,
-            writer=self._writer_id,
-            fingerprint=self._fingerprint,
-        )
-        # In one step: worker, call site and a signal handler may each be here, and an attempt that an exception ends
-        # leaves a file under its name.
-        name = f"journal-{self._writer_id.hex()}-{next(self._numbers):06d}{SUFFIX}"
-        return Segment.create(self.folder / name, header)
 
     # The worker.
 
@@ -349,7 +294,7 @@ class Journal:
             self._leave_ready()
         if not self._ready and appender.is_half_full:
             with contextlib.suppress(Refused):
-                self._ready.append(self._make(first=False))
+                self._ready.append(self._maker.make(first=False))
 
     def _leave_ready(self) -> None:
         """The same for those that nobody has written to yet."""
@@ -463,29 +408,6 @@ def _try_to(dispose: Callable[[], object]) -> None:
         log.warning("A settled journal segment cannot be removed: %s", exc.strerror)
 
 
-@cache
-def _check_folder(folder: Path) -> None:
-    """Raise OSError where a segment could never be made: no right to write, a link, no locks, no shared mappings."""
-    ensure_private_folder(folder)
-    header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32))
-    Segment.create_unnamed(folder / f"check-{os.urandom(8).hex()}{UNFINISHED_SUFFIX}", header).remove()
-
-
 def fingerprint_of(identity: str) -> bytes:
     """What a segment says of its destination: enough to tell it from others, nothing to read in it."""
     return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).digest()
-
-
-def _bytes_of_segments(folder: Path) -> int:
-    """Of segments that are ours to count: not what somebody else has put there under such a name."""
-    with os.scandir(folder) as entries:
-        return sum(_bytes_of_segment(entry) for entry in entries if entry.name.endswith(SUFFIX))
-
-
-def _bytes_of_segment(entry: os.DirEntry[str]) -> int:
-    try:
-        found = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return 0  # settled and deleted since the folder was listed
-    ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_size <= MAX_BYTES
-    return found.st_size if ours else 0
