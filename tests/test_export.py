@@ -583,7 +583,8 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
     target = tmp_path / "target"
     target.mkdir()
     program = (  # the block size makes it stop in the middle: it waits for a signal there
-        "import signal, sys\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have put us into the background
         "from autopack.analysis.exporting import command\n"
         "from autopack.cli import main\n"
         "class Stopping:\n"
@@ -591,7 +592,7 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
         "    def __iter__(self):\n"
         "        yield next(self.lines)\n"
         "        print('begun', flush=True)\n"
-        "        signal.pause()\n"
+        "        while True: time.sleep(0.05)\n"  # `pause` may begin when the signal has just come
         "command._with_progress = lambda lines, *_: Stopping(lines)\n"
         "main(['export', '--output', sys.argv[1]])"
     )
@@ -603,7 +604,10 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
         assert process.stdout.readline() == "begun\n"
         assert len(list(target.iterdir())) == 1
         process.send_signal(signum)
-        assert process.wait(30) == code
+        try:
+            assert process.wait(30) == code
+        finally:
+            process.kill()
     assert list(target.iterdir()) == []
 
 
