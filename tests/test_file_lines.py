@@ -10,25 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.read_side import autopack, environment
+from tests.write_side import event
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines
 
-RECORD = {
-    "run_id": "r",
-    "phase_id": "p",
-    "timestamp": "2025-12-29T19:40:01+00:00",
-    "category": "implementation",
-    "complexity": "medium",
-    "deliverable_count": 1,
-    "deliverables": ["src/app.py"],
-    "predicted_output_tokens": 5200,
-    "actual_output_tokens": 2600,
-    "selected_budget": 8192,
-    "success": True,
-    "truncated": False,
-    "stop_reason": "end_turn",
-    "model": "claude-sonnet-4-5",
-}
+RECORD = event() | {"timestamp": "2025-12-29T19:40:01+00:00", "deliverable_count": 2}
 MARK = b"\xef\xbb\xbf"  # byte order mark of UTF-8
 EXPORTED = msgspec.json.encode(RECORD) + b"\n"
 LOGGED = (

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.read_side import DATA, autopack, autopack_process, environment, event, make_database
 from tests.stores import FlakyStore, RefusingStore, WrappedStore
+from tests.write_side import event as fields_of_an_event
 from tests.write_side import rows_of
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines
@@ -33,21 +34,9 @@ FIELDS = (
     "complexity=medium deliverables=2 success=True stop_reason=end_turn truncated=False model=claude-sonnet-4-5"
 )
 LINE = f"[2025-12-23 22:07:12] INFO: [TokenEstimationV2] {FIELDS}"
-RECORD: dict[str, Any] = {
-    "run_id": "nightly",
-    "phase_id": "p1",
+RECORD: dict[str, Any] = fields_of_an_event() | {
     "timestamp": "2025-12-29T19:40:01.000123+00:00",
-    "category": "implementation",
-    "complexity": "medium",
     "deliverable_count": 2,
-    "deliverables": ["src/app.py", "tests/test_app.py"],
-    "predicted_output_tokens": 5200,
-    "actual_output_tokens": 2600,
-    "selected_budget": 8192,
-    "success": True,
-    "truncated": False,
-    "stop_reason": "end_turn",
-    "model": "claude-sonnet-4-5",
 }
 
 
