@@ -61,8 +61,7 @@ class Appender:
         return self._successors.get(None)
 
     def succeed(self, segment: Segment) -> Appender:
-        """Seal this one and go on in `segment`, unless somebody else was faster; returns the successor."""
-        self.seal()
+        """Go on in `segment`, unless somebody else was faster; returns the successor. For one that is sealed."""
         return self._successors.setdefault(None, Appender(segment, self))
 
     @property
