@@ -336,7 +336,7 @@ def test_a_child_that_is_forked_in_the_middle_of_the_first_call_can_make_its_own
     """What reads a URL is imported with it, and differs by database. The fork comes when that import has begun."""
     run_python(
         """
-import signal, time
+import signal
 from autopack.telemetry import get_telemetry
 wanted = "autopack.postgres_urls" if os.environ["DATABASE_URL"].startswith("postgresql") else "autopack.database"
 thread = threading.Thread(target=get_telemetry)

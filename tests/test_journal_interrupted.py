@@ -145,12 +145,12 @@ def test_an_append_that_was_held_up_since_before_the_segment_changed_goes_into_t
     journal.append(b"first")
     taken: list[bytes] = []
 
-    def sleep() -> None:
+    def fill_and_drain() -> None:
         for n in range(400):
             journal.append(b"%d" % n * 100)
         taken.extend(drained(journal))
 
-    at_c_call("adler32", sleep)
+    at_c_call("adler32", fill_and_drain)
     journal.append(b"late")
     assert len(taken) == 401
     assert drained(journal) == [b"late"]
