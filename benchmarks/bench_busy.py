@@ -26,7 +26,7 @@ from sqlalchemy import create_engine, event, insert
 
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import Telemetry
-from autopack.telemetry.disabled import DisabledTelemetry
+from autopack.telemetry.recorder import DisabledTelemetry
 
 RATE_PER_S = 1_000
 BACKLOG = 20_000

@@ -22,9 +22,9 @@ from benchmarks.report import Line, Options, Section, Table
 from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
 from benchmarks.samples import at_least, ratio_of_medians
 
-from autopack.database import parse_database_url
+from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
-from autopack.telemetry.events import Row
+from autopack.telemetry.event.schema import Row
 from autopack.telemetry.stores.sqlite import SqliteStore
 
 BACKLOG = 10_000

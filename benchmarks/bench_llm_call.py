@@ -27,7 +27,7 @@ from benchmarks.samples import mann_whitney_p, median_difference, quantile
 
 from autopack.anthropic_clients import AnthropicBuilderClient, open_loopback_client
 from autopack.telemetry import Telemetry
-from autopack.telemetry.disabled import DisabledTelemetry
+from autopack.telemetry.recorder import DisabledTelemetry
 
 OFF, ON, DEAD = "off", "on", "on, database locked"
 _PHASE = {

@@ -24,10 +24,10 @@ from benchmarks.samples import at_least, ratio_of_medians
 from msgspec.structs import astuple
 from tests import postgres
 
-from autopack.database import parse_database_url
+from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
-from autopack.telemetry.events import Row
-from autopack.telemetry.stores.postgres import PostgresStore
+from autopack.telemetry.event.schema import Row
+from autopack.telemetry.stores.postgres.store import PostgresStore
 
 BACKLOG = 20_000
 COPY = "asyncpg, copy_records_to_table of ready tuples"

@@ -20,13 +20,13 @@ from benchmarks.candidates import empty_named
 from benchmarks.report import Line, Options, Section, Table
 from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
 
-from autopack.database import parse_database_url
+from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
-from autopack.telemetry.buffer import MemoryBuffer
-from autopack.telemetry.decoding import Decoder
-from autopack.telemetry.events import Event
+from autopack.telemetry.engine.queue import MemoryBuffer
+from autopack.telemetry.event.decode import Decoder
+from autopack.telemetry.event.schema import Event
+from autopack.telemetry.event.wire import encode
 from autopack.telemetry.stores.sqlite import SqliteStore
-from autopack.telemetry.wire import encode
 
 _BATCH = SqliteStore.max_batch_rows
 _VALUES = (time.time_ns(), 1 << 40, *FIELDS.values(), None, None)

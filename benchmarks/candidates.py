@@ -19,7 +19,7 @@ from benchmarks.call_site import KEYWORDS, MAPPING, PLAN_KEYWORDS, Loops
 from benchmarks.plan_write import plan_sessions, plan_write
 
 from autopack.telemetry import Telemetry
-from autopack.telemetry.disabled import DisabledTelemetry
+from autopack.telemetry.recorder import DisabledTelemetry
 
 SETTLE_TIMEOUT_S = 60.0
 

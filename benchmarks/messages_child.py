@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from autopack.messages_server import serve_messages
-from autopack.replies import Refusal, Reply, ReplyRequest
+from autopack.loopback.replies import Refusal, Reply, ReplyRequest
+from autopack.loopback.server import serve_messages
 
 
 class OneReply:

@@ -13,11 +13,11 @@ from typing import Any
 from benchmarks.call_site import FIELDS
 from msgspec.structs import astuple
 
-from autopack.identifiers import event_uid
+from autopack._util.ids import event_uid
 from autopack.telemetry import Telemetry
-from autopack.telemetry.decoding import Decoder
-from autopack.telemetry.events import Row
-from autopack.telemetry.wire import encode
+from autopack.telemetry.event.decode import Decoder
+from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.wire import encode
 
 COLUMNS = Row.__struct_fields__
 TABLE = "token_estimation_v2_events"

@@ -9,7 +9,7 @@ from tests import postgres as postgres_servers
 from tests.stores import PLACES, Place
 from tests.write_side import DATA, url_of
 
-from autopack.telemetry import process
+from autopack.telemetry import lifecycle
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +65,9 @@ def plan_table_sql() -> str:
 @pytest.fixture
 def _nothing_left_running() -> Iterator[None]:
     """Holds the test to closing what it opened."""
-    before = set(process.live)
+    before = set(lifecycle.live)
     yield
-    assert set(process.live) <= before, "a writer still runs"
+    assert set(lifecycle.live) <= before, "a writer still runs"
 
 
 def pytest_configure() -> None:

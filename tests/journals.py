@@ -14,12 +14,12 @@ from typing import Any
 
 from tests.write_side import event, start_python, url_of
 
-from autopack.database import parse_database_url
+from autopack.database.destination import parse_database_url
+from autopack.errors import QueueRejected
 from autopack.telemetry import Telemetry
-from autopack.telemetry.buffer import Refused
-from autopack.telemetry.journal import Journal, fingerprint_of
-from autopack.telemetry.settings import Settings
-from autopack.telemetry.wire import encode
+from autopack.telemetry.engine.settings import Settings
+from autopack.telemetry.event.wire import encode
+from autopack.telemetry.journal.journal import Journal, fingerprint_of
 
 SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, max_event_bytes=8 << 10)
 
@@ -176,7 +176,7 @@ def fill(journal: Journal) -> list[bytes]:
         item = b"%d:" % n + b"x" * 500
         try:
             journal.append(item)
-        except Refused:
+        except QueueRejected:
             return kept
         kept.append(item)
     raise AssertionError("it is never full")

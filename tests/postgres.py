@@ -22,8 +22,8 @@ import psycopg
 from psycopg.rows import dict_row
 from tests.write_side import TABLE
 
-from autopack.database import parse_database_url
-from autopack.postgres_urls import PostgresUrl, psycopg_arguments
+from autopack.database.destination import parse_database_url
+from autopack.database.postgres_urls import PostgresUrl, psycopg_arguments
 
 _RUN = "AUTOPACK_TEST_RUN"
 _ROOM_BYTES = 3 << 30

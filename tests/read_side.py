@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from sqlalchemy.orm import Session
 
 from autopack.cli import main
-from autopack.database import Destination, engine_for, parse_database_url
+from autopack.database import engine_for
+from autopack.database.destination import Destination, parse_database_url
 from autopack.models import Base, TokenEstimationV2Event
 
 ROOT = Path(__file__).parents[1]

@@ -13,11 +13,11 @@ import msgspec
 from tests.postgres import Database
 from tests.write_side import dead_letters_of, read_dead_letters, rows_of, url_of
 
-from autopack.database import parse_database_url
+from autopack.database.destination import parse_database_url
+from autopack.errors import DataRejectedError, StoreError, TransientStoreError
 from autopack.telemetry import Telemetry
-from autopack.telemetry.dead_letters import MemoryDeadLetters
-from autopack.telemetry.errors import DataRejectedError, StoreError, TransientStoreError
-from autopack.telemetry.events import Row
+from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
+from autopack.telemetry.event.schema import Row
 from autopack.telemetry.stores import MemoryStore, Store
 
 

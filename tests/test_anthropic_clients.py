@@ -19,19 +19,19 @@ from hypothesis import strategies as st
 
 from autopack.anthropic_clients import (
     AnthropicBuilderClient,
-    PhaseResult,
     _write_token_estimation_v2_telemetry,
     open_client,
     open_loopback_client,
 )
-from autopack.call_failures import reason_of
-from autopack.client_setup import ClientSetupError, MissingCredentialsError, check_setup
-from autopack.coefficients import shipped_coefficients
-from autopack.messages_server import serve_messages
-from autopack.phase_calls import ModelReply, describe_call, log_line, prescribed_budget, prompt_of
-from autopack.replies import RecordedReplies, RecordedReply, Refusal, Reply, ReplyRequest, ReplySource
-from autopack.simulation import Faults, SimulatedReplies
-from autopack.streamed_reply import StreamedReply
+from autopack.build.call_failures import describe_call_error
+from autopack.build.credentials import check_setup
+from autopack.build.phase import ModelReply, PhaseResult, describe_call, log_line, prescribed_budget, prompt_of
+from autopack.build.streamed_reply import StreamedReply
+from autopack.errors import ClientSetupError, MissingCredentialsError
+from autopack.estimation.coefficients import shipped_coefficients
+from autopack.loopback.replies import RecordedReplies, RecordedReply, Refusal, Reply, ReplyRequest, ReplySource
+from autopack.loopback.server import serve_messages
+from autopack.loopback.simulation import Faults, SimulatedReplies
 from autopack.telemetry import Telemetry, get_telemetry
 from autopack.telemetry.stores import MemoryStore
 
@@ -254,7 +254,9 @@ async def test_a_server_that_is_gone_is_a_failed_result() -> None:
 
 
 def test_the_reason_of_a_failure_is_one_line_without_secrets() -> None:
-    reason = reason_of(RuntimeError("key sk-ant-api03-abcdef at\nhttps://user:hunter2@proxy/\x1b[2J" + "x" * 1000))
+    reason = describe_call_error(
+        RuntimeError("key sk-ant-api03-abcdef at\nhttps://user:hunter2@proxy/\x1b[2J" + "x" * 1000)
+    )
     assert reason.startswith("RuntimeError: key sk-*** at\\nhttps://user:***@proxy/\\x1b[2J")
     assert len(reason) < 400
 

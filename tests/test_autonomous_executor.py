@@ -22,12 +22,12 @@ import anyio
 import pytest
 from click.testing import CliRunner, Result
 
-from autopack.anthropic_clients import PhaseResult
+from autopack._util.signals import StopSignals
 from autopack.autonomous_executor import choose_provider, exit_code, run_command
-from autopack.run_report import Outcome, outcome_line, summary_lines
-from autopack.stop_signals import StopSignals
+from autopack.build.phase import PhaseResult
+from autopack.build.progress import Outcome, outcome_line, summary_lines
 from autopack.telemetry import TelemetryStats
-from autopack.telemetry.settings import Settings
+from autopack.telemetry.engine.settings import Settings
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 PROGRAM = [sys.executable, "-m", "autopack.autonomous_executor"]
@@ -303,8 +303,8 @@ def test_a_database_that_can_never_be_written_is_named_before_the_first_call(
 
 def test_without_permission_nothing_is_started() -> None:
     program = (
-        "import os, sys; from pathlib import Path; from autopack.database import Destination\n"
-        "from autopack.database_check import database_problem\n"
+        "import os, sys; from pathlib import Path; from autopack.database.destination import Destination\n"
+        "from autopack.database.preflight import database_problem\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "for path in sys.argv[1:]: print(database_problem(Destination('sqlite', Path(path))))"
     )

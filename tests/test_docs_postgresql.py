@@ -15,8 +15,8 @@ from tests.read_side import ROOT, autopack, event, make_database
 from tests.write_side import TABLE
 from tests.write_side import event as recorded
 
-from autopack.database import parse_database_url
-from autopack.identifiers import event_uid
+from autopack._util.ids import event_uid
+from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
 
 PAGE = (ROOT / "docs" / "postgresql.md").read_text()

@@ -109,7 +109,7 @@ def test_the_commands_of_contributing_are_there() -> None:
 
 def test_each_variable_that_the_readme_names_is_read_by_the_code() -> None:
     """`TELEMETRY_<NAME>` are the names of the settings."""
-    from autopack.telemetry.settings import Settings
+    from autopack.telemetry.engine.settings import Settings
 
     scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
     source = "\n".join(path.read_text() for path in [*(ROOT / "src").rglob("*.py"), *scripts])

@@ -24,13 +24,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from autopack.call_failures import reason_of
-from autopack.coefficients import Coefficients, load_coefficients
-from autopack.deliverables import flatten_deliverables
-from autopack.messages_server import phase_headers
-from autopack.phase_calls import ModelReply, PhaseCall, describe_call, log_line, prompt_of
-from autopack.printable import printable
-from autopack.streamed_reply import StreamedReply
+from autopack._util.text import truncate_for_display
+from autopack.build.call_failures import describe_call_error
+from autopack.build.phase import ModelReply, PhaseCall, PhaseResult, describe_call, log_line, phase_headers, prompt_of
+from autopack.build.streamed_reply import StreamedReply
+from autopack.estimation.coefficients import Coefficients, load_coefficients
+from autopack.estimation.deliverables import flatten_deliverables
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -46,22 +45,6 @@ class EventSink(Protocol):
 
     def record(self, **fields: Any) -> bool:
         """Takes one event; whether it was accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseResult:
-    """How the call of a phase ended.
-
-    `tokens_used` is input and output over all attempts, as far as the replies say; `text` and `stop_reason` are
-    the last reply's. `error` is one line without secrets, None after a success. `attempts` counts calls.
-    """
-
-    success: bool
-    tokens_used: int
-    text: str
-    stop_reason: str | None
-    error: str | None
-    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +107,7 @@ class AnthropicBuilderClient:
             reply = await self._stream(call, number, max_tokens)
             error = None if reply else "the reply broke off before its end"
         except Exception as exc:  # noqa: BLE001 (whatever the SDK or the network raises, the call has failed)
-            error = reason_of(exc)
+            error = describe_call_error(exc)
         attempt = _Attempt(reply, error, round((self._clock() - started) * 1000))
         if reply is not None:
             logger.info("%s", log_line(call, reply))
@@ -277,4 +260,4 @@ def _complaint(reply: ModelReply) -> str | None:
         return None
     if reply.truncated:
         return f"the reply was cut off at the ceiling, after {reply.output_tokens or 'an unknown number of'} tokens"
-    return f"the reply stopped for the reason {printable(str(reply.stop_reason))}"
+    return f"the reply stopped for the reason {truncate_for_display(str(reply.stop_reason))}"

@@ -22,28 +22,23 @@ from typing import Any, Literal
 import anyio
 import click
 
-from autopack.anthropic_clients import (
-    DEFAULT_MODEL,
-    AnthropicBuilderClient,
-    open_client,
-    open_loopback_client,
-)
-from autopack.client_setup import ClientSetupError, check_setup
-from autopack.coefficients import Coefficients, load_coefficients
-from autopack.database import DatabaseUrlError, current_destination, database_url, describe_database
-from autopack.database_check import database_problem
-from autopack.input_files import InputFileError, read_input
-from autopack.messages_server import serve_messages
-from autopack.plans import Phase, Plan, load_plan
-from autopack.printable import printable
-from autopack.replies import RecordedReplies, ReplySource, parse_recording
-from autopack.run_report import Outcome, Report, open_report, summary_lines
-from autopack.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
-from autopack.stop_signals import StopSignals
+from autopack._util.input_files import read_input
+from autopack._util.signals import StopSignals
+from autopack._util.text import truncate_for_display
+from autopack.anthropic_clients import DEFAULT_MODEL, AnthropicBuilderClient, open_client, open_loopback_client
+from autopack.build.credentials import check_setup
+from autopack.build.plan import Phase, Plan, load_plan
+from autopack.build.progress import Outcome, Report, open_report, summary_lines
+from autopack.build.workspace import find_existing
+from autopack.database.destination import current_destination, database_url, describe_database
+from autopack.database.preflight import database_problem
+from autopack.errors import ClientSetupError, ConfigError, DatabaseUrlError, InputFileError
+from autopack.estimation.coefficients import Coefficients, load_coefficients
+from autopack.loopback.replies import RecordedReplies, ReplySource, parse_recording
+from autopack.loopback.server import serve_messages
+from autopack.loopback.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
 from autopack.telemetry import Telemetry
-from autopack.telemetry.errors import ConfigError
-from autopack.telemetry.switch import is_enabled
-from autopack.workspace import find_existing
+from autopack.telemetry.recorder import is_enabled
 
 Provider = Literal["anthropic", "recorded", "simulated"]
 
@@ -90,7 +85,7 @@ def _checked_run_id(_context: click.Context, _parameter: click.Parameter, value:
     if not value.strip() or len(value) > _LONGEST_RUN_ID:
         raise click.BadParameter(f"give between 1 and {_LONGEST_RUN_ID} characters, not all of them blank")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise click.BadParameter(f"{printable(value)} is not valid text")
+        raise click.BadParameter(f"{truncate_for_display(value)} is not valid text")
     return value
 
 
@@ -98,7 +93,7 @@ def _checked_faults(_context: click.Context, _parameter: click.Parameter, values
     try:
         return parse_faults(values) if values else None
     except ValueError as exc:
-        raise click.BadParameter(printable(str(exc))) from exc
+        raise click.BadParameter(truncate_for_display(str(exc))) from exc
 
 
 @click.command(
@@ -147,7 +142,7 @@ def run_command(**options: Any) -> None:
         job = _prepare(**options)
         telemetry = _open_telemetry()
     except (InputFileError, ClientSetupError, ConfigError) as exc:
-        raise _NothingStarted(printable(str(exc), 1000)) from exc
+        raise _NothingStarted(truncate_for_display(str(exc), 1000)) from exc
     _load_libraries(job)
     with StopSignals() as stop:
         code = _execute(job, telemetry, stop)
@@ -180,7 +175,7 @@ def _prepare(
     coefficients = load_coefficients()
     at = f", at {check_setup()}" if chosen == "anthropic" else ""
     click.echo(f"provider: {chosen} ({why}){at}", err=True)
-    click.echo(f"plan: {printable(plan.source)}, {len(plan.phases)} phases", err=True)
+    click.echo(f"plan: {truncate_for_display(plan.source)}, {len(plan.phases)} phases", err=True)
     return Job(run_id, plan, chosen, source, model, coefficients, workspace, concurrency)
 
 
@@ -217,7 +212,7 @@ def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
     outcomes: list[Outcome] = []
     phase_count = len(job.plan.phases)
     with telemetry:
-        click.echo(f"database: {printable(describe_database(), 1000)}", err=True)
+        click.echo(f"database: {truncate_for_display(describe_database(), 1000)}", err=True)
         state = "on" if telemetry.enabled else "off (TELEMETRY_DB_ENABLED=1 turns it on)"
         click.echo(f"telemetry: {state}", err=True)
         with open_report(phase_count) as report:

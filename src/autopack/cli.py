@@ -15,12 +15,9 @@ from importlib import import_module
 import click
 
 from autopack import __version__
-from autopack.analysis.errors import AnalysisError
-from autopack.database import DatabaseUrlError
-from autopack.error_messages import message_of
-from autopack.input_files import InputFileError
-from autopack.stop_signals import exiting_at_signals
-from autopack.streams import give_up_if_unwritable, standard_error_is_a_courtesy
+from autopack._util.signals import exiting_at_signals
+from autopack._util.terminal import redirect_to_devnull_if_broken, tolerate_stderr_errors
+from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, describe_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,48 +32,44 @@ class LazyCommand:
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "run": LazyCommand("autopack.autonomous_executor", "run_command", "Run the phases of a plan.", acts=True),
-    "export": LazyCommand(
-        "autopack.analysis.exporting.command", "export_command", "Write the recorded events, newest first."
-    ),
+    "export": LazyCommand("autopack.commands.export", "export_command", "Write the recorded events, newest first."),
     "import": LazyCommand(
-        "autopack.importing.command", "import_command", "Bring logs and exports into the database.", acts=True
+        "autopack.commands.import_", "import_command", "Bring logs and exports into the database.", acts=True
     ),
     "replay": LazyCommand(
-        "autopack.analysis.replaying.command", "replay_command", "Compare today's estimator with what really came."
+        "autopack.commands.replay", "replay_command", "Compare today's estimator with what really came."
     ),
     "validate": LazyCommand(
-        "autopack.analysis.validating.command",
+        "autopack.commands.validate",
         "validate_command",
         "Say whether the estimator is validated on real data.",
     ),
     "summary": LazyCommand(
-        "autopack.analysis.summarizing.command", "summary_command", "Show the verdict and its figures at a glance."
+        "autopack.commands.summary", "summary_command", "Show the verdict and its figures at a glance."
     ),
     "report": LazyCommand(
-        "autopack.reporting.command", "report_command", "Write the verdict and its figures as one HTML page."
+        "autopack.commands.report", "report_command", "Write the verdict and its figures as one HTML page."
     ),
-    "tail": LazyCommand("autopack.analysis.tailing.command", "tail_command", "Show new events as they land."),
+    "tail": LazyCommand("autopack.commands.tail", "tail_command", "Show new events as they land."),
     "calibrate": LazyCommand(
-        "autopack.analysis.calibrating.command",
+        "autopack.commands.calibrate",
         "calibrate_command",
         "Propose coefficients and budgets from what was recorded.",
     ),
-    "status": LazyCommand("autopack.status_command", "status_command", "Say whether everything accepted arrives."),
+    "status": LazyCommand("autopack.commands.status", "status_command", "Say whether everything accepted arrives."),
     "db": LazyCommand(
-        "autopack.upkeep.db_command", "db_command", "Look at the schema, upgrade it, print its SQL.", acts=True
+        "autopack.commands.db", "db_command", "Look at the schema, upgrade it, print its SQL.", acts=True
     ),
-    "copy": LazyCommand(
-        "autopack.upkeep.copy_command", "copy_command", "Copy all events into another database.", acts=True
-    ),
-    "prune": LazyCommand("autopack.upkeep.prune_command", "prune_command", "Delete old events.", acts=True),
+    "copy": LazyCommand("autopack.commands.copy", "copy_command", "Copy all events into another database.", acts=True),
+    "prune": LazyCommand("autopack.commands.prune", "prune_command", "Delete old events.", acts=True),
     "recover": LazyCommand(
-        "autopack.telemetry.recover_cli",
+        "autopack.commands.recover",
         "recover_command",
         "Deliver what dead processes left in the journal.",
         acts=True,
     ),
     "dead-letters": LazyCommand(
-        "autopack.telemetry.dead_letters_cli", "dead_letters_command", "List or retry events that were refused."
+        "autopack.commands.dead_letters", "dead_letters_command", "List or retry events that were refused."
     ),
 }
 
@@ -106,10 +99,10 @@ class AutopackGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (AnalysisError, DatabaseUrlError, InputFileError, OSError) as exc:
-            give_up_if_unwritable(sys.stdout)
+            redirect_to_devnull_if_broken(sys.stdout)
             if isinstance(exc, BrokenPipeError) and _only_reads(ctx.invoked_subcommand):
                 ctx.exit(0)
-            raise click.ClickException(message_of(exc)) from exc
+            raise click.ClickException(describe_error(exc)) from exc
 
 
 def _only_reads(name: str | None) -> bool:
@@ -131,11 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; `arguments` are those of the process unless given. SIGINT ends it with 130, SIGTERM 143."""
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with exiting_at_signals(), standard_error_is_a_courtesy():
+    with exiting_at_signals(), tolerate_stderr_errors():
         try:
             cli(arguments, prog_name="autopack")
         finally:
-            give_up_if_unwritable(sys.stdout)
+            redirect_to_devnull_if_broken(sys.stdout)
 
 
 if __name__ == "__main__":

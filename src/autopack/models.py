@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Boolean, DateTime, Dialect, Index, Integer, S
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from autopack.identifiers import new_event_uid
+from autopack._util.ids import new_event_uid
 
 
 class UtcDateTime(TypeDecorator[datetime]):

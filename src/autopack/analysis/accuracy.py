@@ -20,7 +20,7 @@ from operator import truediv
 
 import msgspec
 
-from autopack.telemetry.metrics import smape
+from autopack.estimation.metrics import smape
 
 DEFINITIONS = {
     "smape_percent": "|a - p| / max(1, (a + p) / 2) * 100, truncated replies left out",

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from autopack._util.text import truncate_for_display
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Block, Samples
-from autopack.printable import printable
-from autopack.telemetry.metrics import smape
+from autopack.estimation.metrics import smape
 
 MOST_PLOTTED = 2_000
 MOST_WORST = 200
@@ -97,7 +97,7 @@ class CallCollector(SampleCollector):
                 category=categories.place_of[category],
                 complexity=complexities.place_of[complexity],
                 model=models.place_of[self._models[number]],
-                phase=printable(self._phases[number] or "-"),
+                phase=truncate_for_display(self._phases[number] or "-"),
                 at_s=at_s if at_s < math.inf else None,
                 predicted=samples.predicted[row],
                 actual=samples.actual[row],
@@ -137,7 +137,7 @@ class _Ranking(NamedTuple):
 def _ranking(names: Iterable[str | None]) -> _Ranking:
     ordered = [name for name, _ in Counter(names).most_common()]
     place_of = {name: min(place, _MOST_NAMES) for place, name in enumerate(ordered)}
-    shown = [printable(name or "-") for name in ordered[:_MOST_NAMES]]
+    shown = [truncate_for_display(name or "-") for name in ordered[:_MOST_NAMES]]
     return _Ranking(shown + [OTHERS] * (len(ordered) > _MOST_NAMES), place_of)
 
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from autopack._util.text import truncate_for_display
 from autopack.analysis.summarizing.periods import Period
 from autopack.analysis.validating.estimate_text import digits, interval_text, point_text
 from autopack.analysis.validating.measures import Estimate, Measures
 from autopack.analysis.validating.rules import FIGURES, Figure
 from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, StratumResult, Validation
-from autopack.printable import printable
 from autopack.reporting.calls import Call, Names
 from autopack.reporting.markup import Markup, joined, tag
 
@@ -143,7 +143,12 @@ def _stratum(stratum: StratumResult) -> Markup:
     more = f" (+{stratum.more_needed})" if stratum.more_needed else ""
     samples = tag("td", tag("data", str(stratum.measures.n), value=str(stratum.measures.n)), more, class_="number")
     # Each is cut by itself: a long category must not take the complexity away.
-    name = f"{printable(stratum.category, _LONGEST_CATEGORY)}/{printable(stratum.complexity, _LONGEST_COMPLEXITY)}"
+    name = "/".join(
+        [
+            truncate_for_display(stratum.category, _LONGEST_CATEGORY),
+            truncate_for_display(stratum.complexity, _LONGEST_COMPLEXITY),
+        ]
+    )
     return row(name, samples, *_all(stratum.measures))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from autopack.maintenance.health import StatusReport
 from autopack.reporting.figures import row, table
 from autopack.reporting.markup import Markup, joined, tag
-from autopack.status_command import Report
 
 
-def health_section(report: Report) -> Markup:
+def health_section(report: StatusReport) -> Markup:
     """A table of what was written and what waits, and the problems in words."""
     rows = (row(name, tag("td", value)) for name, value in _facts(report))
     problems = [tag("li", problem) for problem in report.problems]
@@ -23,7 +23,7 @@ def health_section(report: Report) -> Markup:
     )  # fmt: skip
 
 
-def _facts(report: Report) -> Iterator[tuple[str, str]]:
+def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
     database, journal, letters = report.database, report.journal, report.dead_letters
     yield "database", database.database
     yield "readable", "yes" if database.reachable else f"no: {database.problem}"

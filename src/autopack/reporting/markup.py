@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from autopack.text import for_terminal
+from autopack._util.text import escape_terminal
 
 _VOID = frozenset({"meta", "link", "br", "hr", "input"})
 _UNSAFE_IN_SCRIPT = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -43,11 +43,11 @@ def data_script(identifier: str, value: Any) -> Markup:
 
 
 def _child(child: str | Markup) -> str:
-    return child if isinstance(child, Markup) else escape(for_terminal(child))
+    return child if isinstance(child, Markup) else escape(escape_terminal(child))
 
 
 def _attribute(name: str, value: str | bool | None) -> str:
     shown = name.rstrip("_").replace("_", "-")
     if value is None or value is False:
         return ""
-    return f" {shown}" if value is True else f' {shown}="{escape(for_terminal(value))}"'
+    return f" {shown}" if value is True else f' {shown}="{escape(escape_terminal(value))}"'

@@ -13,22 +13,22 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
+from autopack._util.text import truncate_for_display
 from autopack.analysis.summarizing.periods import Period
 from autopack.analysis.validating.measures import Measures
 from autopack.analysis.validating.rules import FIGURES
 from autopack.analysis.validating.table import headline, samples_line
 from autopack.analysis.validating.validation import Validation
-from autopack.printable import printable
+from autopack.maintenance.health import StatusReport
 from autopack.reporting.calls import Calls
 from autopack.reporting.figures import drift_table, figures_table, periods_table, rules_table, strata_table, worst_table
 from autopack.reporting.health import health_section
 from autopack.reporting.markup import Markup, data_script, joined, tag
-from autopack.status_command import Report
 
 _ASSETS = files("autopack.reporting") / "assets"
 
 
-def page(validation: Validation, periods: Sequence[Period], calls: Calls, health: Report, plotly_js: str) -> str:
+def page(validation: Validation, periods: Sequence[Period], calls: Calls, health: StatusReport, plotly_js: str) -> str:
     """The whole document; `plotly_js` is the library."""
     script = (_ASSETS / "report.js").read_text("utf-8")
     head = tag(
@@ -73,7 +73,9 @@ def _header(validation: Validation) -> Markup:
     )
 
 
-def _sections(validation: Validation, periods: Sequence[Period], calls: Calls, health: Report) -> Iterator[Markup]:
+def _sections(
+    validation: Validation, periods: Sequence[Period], calls: Calls, health: StatusReport
+) -> Iterator[Markup]:
     level = f"{validation.rules.level * 100:g} %"
     yield _section("verdict", "Verdict", *_verdict(validation))
     yield _section("filters", "Calls", _filters(calls))
@@ -181,7 +183,7 @@ def _data(validation: Validation, periods: Sequence[Period], calls: Calls) -> di
             for result in validation.results
         ],
         "strata": [
-            {"category": printable(stratum.category), "complexity": printable(stratum.complexity),
+            {"category": truncate_for_display(stratum.category), "complexity": truncate_for_display(stratum.complexity),
              "n": stratum.measures.n, "estimates": _estimates(stratum.measures)}
             for stratum in ordered
         ],

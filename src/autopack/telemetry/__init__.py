@@ -5,12 +5,12 @@ An event travels `Telemetry.record` → `Buffer` → `Worker` → `Store`, and w
 
 from typing import TYPE_CHECKING, Any
 
-from autopack.telemetry.errors import ConfigError, TelemetryError
+from autopack.errors import ConfigError, TelemetryError
+from autopack.telemetry.default import get_telemetry
 from autopack.telemetry.recorder import Telemetry
-from autopack.telemetry.shared import get_telemetry
 
 if TYPE_CHECKING:
-    from autopack.telemetry.stats import TelemetryStats
+    from autopack.telemetry.engine.stats import TelemetryStats
 
 __all__ = ["ConfigError", "Telemetry", "TelemetryError", "TelemetryStats", "get_telemetry"]
 
@@ -18,7 +18,7 @@ __all__ = ["ConfigError", "Telemetry", "TelemetryError", "TelemetryStats", "get_
 def __getattr__(name: str) -> Any:
     """`TelemetryStats`, once it is asked for: this package imports only what telemetry that is off needs."""
     if name == "TelemetryStats":
-        from autopack.telemetry.stats import TelemetryStats
+        from autopack.telemetry.engine.stats import TelemetryStats
 
         return TelemetryStats
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

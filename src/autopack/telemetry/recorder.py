@@ -13,24 +13,34 @@ import os
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from autopack.identifiers import random_sequence_start
-from autopack.telemetry import process
-from autopack.telemetry.errors import ConfigError
-from autopack.telemetry.missing import MISSING
-from autopack.telemetry.switch import is_enabled
+from autopack._util.ids import random_sequence_start
+from autopack.errors import ConfigError
+from autopack.telemetry import lifecycle
+from autopack.telemetry.counters import Drops
+from autopack.telemetry.event.missing import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self, TypeVar
 
-    from autopack.telemetry.dead_letters import DeadLetterOffice
-    from autopack.telemetry.stats import TelemetryStats
+    from autopack.telemetry.engine.dead_letters import DeadLetterOffice
+    from autopack.telemetry.engine.slow_path import Redact
+    from autopack.telemetry.engine.stats import TelemetryStats
+    from autopack.telemetry.engine.writer import Writer
     from autopack.telemetry.stores.base import Store
-    from autopack.telemetry.uncommon import Redact
-    from autopack.telemetry.writer import Writer
 
     T = TypeVar("T")
+
+
+ENABLED_VARIABLE = "TELEMETRY_DB_ENABLED"
+_ON = frozenset({"1", "true", "yes"})
+
+
+def is_enabled(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether `TELEMETRY_DB_ENABLED` is `1`, `true` or `yes`, in any case; everything else is off."""
+    environ = os.environ if environ is None else environ
+    return environ.get(ENABLED_VARIABLE, "").strip().lower() in _ON
 
 
 class _Uncommon(Exception):  # noqa: N818 (not an error)
@@ -76,9 +86,9 @@ class Telemetry:
             "shutdown_timeout_s": shutdown_timeout_s,
         }
         self._redact = redact
-        with process.importing():
-            process.attach()
-            from autopack.telemetry.settings import journal_folder, resolve
+        with lifecycle.importing():
+            lifecycle.attach()
+            from autopack.telemetry.engine.settings import journal_folder, resolve
             from autopack.telemetry.stores.by_url import store_for
 
             self._settings = resolve(given)
@@ -87,7 +97,7 @@ class Telemetry:
             if self._store.identity is not None:
                 self._journal_folder = journal_folder(journal_dir, self._store.telemetry_dir)
             self._begin()
-        process.instances.add(self)
+        lifecycle.instances.add(self)
 
     @classmethod
     def from_env(cls) -> Telemetry:
@@ -96,16 +106,14 @@ class Telemetry:
         Off, which is the default, means off: no thread, no file, no import of SQLAlchemy. An impossible setting is
         warned of once, and the instance is off: a build does not fail for it.
         """
-        from autopack.telemetry.disabled import DisabledTelemetry
-
         if not is_enabled():
             return DisabledTelemetry()
-        from autopack.database import database_url
+        from autopack.database.destination import database_url
 
         try:
             return cls(database_url())
         except ConfigError as exc:
-            process.warn_once(f"Telemetry is off: {exc}")
+            lifecycle.warn_once(f"Telemetry is off: {exc}")
             return DisabledTelemetry()
 
     @property
@@ -243,10 +251,10 @@ class Telemetry:
 
     def _begin(self) -> None:
         """A writer of our own, and what the hot path needs of it at hand."""
-        from autopack.telemetry.stats import snapshot
-        from autopack.telemetry.uncommon import UncommonPath
-        from autopack.telemetry.wire import encode
-        from autopack.telemetry.writer import Writer
+        from autopack.telemetry.engine.slow_path import UncommonPath
+        from autopack.telemetry.engine.stats import snapshot
+        from autopack.telemetry.engine.writer import Writer
+        from autopack.telemetry.event.wire import encode
 
         self._writer = Writer(self._store, self._settings, self._journal_folder)
         buffer = self._writer.buffer
@@ -263,7 +271,7 @@ class Telemetry:
         """For `process`, in a forked child: leave everything of the parent's untouched, and begin again, empty."""
         was_closing = self._writer.closing
         self._writer.forget()
-        process.keep(self._writer)
+        lifecycle.keep(self._writer)
         self._store = self._store.forked()
         self._begin()
         if was_closing:
@@ -272,6 +280,81 @@ class Telemetry:
 
 def _refuse_common(_event: tuple[Any, ...]) -> bytes:
     raise _Uncommon
+
+
+class DisabledTelemetry(Telemetry):
+    """Telemetry that is off: accepts nothing, costs next to nothing, counts the calls as dropped, `disabled`."""
+
+    def __init__(self) -> None:
+        self._drops = Drops()
+        self._refusals = self._drops.counter("disabled").ticks
+
+    @property
+    def enabled(self) -> bool:
+        """False."""
+        return False
+
+    def record(
+        self,
+        /,
+        *_args: Any,
+        run_id: Any = None,
+        phase_id: Any = None,
+        category: Any = None,
+        complexity: Any = None,
+        deliverables: Any = None,
+        predicted_output_tokens: Any = None,
+        actual_output_tokens: Any = None,
+        selected_budget: Any = None,
+        success: Any = None,
+        truncated: Any = None,
+        stop_reason: Any = None,
+        model: Any = None,
+        actual_max_tokens: Any = None,
+        input_tokens: Any = None,
+        duration_ms: Any = None,
+        existing: Any = None,
+        attributes: Any = None,
+        **_unknown: Any,
+    ) -> bool:
+        """False. The keywords stand here one by one since collecting them into a mapping costs twice as much."""
+        next(self._refusals)
+        return False
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """True: nothing was accepted."""
+        return True
+
+    async def aflush(self, timeout_s: float | None = None) -> bool:
+        """True."""
+        return True
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """There is nothing to close."""
+
+    async def aclose(self, timeout_s: float | None = None) -> None:
+        """There is nothing to close."""
+
+    def begin_close(self) -> None:
+        """There is nothing to close."""
+
+    @property
+    def closed(self) -> bool:
+        """False: it was never open."""
+        return False
+
+    @property
+    def dead_letters(self) -> DeadLetterOffice:
+        """None are kept."""
+        from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
+
+        return MemoryDeadLetters(0)
+
+    def stats(self) -> TelemetryStats:
+        """All zero but `dropped["disabled"]`."""
+        from autopack.telemetry.engine.stats import TelemetryStats
+
+        return TelemetryStats(dropped=self._drops.snapshot())
 
 
 async def _in_a_thread(function: Callable[[], T]) -> T:

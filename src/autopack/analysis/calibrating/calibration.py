@@ -29,8 +29,8 @@ from autopack.analysis.calibrating.history import KINDS, History, Reply
 from autopack.analysis.sampling.samples import Counts, Samples
 from autopack.analysis.validating.cells import cells_of
 from autopack.analysis.validating.measures import Measures, group_of
-from autopack.coefficients import Coefficients, Marginals, MarginalTable
-from autopack.token_estimator import budget_of
+from autopack.estimation.coefficients import Coefficients, Marginals, MarginalTable
+from autopack.estimation.estimator import budget_of
 
 LEVEL = 0.95
 UNDERESTIMATION_FACTOR = 1.1

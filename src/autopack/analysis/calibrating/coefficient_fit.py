@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from autopack.analysis.calibrating.history import KINDS, Reply, Shape
 from autopack.analysis.calibrating.least_squares import Equations
-from autopack.coefficients import Coefficients
+from autopack.estimation.coefficients import Coefficients
 
 HUBER = 0.25
 

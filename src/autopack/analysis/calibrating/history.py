@@ -16,7 +16,7 @@ from autopack.analysis.replaying.replay import Observation, is_total
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Counts, Event
 from autopack.analysis.sampling.sources import blocks_of, seconds_of
-from autopack.token_estimator import Kind, kind_of
+from autopack.estimation.estimator import Kind, kind_of
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

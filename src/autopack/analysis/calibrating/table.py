@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from autopack.analysis.aligned import Part
+from autopack._util.text import escape_terminal
 from autopack.analysis.calibrating.calibration import Calibration, FitResult
 from autopack.analysis.calibrating.conformal import BudgetResult
 from autopack.analysis.calibrating.cross_validation import STANDARD_ERRORS
 from autopack.analysis.validating.rules import FIGURES
-from autopack.text import for_terminal
+from autopack.commands._tables import Part
 
 MOST_ROWS = 40
 
@@ -19,8 +19,8 @@ def before_tables(calibration: Calibration) -> list[str]:
     """What was read and what became of it, a line each."""
     counts = calibration.counts
     return [
-        f"source: {for_terminal(calibration.source)}",
-        f"in force: {for_terminal(calibration.estimator)}",
+        f"source: {escape_terminal(calibration.source)}",
+        f"in force: {escape_terminal(calibration.estimator)}",
         f"{counts.read} events read, {counts.used - calibration.cut} used; left out: {counts.simulated} simulated, "
         f"{counts.repeated} repeated attempts, {counts.without_deliverables} without real deliverables, "
         f"{calibration.cut} with more deliverables than are stored, "
@@ -38,7 +38,7 @@ def parts(calibration: Calibration) -> Iterator[Part]:
         yield "on runs not seen by the fit", ("", "in force", taken), list(_figures(fit))
     if fit.changes:
         yield _shortened("coefficients", ("", "in force", taken, "replies"), [
-            (for_terminal(change.name), f"{change.before:g}", f"{change.after:g}", str(change.replies))
+            (escape_terminal(change.name), f"{change.before:g}", f"{change.after:g}", str(change.replies))
             for change in fit.changes
         ])  # fmt: skip
     if calibration.budgets:
@@ -70,7 +70,7 @@ def _about_budgets(calibration: Calibration) -> Iterator[str]:
            + (f"; price: {_price(promised)}" if promised else ""))  # fmt: skip
     for budget in calibration.budgets[:MOST_ROWS]:
         if budget.reason:
-            yield f"  {for_terminal(budget.stratum)}: refused: {budget.reason}"
+            yield f"  {escape_terminal(budget.stratum)}: refused: {budget.reason}"
 
 
 def _price(promised: list[BudgetResult]) -> str:
@@ -95,7 +95,7 @@ def _figures(fit: FitResult) -> Iterator[tuple[str, ...]]:
 
 def _budget(budget: BudgetResult) -> tuple[str, ...]:
     return (
-        for_terminal(budget.stratum),
+        escape_terminal(budget.stratum),
         str(budget.replies),
         "-" if budget.factor is None else f"{budget.factor:.4g}",
         str(budget.over_before),

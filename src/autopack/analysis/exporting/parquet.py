@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Self
 
 import msgspec
 
-from autopack.analysis.errors import AnalysisError
 from autopack.analysis.reading.records import EventRecord
+from autopack.errors import AnalysisError
 
 BLOCK_ROWS = 1_000
 GROUP_ROWS = 20_000

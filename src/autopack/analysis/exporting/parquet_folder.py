@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
-from autopack.analysis.errors import AnalysisError
 from autopack.analysis.exporting.parquet import ParquetFile
 from autopack.analysis.reading.records import EventRecord
+from autopack.errors import AnalysisError
 
 _NO_MONTH = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for null
 _MONTH_LENGTH = len("2026-11")

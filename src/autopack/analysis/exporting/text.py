@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import astuple
 
+from autopack._util.text import escape_json, escape_terminal
 from autopack.analysis.reading.records import EventRecord
-from autopack.text import for_json, for_terminal
 
 Format = Literal["ndjson", "csv"]
 FIELDS = EventRecord.__struct_fields__
@@ -37,7 +37,7 @@ def _ndjson_lines(records: Iterable[EventRecord]) -> Iterator[bytes]:
     for record in records:
         line = encoder.encode(record)
         if not line.isascii() or b"\x7f" in line:
-            line = for_json(line.decode()).encode()
+            line = escape_json(line.decode()).encode()
         yield line + b"\n"
 
 
@@ -71,4 +71,4 @@ def _cell_filter(*, raw: bool, to_terminal: bool) -> Callable[[str], str]:
         return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
     shielded = str if raw else as_text
-    return (lambda text: for_terminal(shielded(text))) if to_terminal else shielded
+    return (lambda text: escape_terminal(shielded(text))) if to_terminal else shielded

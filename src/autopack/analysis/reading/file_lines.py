@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from autopack.analysis.errors import ReadError
 from autopack.analysis.reading.lines import bounded_lines, is_claim
-from autopack.analysis.source_options import Source
-from autopack.analysis.standard_error import tracked
+from autopack.commands._source_options import Source
+from autopack.commands._standard_error import tracked
+from autopack.errors import ReadError
 
 _EXPECTED = {"log": "[TokenEstimationV2] lines of a log", "ndjson": "an export, one JSON object a line"}
 

@@ -15,10 +15,11 @@ from sqlalchemy import ColumnElement, Connection, DateTime, Engine, Select, Text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import NullType
 
-from autopack.analysis.errors import ReadError
 from autopack.analysis.reading.streaming import Block, streamed
-from autopack.database import DatabaseUrlError, Destination, engine_for
-from autopack.database_errors import reason_of
+from autopack.database import engine_for
+from autopack.database.destination import Destination
+from autopack.database.driver_errors import describe_driver_error
+from autopack.errors import DatabaseUrlError, ReadError
 from autopack.models import UtcDateTime
 
 
@@ -33,7 +34,7 @@ def connected(destination: Destination) -> Iterator[Connection]:
                 connection.exec_driver_sql(f"SET LOCAL {setting}")
             yield connection
     except SQLAlchemyError as exc:
-        raise ReadError(f"{destination} cannot be read: {reason_of(exc)}") from exc
+        raise ReadError(f"{destination} cannot be read: {describe_driver_error(exc)}") from exc
 
 
 def column_names(connection: Connection, table: str) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from autopack.telemetry.metrics import accuracy
+from autopack.estimation.metrics import accuracy
 
 # The columns that a record is made of. A table may lack those that are not in PLAN_COLUMNS.
 PLAN_COLUMNS = (

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, null, select
 
-from autopack.analysis.errors import ReadError
 from autopack.analysis.reading import sqlite_reader
 from autopack.analysis.reading.records import (
     COLUMNS,
@@ -28,7 +27,8 @@ from autopack.analysis.reading.records import (
 )
 from autopack.analysis.reading.selection import EVERYTHING, Selection
 from autopack.analysis.reading.streaming import Block
-from autopack.database import Destination
+from autopack.database.destination import Destination
+from autopack.errors import ReadError
 from autopack.models import TokenEstimationV2Event
 
 _TABLE = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]

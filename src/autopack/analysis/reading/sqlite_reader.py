@@ -22,9 +22,9 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
-from autopack.analysis.errors import ReadError
 from autopack.analysis.reading.streaming import Block, streamed
-from autopack.database import Destination
+from autopack.database.destination import Destination
+from autopack.errors import ReadError
 
 _BUSY_TIMEOUT_S = 5.0
 

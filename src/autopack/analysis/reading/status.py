@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from autopack.analysis.errors import ReadError
 from autopack.analysis.reading.rows import count_and_newest
-from autopack.database import Destination
+from autopack.database.destination import Destination
+from autopack.errors import ReadError
 
 
 class Status(msgspec.Struct, frozen=True):

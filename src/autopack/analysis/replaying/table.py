@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from autopack._util.text import escape_terminal
 from autopack.analysis.replaying.replay import Counts, Group, Report
-from autopack.text import for_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,8 +34,8 @@ def notes(report: Report) -> list[str]:
     """What was read, left out and assumed, a line each; what did not happen is not mentioned."""
     counts = report.counts
     lines = [
-        f"source: {for_terminal(report.source)}",
-        f"estimator: {for_terminal(report.estimator)}",
+        f"source: {escape_terminal(report.source)}",
+        f"estimator: {escape_terminal(report.estimator)}",
         f"{counts.read} read, {counts.skipped} skipped, {counts.compared} compared{_phases(counts)}",
     ]
     lines += [text.format(getattr(counts, name)) for name, text in _NOTES if getattr(counts, name)]
@@ -119,7 +119,7 @@ def _factor(value: float | None) -> str:
 
 
 def _name(name: str) -> str:
-    shown = for_terminal(name)
+    shown = escape_terminal(name)
     return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from autopack.analysis.aligned import Part
+from autopack._util.text import truncate_for_display
 from autopack.analysis.sampling.samples import Samples
-from autopack.analysis.summarizing.gathering import Gathered
-from autopack.analysis.summarizing.periods import Period, by_stratum, periods_of
+from autopack.analysis.summarizing.periods import Grid, Period, by_stratum, periods_of
 from autopack.analysis.validating.estimate_text import interval_text, point_text
 from autopack.analysis.validating.measures import Estimate, Measures
 from autopack.analysis.validating.rules import FIGURES, Figure
 from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, StratumResult, Validation
-from autopack.printable import printable
+from autopack.commands._tables import Part
 
 MOST_STRATA = 25
 MOST_PERIODS = 24
@@ -36,6 +36,16 @@ def about_periods(periods: Sequence[Period]) -> str:
     length = "a day" if periods[0].days == 1 else f"{periods[0].days} days"
     samples = sparkline([period.measures.n for period in periods])
     return f"samples from {periods[0].begin} on, a bar for {length} (UTC): {samples}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What summary and report are made of."""
+
+    validation: Validation
+    samples: Samples
+    grid: Grid
+    periods: list[Period]
 
 
 def parts(gathered: Gathered, *, narrow: bool) -> Iterator[Part]:
@@ -80,7 +90,12 @@ def _stratum(stratum: StratumResult, figures: Sequence[Figure]) -> tuple[str, ..
     more = f" (+{stratum.more_needed})" if stratum.more_needed else ""
     points = [point_text(_estimate(stratum.measures, figure), figure) for figure in figures]
     # Each is cut by itself: a long category must not take the complexity away.
-    name = f"{printable(stratum.category, _LONGEST_CATEGORY)}/{printable(stratum.complexity, _LONGEST_COMPLEXITY)}"
+    name = "/".join(
+        [
+            truncate_for_display(stratum.category, _LONGEST_CATEGORY),
+            truncate_for_display(stratum.complexity, _LONGEST_COMPLEXITY),
+        ]
+    )
     return name, f"{stratum.measures.n}{more}", *points
 
 

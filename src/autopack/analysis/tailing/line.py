@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from autopack._util.text import truncate_for_display
 from autopack.analysis.reading.records import EventRecord
-from autopack.printable import printable
 
 HEADER = ("time (UTC)", "run/phase", "category/complexity", "predicted", "actual", "waste", "budget", "outcome, model")
 _WIDTHS = (19, 30, 24, 9, 9, 7, 9)
@@ -38,7 +38,7 @@ def line_of(record: EventRecord) -> Line:
         ("≥" if record.truncated else "") + _count(record.actual_output_tokens),
         _waste(record),
         _count(record.selected_budget),
-        f"{', '.join(outcome) or 'ok'}  {printable(str(record.model), 40)}",
+        f"{', '.join(outcome) or 'ok'}  {truncate_for_display(str(record.model), 40)}",
     )
     return Line(_aligned(cells), bool(outcome))
 
@@ -65,7 +65,7 @@ def _count(value: Any) -> str:
 
 
 def _name(text: str, width: int) -> str:
-    shown = printable(text, 500)
+    shown = truncate_for_display(text, 500)
     return shown if len(shown) <= width else f"{shown[: width // 2 - 1]}…{shown[-(width - width // 2) :]}"
 
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from autopack.analysis.reading.records import COLUMNS, EventRecord, Unreadable, record_of
 from autopack.analysis.reading.rows import open_columns, rows_landed
 from autopack.analysis.reading.selection import Selection
-from autopack.database import Destination
+from autopack.database.destination import Destination
 
 _OVERLAP = timedelta(minutes=1)
 

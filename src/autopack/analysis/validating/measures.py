@@ -33,7 +33,7 @@ import msgspec
 from autopack.analysis.accuracy import quantile
 from autopack.analysis.validating.cells import Cell
 from autopack.analysis.validating.intervals import quantile_ranks, wilson_interval
-from autopack.telemetry.metrics import smape
+from autopack.estimation.metrics import smape
 
 WORST_SMAPE_PERCENT = 200.0
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from autopack.analysis.aligned import Part
+from autopack._util.text import escape_terminal
 from autopack.analysis.validating.estimate_text import interval_text, point_text
 from autopack.analysis.validating.measures import Estimate
 from autopack.analysis.validating.rules import FIGURES
 from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, Validation
-from autopack.text import for_terminal
+from autopack.commands._tables import Part
 
 MOST_STRATA = 25
 MOST_LINES = 20
@@ -39,7 +39,7 @@ def before_tables(validation: Validation) -> list[str]:
     lines += _listed("reason", validation.reasons)
     lines += _listed("missing", validation.missing)
     lines += _listed("note", validation.remarks)
-    return [*lines, f"source: {for_terminal(validation.source)}", samples_line(validation)]
+    return [*lines, f"source: {escape_terminal(validation.source)}", samples_line(validation)]
 
 
 def after_tables(validation: Validation) -> list[str]:
@@ -75,7 +75,7 @@ def parts(validation: Validation) -> Iterator[Part]:
 
 
 def _listed(word: str, texts: Sequence[str]) -> list[str]:
-    lines = [f"  {word}: {for_terminal(text)}" for text in texts[:MOST_LINES]]
+    lines = [f"  {word}: {escape_terminal(text)}" for text in texts[:MOST_LINES]]
     rest = len(texts) - len(lines)
     return [*lines, f"  {word}: … and {rest} more (--json has all)"] if rest else lines
 
@@ -125,10 +125,10 @@ def _with_interval(estimate: Estimate, name: str) -> str:
 
 def _rules(validation: Validation) -> Iterator[str]:
     for name, value in msgspec.structs.asdict(validation.rules).items():
-        shown = for_terminal(" ".join(value)) or "all" if isinstance(value, tuple) else value
+        shown = escape_terminal(" ".join(value)) or "all" if isinstance(value, tuple) else value
         yield f"{name}={shown}"
 
 
 def _name(name: str) -> str:
-    shown = for_terminal(name)
+    shown = escape_terminal(name)
     return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from autopack.telemetry.events import Row
+from autopack.telemetry.event.schema import Row
 
 
 class Store(Protocol):

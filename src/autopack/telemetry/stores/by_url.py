@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autopack.database import DatabaseUrlError, Destination, parse_database_url, require_driver
-from autopack.telemetry.errors import ConfigError
+from autopack.database.destination import Destination, parse_database_url, require_driver
+from autopack.errors import ConfigError, DatabaseUrlError
 from autopack.telemetry.stores.base import Store
 
 
@@ -18,7 +18,7 @@ def store_for(url: str) -> Store:
 def store_of(destination: Destination) -> Store:
     """The store of a destination. Raises DatabaseUrlError where its driver is not installed."""
     if destination.server is not None:
-        from autopack.telemetry.stores.postgres import PostgresStore
+        from autopack.telemetry.stores.postgres.store import PostgresStore
 
         require_driver("asyncpg")
         return PostgresStore(destination)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from autopack.telemetry.events import Row
+from autopack.telemetry.event.schema import Row
 
 
 class MemoryStore:

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import astuple
 
-from autopack.database import Destination
-from autopack.migrations import SchemaError
-from autopack.telemetry import log, process
-from autopack.telemetry.errors import DataRejectedError, StoreError, StoreUnusableError, TransientStoreError
-from autopack.telemetry.events import Row
-from autopack.telemetry.private_files import make_folders
+from autopack._util.files import make_folders
+from autopack.database.destination import Destination
+from autopack.errors import DataRejectedError, SchemaError, StoreError, StoreUnusableError, TransientStoreError
+from autopack.telemetry import lifecycle, log
+from autopack.telemetry.event.schema import Row
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -148,7 +147,7 @@ class SqliteStore:
 
     def load(self) -> None:
         """SQLAlchemy, aiosqlite and Alembic, with what they import late."""
-        from autopack import migrations
+        from autopack.database import migrations
 
         migrations.load()
         self._engine = self._engine or self._make_engine()
@@ -175,7 +174,7 @@ class SqliteStore:
 
     def forked(self) -> SqliteStore:
         """See `Store.forked`."""
-        process.keep(self)  # closing a copy of its connection would write into the parent's files
+        lifecycle.keep(self)  # closing a copy of its connection would write into the parent's files
         return SqliteStore(self._destination)
 
     async def _write(self, rows: Sequence[Row]) -> Any:
@@ -248,7 +247,7 @@ _CONNECT_ARGS = {
 
 
 def _prepare(connection: Connection) -> None:
-    from autopack import migrations
+    from autopack.database import migrations
 
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"busy_timeout = {BUSY_TIMEOUT_MS}"):
         connection.exec_driver_sql(f"PRAGMA {pragma}")

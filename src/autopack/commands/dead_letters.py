@@ -1,0 +1,88 @@
+"""`autopack dead-letters`: look at the events that no database would take, and send them again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from autopack._util.text import escape_json, escape_terminal
+from autopack.database.destination import current_destination
+from autopack.errors import DatabaseUrlError
+from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterFile
+
+_COLUMNS = "{:<36}  {:<8}  {:<24}  {:<24}  {}"
+
+
+@click.group("dead-letters")
+def dead_letters_command() -> None:
+    """Events that the database would not take: list them, send them again.
+
+    Each is a line of JSON in the folder <database file>.telemetry, with the reason. DATABASE_URL says which database.
+
+    Example: autopack dead-letters list
+    """
+
+
+@dead_letters_command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with every field of the event.")
+def list_command(as_json: bool) -> None:
+    """Show the dead letters of the database that DATABASE_URL names, oldest first.
+
+    Example: autopack dead-letters list --json
+    """
+    unreadable = 0
+    shown = 0
+    for letter in _office().read():
+        if letter is None:
+            unreadable += 1
+            continue
+        if shown == 0 and not as_json:
+            click.echo(_COLUMNS.format("event", "kind", "run", "phase", "reason"))
+        shown += 1
+        click.echo(escape_json(msgspec.json.encode(letter).decode()) if as_json else _line(letter))
+    click.echo(f"{shown} dead letter(s)" + (f", {unreadable} unreadable line(s)" if unreadable else ""), err=True)
+
+
+@dead_letters_command.command("retry")
+def retry_command() -> None:
+    """Send every dead letter again, under its own id, and remove what has landed.
+
+    What is refused again stays, with the new reason. Ends with 1 if anything stayed.
+
+    Example: autopack dead-letters retry
+    """
+    import anyio
+
+    from autopack.errors import StoreError
+    from autopack.maintenance.redelivery import resend
+    from autopack.telemetry.stores.by_url import store_of
+
+    office = _office()
+    try:
+        outcome = anyio.run(resend, office, store_of(current_destination()))
+    except StoreError as exc:
+        raise click.ClickException(f"the database cannot be written ({exc.code}); the dead letters stay") from exc
+    click.echo(
+        f"{outcome.written} written, {outcome.duplicates} were there already, {outcome.kept} stay in the dead letters"
+    )
+    sys.exit(1 if outcome.kept else 0)
+
+
+def _office() -> DeadLetterFile:
+    try:
+        destination = current_destination()
+    except DatabaseUrlError as exc:
+        raise click.ClickException(f"DATABASE_URL: {exc}") from exc
+    click.echo(f"database: {escape_terminal(str(destination))}", err=True)
+    folder: Path | None = destination.telemetry_dir
+    if folder is None:
+        raise click.ClickException("a database in memory has no dead letters on disk; set DATABASE_URL")
+    return DeadLetterFile(folder)
+
+
+def _line(letter: DeadLetter) -> str:
+    run, phase = (escape_terminal(str(letter.event.get(name, "-"))) for name in ("run_id", "phase_id"))
+    return _COLUMNS.format(letter.event_uid, letter.kind, run, phase, escape_terminal(letter.reason))

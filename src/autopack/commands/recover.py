@@ -1,0 +1,135 @@
+"""`autopack recover`: deliver what dead processes left in the journal, without a build."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from autopack._util.text import escape_json, escape_terminal
+from autopack.database.destination import Destination, current_destination
+from autopack.errors import ConfigError
+from autopack.telemetry import log
+from autopack.telemetry.engine.dead_letters import DeadLetterFile
+from autopack.telemetry.engine.recovery import Recovered, recover
+from autopack.telemetry.engine.settings import AUTO, Settings, journal_folder, resolve
+from autopack.telemetry.journal.journal import fingerprint_of
+from autopack.telemetry.journal.status import SegmentFile, journal_state
+from autopack.telemetry.stores.by_url import store_of
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `autopack recover` says: `events` is what was found and what became of it, `segments` in how many files.
+
+    left        events of dead processes that are in the journal now, of the databases that were asked for
+    corrupt     damaged files that were set aside
+    left_alone  the segment files that are there now, and why
+    """
+
+    database: str
+    journal: str
+    segments: int
+    events: Recovered
+    left: int
+    corrupt: list[str]
+    left_alone: list[SegmentFile]
+
+    @property
+    def something_stayed(self) -> bool:
+        """Whether a person should look."""
+        return bool(self.left) or any(file.state == "unusable" for file in self.left_alone)
+
+
+@click.command("recover", short_help="Deliver what dead processes left in the journal.")
+@click.option("--journal-dir", type=click.Path(path_type=Path), metavar="DIR",
+              help="The journal folder. Default: TELEMETRY_JOURNAL_DIR, else the one of the database.")  # fmt: skip
+@click.option("--any-destination", is_flag=True,
+              help="Deliver events that were meant for other databases, too: to this one.")  # fmt: skip
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0, 3600), default=30.0, show_default=True,
+              metavar="SECONDS", help="How long the database may be away before the rest stays.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
+def recover_command(journal_dir: Path | None, any_destination: bool, timeout_s: float, as_json: bool) -> None:
+    """Deliver the events that dead processes left in the journal of the database that DATABASE_URL names.
+
+    They go the normal way: validated, in batches, refused ones to the dead letters; one that is in the database already
+    is not written again. Segments of running processes, of other databases, and files that are no usable segment are
+    left alone and named.
+
+    The exit code is 0 when nothing is left, and 1 when events of dead processes, or files that cannot be used, stayed.
+
+    Example: autopack recover --json
+    """
+    destination = current_destination()
+    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
+    folder = _folder(destination, journal_dir)
+    settings = _settings()
+    with log.only_errors():  # what it would warn of is in the report
+        report = _recover(destination, folder, settings, timeout_s, any_destination=any_destination)
+    click.echo(escape_json(msgspec.json.encode(report).decode()) if as_json else "\n".join(_lines(report)))
+    sys.exit(1 if report.something_stayed else 0)
+
+
+def _folder(destination: Destination, given: Path | None) -> Path:
+    if destination.in_memory:
+        raise click.ClickException("a database in memory has no journal; set DATABASE_URL")
+    folder = journal_folder(AUTO if given is None else given, destination.telemetry_dir)
+    if folder is None:
+        raise click.ClickException("TELEMETRY_JOURNAL_DIR is off; name the folder with --journal-dir")
+    if given is not None and not folder.is_dir():
+        raise click.ClickException(f"{escape_terminal(str(given))} is not a folder")
+    return folder
+
+
+def _settings() -> Settings:
+    try:
+        return resolve({})
+    except ConfigError as exc:
+        raise click.ClickException(escape_terminal(str(exc))) from exc
+
+
+def _recover(
+    destination: Destination, folder: Path, settings: Settings, timeout_s: float, *, any_destination: bool
+) -> Report:
+    ours = fingerprint_of(destination.identity or "")
+    before = journal_state(folder, ours)
+    wanted = [file for file in before.orphaned if file.ours or any_destination]
+    events = _deliver(wanted, destination, folder, settings, timeout_s) if wanted else Recovered()
+    after = journal_state(folder, ours)
+    return Report(
+        database=str(destination),
+        journal=str(folder),
+        segments=len(wanted),
+        events=events,
+        left=sum(file.events for file in after.orphaned if file.ours or any_destination),
+        corrupt=sorted(set(after.corrupt) - set(before.corrupt)),
+        left_alone=after.files,
+    )
+
+
+def _deliver(
+    files: Sequence[SegmentFile], destination: Destination, folder: Path, settings: Settings, timeout_s: float
+) -> Recovered:
+    fingerprints = sorted({bytes.fromhex(file.fingerprint) for file in files})
+    store = store_of(destination)
+    office = DeadLetterFile(destination.telemetry_dir or folder)
+    return recover(folder, fingerprints, store, office, settings, timeout_s=timeout_s)
+
+
+def _lines(report: Report) -> Iterator[str]:
+    events = report.events
+    yield f"journal:       {escape_terminal(report.journal)}"
+    yield f"found:         {events.found} event(s) of dead processes in {report.segments} segment(s)"
+    yield f"written:       {events.written}"
+    yield f"duplicates:    {events.duplicates}"
+    yield f"dead letters:  {events.dead_lettered}" + (
+        f", {events.dead_letters_lost} of which found no place" if events.dead_letters_lost else ""
+    )
+    yield f"damaged:       {events.damaged} record(s)"
+    yield f"left:          {report.left}" + (f" ({events.last_error})" if report.left and events.last_error else "")
+    for name in report.corrupt:
+        yield f"set aside:     {escape_terminal(name)}"
+    for file in report.left_alone:
+        yield f"left alone:    {escape_terminal(file.name)}: {escape_terminal(file.why)}"

@@ -1,0 +1,61 @@
+"""`autopack status`: parse, wire, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+import msgspec
+
+from autopack._util.text import escape_json, escape_terminal
+from autopack.database.destination import current_destination
+from autopack.maintenance.health import StatusReport, status_report
+
+
+@click.command("status", short_help="Say whether everything accepted arrives.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
+def status_command(as_json: bool) -> None:
+    """Say which database is used, what it holds, and what has not arrived: in the journal or in the dead letters.
+
+    The exit code is 0 when all is well. It is 1 when the database cannot be read; when events of dead processes wait
+    in the journal (autopack recover delivers them); when recovery has set a damaged file aside; or when dead letters
+    were lost: a line that cannot be read, or no room for another. Events of running processes, events for other
+    databases and dead letters as such are shown, and are no fault.
+
+    Example: autopack status --json
+    """
+    destination = current_destination()
+    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
+    report = status_report(destination)
+    click.echo(escape_json(_json(report)) if as_json else "\n".join(map(escape_terminal, _lines(report))))
+    if not report.healthy:
+        sys.exit(1)
+
+
+def _json(report: StatusReport) -> str:
+    """Flat where programs look first: the fields of the database, then the rest."""
+    database = msgspec.structs.asdict(report.database)
+    rest = {name: value for name, value in msgspec.structs.asdict(report).items() if name != "database"}
+    return msgspec.json.encode({**database, "healthy": report.healthy, **rest}).decode()
+
+
+def _lines(report: StatusReport) -> Iterator[str]:
+    database, journal, letters = report.database, report.journal, report.dead_letters
+    yield f"database:     {database.database}"
+    yield f"reachable:    {'yes' if database.reachable else f'no: {database.problem}'}"
+    if database.reachable:
+        yield f"rows:         {database.rows}"
+        yield f"last event:   {database.last_event or ('unreadable' if database.rows else 'none')}"
+    yield f"journal:      {journal.folder if journal else 'none'}"
+    if journal:
+        segments = sum(bool(file.ours) for file in journal.files)
+        yield f"waiting:      {report.waiting} event(s) in {segments} segment(s)"
+        for file in journal.files:
+            yield f"  {file.name}: {file.why}"
+        for name in journal.corrupt:
+            yield f"  {name}: damaged, set aside"
+    if letters:
+        yield f"dead letters: {letters.waiting}"
+    for problem in report.problems:
+        yield f"problem:      {problem}"

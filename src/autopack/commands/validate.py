@@ -1,0 +1,179 @@
+"""`autopack validate`: parse, wire, print."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from autopack._util.terminal import is_terminal
+from autopack._util.text import escape_json, escape_terminal
+from autopack.analysis.reading.file_lines import opened_lines
+from autopack.analysis.reading.selection import Selection
+from autopack.analysis.sampling.collector import SampleCollector
+from autopack.analysis.sampling.samples import Samples
+from autopack.analysis.sampling.sources import from_log, from_ndjson
+from autopack.analysis.validating.rules import Rules
+from autopack.analysis.validating.table import after_tables, before_tables, parts
+from autopack.analysis.validating.validation import Validation, Verdict, validate
+from autopack.commands._gathering import collect_database
+from autopack.commands._options import FiniteRange, Instant, StoredText, selection_options
+from autopack.commands._source_options import Source, check_source, source_options
+from autopack.commands._tables import plain_tables, rich_tables
+from autopack.errors import AnalysisError, DatabaseUrlError, describe_error
+
+EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
+WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here
+NOTHING_TO_READ = 66  # sysexits' EX_NOINPUT: 1 is a verdict too
+
+_DEFAULTS = Rules()
+
+
+class WrongCommandLine(click.UsageError):
+    """A usage error that does not look like a verdict."""
+
+    exit_code = WRONG_COMMAND_LINE
+
+
+class NothingToRead(click.ClickException):
+    """A failure to read that does not look like a verdict."""
+
+    exit_code = NOTHING_TO_READ
+
+
+class VerdictCommand(click.Command):
+    """A command whose exit codes 0, 1 and 2 are verdicts: what prevents one ends with others."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As every command does, but a wrong command line does not look like a verdict."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as exc:
+            raise WrongCommandLine(exc.format_message(), exc.ctx) from exc
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As every command does, but what cannot be read does not look like a verdict."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as exc:
+            raise WrongCommandLine(exc.format_message(), ctx) from exc
+        except BrokenPipeError:
+            raise
+        except (AnalysisError, DatabaseUrlError, OSError) as exc:
+            raise NothingToRead(describe_error(exc)) from exc
+
+
+def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each rule; the command gets them as one `rules`."""
+
+    @functools.wraps(command)
+    def with_rules(*args: Any, stratum: tuple[str, ...], level_percent: float, **others: Any) -> Any:
+        given = {name: others.pop(name) for name in Rules.__struct_fields__ if name in others}
+        return command(*args, rules=Rules(level=level_percent / 100, strata=stratum, **given), **others)
+
+    percent, counted = FiniteRange(0, 100), click.IntRange(0)
+    options: list[Callable[..., Any]] = [
+        _rule("--min-samples", counted, "Samples there must be."),
+        _rule("--min-categories", counted, "Categories there must be."),
+        _rule("--min-complexities", counted, "Complexities there must be."),
+        _rule("--min-per-stratum", counted, "Samples there must be of each stratum that is judged."),
+        click.option("--stratum", type=Stratum(), multiple=True, metavar="CATEGORY/COMPLEXITY",
+                     help="A stratum that is judged; repeatable. [default: each that occurs]"),
+        _rule("--underestimation-factor", FiniteRange(0, min_open=True),
+              "More than this times what was predicted is an underestimation."),
+        _rule("--max-underestimation-percent", percent, "Underestimated replies."),
+        _rule("--max-truncation-percent", percent, "Truncated replies."),
+        _rule("--max-budget-overrun-percent", percent, "Replies above the selected budget."),
+        _rule("--max-waste-p90", FiniteRange(0), "The P90 of predicted / actual must be below."),
+        _rule("--max-smape-median-percent", FiniteRange(0, 200), "The median SMAPE."),
+        _rule("--drift-days", FiniteRange(0, min_open=True), "The last days, compared with all before."),
+        click.option("--level-percent", type=FiniteRange(50, 99.99), default=_DEFAULTS.level * 100,
+                     show_default=True, help="Level of the intervals."),
+        click.option("--provisional", is_flag=True, help="Judge by the points, not by the intervals; says so."),
+        click.option("--imported/--no-imported", default=_DEFAULTS.imported, show_default=True,
+                     help="Log lines, which do not name their deliverables, are samples."),
+        click.option("--include-simulated", "simulated", is_flag=True,
+                     help="Also replies of a model whose name begins with 'simulated'."),
+    ]  # fmt: skip
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_rules)
+
+
+class Stratum(StoredText):
+    """A category and a complexity on the command line."""
+
+    name = "stratum"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what names only one of them."""
+        text = super().convert(value, param, ctx)
+        if "/" not in text.strip("/"):
+            self.fail(f"{escape_terminal(text)} is not of the form category/complexity", param, ctx)
+        return text
+
+
+def _rule(option: str, kind: click.ParamType[Any], text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    default = getattr(_DEFAULTS, option.removeprefix("--").replace("-", "_"))
+    return click.option(option, type=kind, default=default, show_default=True, metavar="N", help=text)
+
+
+@click.command("validate", cls=VerdictCommand, short_help="Say whether the estimator is validated on real data.")
+@source_options(logs=True)
+@click.option("--as-of", type=Instant(), metavar="TIME", help="What counts as now, for the drift. [default: now]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
+@rule_options
+@selection_options  # fmt: skip
+def validate_command(
+    *, file: Path | None, source: Source, as_of: datetime | None, as_json: bool, rules: Rules, selection: Selection
+) -> None:
+    """Say whether the recorded predictions hold on real data: validated, not validated (with the reasons), or
+    insufficient data (with what is missing).
+
+    Samples are the first attempts of real phases. A rate or quantile must keep its limit with the upper end of its
+    interval; when only the point does, there are too few samples.
+
+    Exit codes: 0 validated, 1 not validated, 2 insufficient data; 64 the command line is wrong, 66 there is nothing
+    that can be read.
+
+    Example: autopack validate --since 2025-12-01 --json
+    """
+    check_source(file, source, selection, logs=True)
+    samples, read_from = _samples(file, source, rules, selection)
+    now = as_of or datetime.now(UTC)
+    validation = validate(samples, rules, as_of_s=now.timestamp(), source=read_from)
+    _show(validation, as_json=as_json)
+    sys.exit(EXIT_CODES[validation.verdict])
+
+
+def _samples(file: Path | None, source: Source, rules: Rules, selection: Selection) -> tuple[Samples, str]:
+    """The samples, and where they are from; what it took to collect them, a third of all memory, ends here."""
+    collector = SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+    read_from = collect_database(collector, selection) if file is None else _collect_file(collector, file, source)
+    return collector.samples(), read_from
+
+
+def _collect_file(collector: SampleCollector, file: Path, source: Source) -> str:
+    with opened_lines(file, source) as lines:
+        blocks = from_log if source == "log" else from_ndjson
+        collector.add_all(blocks(lines, collector.unreadable))
+    lines.check(events=collector.taken)
+    return str(file)
+
+
+def _show(validation: Validation, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(escape_json(msgspec.json.encode(validation).decode()))
+        return
+    click.echo("\n".join(before_tables(validation)) + "\n")
+    if is_terminal(sys.stdout):
+        from rich.console import Console
+
+        Console().print(*rich_tables(parts(validation)), sep="\n")
+    else:
+        click.echo(plain_tables(parts(validation)))
+    click.echo("\n" + "\n".join(after_tables(validation)))

@@ -1,0 +1,192 @@
+"""The schema of the database: which version it has, and how to bring it to ours and back. Alembic, packaged.
+
+Alembic's own table is `autopack_telemetry_version`, since the user's database may have an `alembic_version` already.
+Importing Alembic costs half a second, so it is imported only when there is something to upgrade.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from autopack.errors import SchemaError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+
+VERSION_TABLE = "autopack_telemetry_version"
+HEAD = "0001"
+
+_ADVISORY_LOCK = 0x6175746F7061636B  # "autopack"
+_NO_ADVISORY_LOCKS = frozenset({"0A000", "42883"})  # not supported, no such function
+# A table, a constraint or a row of the catalogue that was not there a moment ago; or a conflict with who made it.
+_LOST_RACE = frozenset({"42P07", "42710", "23505", "40001", "42701"})
+
+
+def load() -> None:
+    """Import everything that `ensure` may need."""
+    import alembic.command
+    import alembic.context
+    import alembic.ddl.postgresql
+    import alembic.ddl.sqlite
+    import alembic.op  # noqa: F401
+
+    import autopack.models  # noqa: F401
+
+
+def ensure(connection: Connection) -> None:
+    """Bring the schema to ours, in one transaction; nothing happens where it is there.
+
+    Several processes may do this at once: the second finds it done. With SQLite the connection must be in autocommit
+    mode, with PostgreSQL it must not.
+
+    Raises:
+        SchemaError: the schema is newer than this program, or the table was removed.
+
+    """
+    if is_current(connection):
+        return
+    try:
+        _begin_alone(connection)
+        if not is_current(connection):
+            _upgrade(connection)
+        connection.commit()
+    except BaseException as exc:
+        connection.rollback()
+        if not (isinstance(exc, Exception) and _is_lost_race(exc) and is_current(connection)):
+            raise
+
+
+def downgrade(connection: Connection) -> None:
+    """Bring the table back to the plan's own form, in one transaction, for a system that knows no other.
+
+    Every row stays, and so does every column that the plan's system has or a user added. Our identities are gone, with
+    the columns that only we fill (`events_table.ADDED`): an upgrade gives each row another `event_uid`, so that what a
+    journal still holds of a row that is there already will be there twice. A writer upgrades when it connects or meets
+    the plan's form: end all of them before. The connection is to be as for `ensure`.
+
+    Raises:
+        SchemaError: the schema is not this program's, or a view shows the table.
+
+    """
+    try:
+        _begin_alone(connection)
+        _downgrade(connection)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the schema is ours already. Raises SchemaError as `ensure` does."""
+    from sqlalchemy import inspect
+
+    from autopack.models import TokenEstimationV2Event
+
+    revision = current_revision(connection)
+    if revision is None:
+        return False
+    if revision > HEAD:
+        raise SchemaError(f"schema {revision} is newer than this program's {HEAD}")
+    if not inspect(connection).has_table(TokenEstimationV2Event.__tablename__):
+        raise SchemaError(f"the schema says {revision} but the table is gone")
+    return revision == HEAD
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The version of the schema, None where there is none."""
+    from sqlalchemy import inspect
+
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    row = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").first()  # noqa: S608 (our own name)
+    return None if row is None else str(row[0])
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration for the packaged migrations."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def upgrade_sql(dialect: Literal["sqlite", "postgresql"]) -> str:
+    """The statements that make our schema in an empty database, for a person to read and to run."""
+    from io import StringIO
+
+    from alembic import command
+
+    config = alembic_config()
+    config.attributes |= {"dialect": dialect, "output": (output := StringIO())}
+    with _one_at_a_time:
+        command.upgrade(config, "head", sql=True)
+    return f"BEGIN;\n\n{output.getvalue().strip()}\n\nCOMMIT;\n"
+
+
+def _begin_alone(connection: Connection) -> None:
+    """Begin the transaction that no other upgrade of this database runs beside."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    connection.rollback()
+    # A table that is in use is not waited for, since everybody else would wait behind; the rewrite may take its time.
+    for setting in ("lock_timeout = '10s'", "statement_timeout = 0", "TimeZone = 'UTC'"):
+        connection.exec_driver_sql(f"SET LOCAL {setting}")
+    _lock(connection)
+
+
+def _lock(connection: Connection) -> None:
+    """Wait for our turn, where the server has advisory locks. Elsewhere `ensure` looks again when it lost the race."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+    except DBAPIError as exc:
+        if getattr(exc.orig, "sqlstate", None) not in _NO_ADVISORY_LOCKS:
+            raise
+
+
+def _is_lost_race(exc: Exception) -> bool:
+    """Whether another upgrade may have been faster, on a server without advisory locks."""
+    return getattr(getattr(exc, "orig", None), "sqlstate", None) in _LOST_RACE
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    with _one_at_a_time:
+        command.upgrade(config, "head")
+
+
+def _downgrade(connection: Connection) -> None:
+    from alembic import command
+
+    if not is_current(connection):
+        raise SchemaError(f"there is no schema {HEAD} to go back from")
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    with _one_at_a_time:
+        command.downgrade(config, "base")
+
+
+# Alembic's `op` and `context` are proxies of the whole process: two upgrades at once would write into each other's
+# database.
+_one_at_a_time = threading.Lock()
+
+
+def _fresh_lock() -> None:
+    global _one_at_a_time  # noqa: PLW0603 (a thread of the parent may hold the former for ever)
+    _one_at_a_time = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_fresh_lock)

@@ -1,0 +1,54 @@
+"""Whether the database could be written, looked at before a run that is to be recorded makes its first paid call."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from autopack.database.destination import Destination, require_driver
+from autopack.errors import DatabaseUrlError
+
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+
+def database_problem(destination: Destination) -> str | None:
+    """Why the database can never be written as things are, None where nothing speaks against it; makes nothing.
+
+    What may pass by itself (a lock, a full disk) is no reason: the journal keeps events until then.
+    """
+    if destination.server is not None:
+        return _driver_problem()
+    path = destination.path
+    if path is None:
+        return None
+    try:
+        folder = _nearest_existing(path.parent)
+        if not folder.is_dir():
+            return f"{folder} is not a folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"no permission to write in {folder}"
+        return _file_problem(path) if path.exists() else None
+    except OSError as exc:
+        return f"{path}: {exc.strerror}"
+
+
+def _driver_problem() -> str | None:
+    try:
+        require_driver("asyncpg")
+    except DatabaseUrlError as exc:
+        return str(exc)
+    return None
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
+
+
+def _file_problem(path: Path) -> str | None:
+    if not path.is_file():
+        return f"{path} is not a file"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return f"no permission to write {path}"
+    with path.open("rb") as file:
+        start = file.read(len(_SQLITE_MAGIC))
+    return f"{path} is not a SQLite database" if start not in {b"", _SQLITE_MAGIC} else None

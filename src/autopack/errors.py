@@ -1,0 +1,124 @@
+"""Every error of autopack, and what somebody who meets it can do.
+
+AutopackError
+├── ClientSetupError          the environment does not let the real API be called
+│   └── MissingCredentialsError   there are no credentials, or none that could be sent
+├── InputError                what was handed in cannot be used: hand in something else
+│   ├── DatabaseUrlError          the text is not a database URL that autopack can write to
+│   ├── InputFileError            a file cannot be read, decoded or accepted
+├── AnalysisError             a figure or a page cannot be made
+│   └── ReadError                 the database, table or file that was asked for cannot be read
+├── SchemaError               the database's schema is one that this program cannot write to
+├── TelemetryError            the writer's own
+│   ├── ConfigError               a setting is impossible: change it
+│   ├── StoreError                a batch was not written, and the class says what to do with it
+│   │   ├── TransientStoreError       try the whole transaction again
+│   │   ├── DataRejectedError         a row in it is the reason: bisect
+│   │   └── StoreUnusableError        no row is the reason, no retry helps until a person acts: keep everything
+│   ├── SegmentError              a file cannot be used as a journal segment: leave it alone
+│   │   └── ForeignSegmentError       its events are for another destination
+│   └── QueueRejected             no event is taken now, for a reason that is counted
+└── …                         what one module raises to itself stands there
+
+A message says what happened, to what, and what to do about it. No message holds a password or the text of a row.
+"""
+
+from __future__ import annotations
+
+import os
+
+from autopack._util.text import escape_terminal
+
+
+class AutopackError(Exception):
+    """The root of what autopack raises on purpose."""
+
+
+class ClientSetupError(AutopackError):
+    """The environment does not let the real API be called. The message is one line without secrets."""
+
+
+class MissingCredentialsError(ClientSetupError):
+    """There are no credentials, or none that could be sent."""
+
+
+class InputError(AutopackError, ValueError):
+    """What was handed in cannot be used; the message names it and says what is wrong with it."""
+
+
+class DatabaseUrlError(InputError):
+    """The text is not a database URL that autopack can write to; the message says why, without a password."""
+
+
+class InputFileError(InputError):
+    """A file cannot be used. The message is one line that names the file and what is wrong with it."""
+
+
+class AnalysisError(AutopackError):
+    """The message says what happened, to what, and what to do; it holds no password."""
+
+
+class ReadError(AnalysisError):
+    """The events cannot be read."""
+
+
+class SchemaError(AutopackError):
+    """The database's schema is one that this program cannot write to; the message says why."""
+
+
+class TelemetryError(AutopackError):
+    """The root of what `autopack.telemetry` raises."""
+
+
+class ConfigError(TelemetryError, ValueError):
+    """A setting is impossible; the message names the setting, its value and what would do."""
+
+
+class StoreError(TelemetryError):
+    """A store could not write. `code` is the driver's own code, without any text that might embed a row.
+
+    `transient`: waiting may help, nobody has to act.
+    """
+
+    transient = False
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class TransientStoreError(StoreError):
+    """Locked, full, away, interrupted, or unknown: the same transaction may go through later."""
+
+    transient = True
+
+
+class DataRejectedError(StoreError):
+    """The database, or its driver, refused a value. Nothing of the batch was written."""
+
+
+class StoreUnusableError(StoreError):
+    """The table is missing, the file is no database, it is read-only: retrying cannot help, bisecting neither."""
+
+
+class SegmentError(TelemetryError):
+    """A file cannot be used as a segment; the message says why."""
+
+
+class ForeignSegmentError(SegmentError):
+    """A segment is for another destination."""
+
+
+class QueueRejected(TelemetryError):  # noqa: N818 (an answer that is counted, not a fault)
+    """The queue takes no event now; `reason` is one of `counters.Drops.REASONS`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def describe_error(exc: BaseException) -> str:
+    """The message of an error on one line, fit for a terminal; of an error of the system which file it is about."""
+    if isinstance(exc, OSError) and exc.strerror and exc.filename is not None:
+        return escape_terminal(f"{os.fsdecode(exc.filename)}: {exc.strerror}")
+    return escape_terminal(str(exc))

@@ -1,0 +1,1 @@
+"""Predicted tokens: the estimator, its coefficients, deliverables, and how good a prediction was. Pure."""

@@ -1,0 +1,92 @@
+"""The estimator's figures: shipped with the package, replaceable by a file of the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from autopack._util.input_files import decode_input, read_input
+from autopack._util.text import truncate_for_display
+from autopack.errors import InputFileError
+
+ENVIRONMENT_NAME = "AUTOPACK_ESTIMATOR_COEFFICIENTS"
+FALLBACK_COMPLEXITY = "medium"
+
+Tokens = Annotated[float, msgspec.Meta(ge=0, le=10_000_000)]
+Budget = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+Factor = Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+class Marginals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Output tokens that one more deliverable of each kind costs."""
+
+    backend: Tokens
+    frontend: Tokens
+    test: Tokens
+    doc: Tokens
+    config: Tokens
+
+
+class MarginalTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The marginals of a deliverable that is written anew and of one that is there already."""
+
+    new: Marginals
+    modified: Marginals
+
+
+class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All figures of the estimator, in output tokens; `overhead` is keyed by `category/complexity`.
+
+    So is `budget_factor`: where it has one, the budget is the prediction times that, rounded up, and neither
+    `budget_buffer` nor a floor has a say.
+    """
+
+    safety_margin: Factor
+    budget_buffer: Factor
+    budget_cap: Budget
+    budget_floor: dict[str, Budget]
+    default_overhead: Tokens
+    overhead: dict[str, Tokens]
+    marginal: MarginalTable
+    budget_factor: dict[str, Factor] = {}
+    about: str = ""
+
+
+def load_coefficients(environ: Mapping[str, str] | None = None) -> Coefficients:
+    """The coefficients of the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
+
+    Raises:
+        InputFileError: the named file cannot be read or is not of the form of the shipped one.
+
+    """
+    name = (os.environ if environ is None else environ).get(ENVIRONMENT_NAME, "").strip()
+    if not name:
+        return shipped_coefficients()
+    source = f"{ENVIRONMENT_NAME}: {name}"
+    return parse_coefficients(read_input(Path(name), source), source)
+
+
+def shipped_coefficients() -> Coefficients:
+    """The coefficients that come with the package."""
+    data = resources.files("autopack").joinpath("data/estimator_coefficients.json").read_bytes()
+    return parse_coefficients(data, "estimator_coefficients.json")
+
+
+def parse_coefficients(data: bytes, source: str) -> Coefficients:
+    """The coefficients in a JSON text; `source` names it in messages. Raises `InputFileError`."""
+    coefficients = decode_input(data, Coefficients, source)
+    if FALLBACK_COMPLEXITY not in coefficients.budget_floor:
+        raise InputFileError(
+            f"{truncate_for_display(source)}: budget_floor needs {FALLBACK_COMPLEXITY!r}, which stands in for others"
+        )
+    above = [name for name, floor in coefficients.budget_floor.items() if floor > coefficients.budget_cap]
+    if above:
+        raise InputFileError(
+            f"{truncate_for_display(source)}: budget_floor of {truncate_for_display(above[0])!r} is above budget_cap"
+        )
+    return coefficients

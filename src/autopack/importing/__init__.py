@@ -1,1 +1,0 @@
-"""`autopack import`: logs and exports, brought into the database: read with `analysis`, written with `telemetry`."""

@@ -1,0 +1,64 @@
+"""Dead letters on their way again: validated anew, written under their own ids, kept if they are refused again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from autopack.errors import DataRejectedError
+from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterFile, dead_letter, letters_in
+from autopack.telemetry.event.decode import Decoder
+from autopack.telemetry.event.schema import Rejected
+from autopack.telemetry.stores.base import Store
+
+
+class Outcome(NamedTuple):
+    """What became of the dead letters, in events; `kept` counts lines that cannot be read as well."""
+
+    written: int
+    duplicates: int
+    kept: int
+
+
+async def resend(office: DeadLetterFile, store: Store) -> Outcome:
+    """Send all dead letters of an office to a store.
+
+    Raises:
+        TransientStoreError, StoreUnusableError: the database cannot be written; every letter is still there.
+
+    """
+    try:
+        outcomes = [await _resend_file(path, office, store) for path in office.claim()]
+    finally:
+        await store.close()
+    return Outcome(*map(sum, zip(*outcomes, strict=True))) if outcomes else Outcome(0, 0, 0)
+
+
+async def _resend_file(path: Path, office: DeadLetterFile, store: Store) -> Outcome:
+    """One claimed file; it is removed when every line of it is in the database, or in the office again."""
+    with office.claimed(path) as mine:
+        return await _resend_lines(path, office, store) if mine else Outcome(0, 0, 0)
+
+
+async def _resend_lines(path: Path, office: DeadLetterFile, store: Store) -> Outcome:
+    decode = Decoder()
+    results = [None if letter is None else await _resend_one(letter, decode, store) for letter in letters_in(path)]
+    kept = [result for result in results if isinstance(result, DeadLetter)]
+    if None in results or office.append(kept):
+        # Lines that nobody can read, or no room for those that stay: the file is left for a person.
+        return Outcome(results.count(1), results.count(0), len(kept) + results.count(None))
+    office.discard(path)
+    return Outcome(results.count(1), results.count(0), len(kept))
+
+
+async def _resend_one(letter: DeadLetter, decode: Decoder, store: Store) -> DeadLetter | int:
+    """The letter again if it is refused again, else how many rows were new: 1 or 0."""
+    payload = letter.payload()
+    row = decode(payload)
+    if isinstance(row, Rejected):
+        return dead_letter(row, kind="invalid", attempts=letter.attempts)
+    try:
+        return await store.write([row])
+    except DataRejectedError as exc:
+        rejected = decode.rejected(payload, f"the database refused it: {exc.code}")
+        return dead_letter(rejected, kind="data", code=exc.code, attempts=letter.attempts + 1)

@@ -1,0 +1,84 @@
+"""The instance that a whole process shares: one per database, for the environment as it is at the call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from functools import cache
+from typing import TYPE_CHECKING
+
+from autopack.telemetry import lifecycle
+from autopack.telemetry.recorder import DisabledTelemetry, Telemetry, is_enabled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autopack.database.destination import Destination
+
+_shared: dict[Destination, Telemetry] = {}
+_disabled = DisabledTelemetry()
+_lock = threading.RLock()
+
+
+def get_telemetry() -> Telemetry:
+    """The instance that the whole process shares, for the environment as it is at this call.
+
+    There is one per database: when `DATABASE_URL` changes, the former one drains in the background. Where telemetry is
+    off, or its settings are impossible, the answer is a disabled one, which is not kept: switching on works at any
+    time. Never raises: what else keeps it from working is warned of once, by the name of its class.
+    """
+    if not is_enabled():
+        return _disabled
+    try:
+        return _enabled()
+    except Exception as exc:  # noqa: BLE001 (see below)
+        # A signal handler that interrupts the first import of the writer, in its own thread, finds modules that are
+        # half there: this call is answered with a disabled one, which counts, and the next is served. The message of
+        # an exception may hold a password.
+        lifecycle.warn_once(f"Telemetry is off as long as this is so: {type(exc).__name__}")
+        return _disabled
+
+
+def _enabled() -> Telemetry:
+    current_destination, no_destination = _database()
+    try:
+        # The first one imports what reads its kind of URL.
+        with contextlib.nullcontext() if _shared else lifecycle.importing():
+            destination = current_destination()
+    except (no_destination, OSError):
+        return Telemetry.from_env()
+    found = _shared.get(destination)
+    return found if found is not None and not found.closed else _replace(destination)
+
+
+@cache
+def _database() -> tuple[Callable[[], Destination], type[ValueError]]:
+    """What names the present database, and what it raises. Only the first import needs the lock that a fork waits for;
+    one that was interrupted is not kept.
+    """
+    with lifecycle.importing():
+        from autopack.database.destination import current_destination
+        from autopack.errors import DatabaseUrlError
+    return current_destination, DatabaseUrlError
+
+
+def _replace(destination: Destination) -> Telemetry:
+    with _lock:
+        found = _shared.get(destination)
+        if found is None or found.closed:
+            found = Telemetry.from_env()
+            if found.enabled:
+                for former in _shared.values():
+                    former.begin_close()
+                _shared.clear()
+                _shared[destination] = found
+        return found
+
+
+def _replace_lock() -> None:
+    global _lock  # noqa: PLW0603 (another thread of the parent may have held it, and will never let go of it here)
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_replace_lock)

@@ -1,0 +1,81 @@
+"""What becomes of an event that the common path of `record()` could not take, and why it was dropped if it was.
+
+A full queue, a closed instance, a value that cannot be encoded, an unknown keyword, an event larger than its share of
+the queue, paths that the user wants to see redacted first: all of it is sorted out here, without raising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from autopack.errors import QueueRejected
+from autopack.telemetry.counters import AtomicCounter
+from autopack.telemetry.engine.settings import Settings
+from autopack.telemetry.engine.writer import Writer
+from autopack.telemetry.event.missing import MISSING
+from autopack.telemetry.event.schema import FIELDS
+from autopack.telemetry.event.wire import encode_hostile
+
+Redact = Callable[[Any], Any]
+
+_DELIVERABLES = FIELDS.index("deliverables")
+_EXISTING = FIELDS.index("existing")
+
+
+class UncommonPath:
+    """The way of such an event into the buffer of one writer."""
+
+    def __init__(self, writer: Writer, settings: Settings, redact: Redact | None) -> None:
+        self.redaction_failures = AtomicCounter()
+        self._writer = writer
+        self._max_event_bytes = settings.max_event_bytes
+        self._redact = redact
+
+    def record(
+        self, timestamp_ns: int, sequence: int, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]
+    ) -> bool:
+        """Accept the event after all, or count why not. `values` are those of `FIELDS`, in their order."""
+        try:
+            reason = self._reason_to_drop((timestamp_ns, sequence), values, args, unknown)
+        except Exception:  # noqa: BLE001 (a list that another thread changes meanwhile, memory that is gone)
+            reason = "unencodable"
+        if reason is not None:
+            self._writer.drops.add(reason)
+        return reason is None
+
+    def _reason_to_drop(
+        self, identity: tuple[int, int], values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]
+    ) -> str | None:
+        """Accept the event and return None, or the reason why not."""
+        if self._writer.closing:
+            return "closed"
+        unknown = {**unknown, "args": args} if args else unknown
+        redacted = True
+        if self._redact is not None:
+            values, redacted = _redacted(self._redact, values)
+            # Under a misspelt keyword there may be anything.
+            unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
+        payload = encode_hostile((*identity, *values), unknown)
+        if len(payload) > self._max_event_bytes:
+            return "too_large"
+        try:
+            wake = self._writer.buffer.offer(payload)
+        except QueueRejected as exc:
+            self._writer.ensure_thread()  # where none could be started, a full buffer would stay full
+            return "closed" if self._writer.closing else exc.reason
+        if not redacted:
+            self.redaction_failures.add()
+        if wake:
+            self._writer.wake()
+        return None
+
+
+def _redacted(redact: Redact, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
+    """The values with their paths as `redact` leaves them, or without paths; and whether it did not raise."""
+    paths = {position: values[position] for position in (_DELIVERABLES, _EXISTING)}
+    try:
+        paths = {k: v if v is MISSING or v is None else redact(v) for k, v in paths.items()}
+    except Exception:  # noqa: BLE001 (the user's own callable: its failure costs the paths, not the event)
+        return tuple({_DELIVERABLES: [], _EXISTING: None}.get(k, v) for k, v in enumerate(values)), False
+    return tuple(paths.get(position, value) for position, value in enumerate(values)), True

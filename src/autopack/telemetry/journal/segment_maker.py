@@ -1,0 +1,101 @@
+"""Makes the segments of one writer, as long as folder and disk have room for them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import time
+from functools import cache
+from pathlib import Path
+
+from autopack._util.files import ensure_private_folder
+from autopack.errors import QueueRejected
+from autopack.telemetry import log
+from autopack.telemetry.engine.settings import Settings
+from autopack.telemetry.journal.segment import (
+    FIRST_RECORD,
+    FORMAT_VERSION,
+    MAX_BYTES,
+    SUFFIX,
+    UNFINISHED_SUFFIX,
+    Header,
+    Segment,
+)
+
+_FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
+
+
+class SegmentMaker:
+    """For any thread and any signal handler at once. Raises OSError when the folder cannot be used at all."""
+
+    def __init__(self, folder: Path, fingerprint: bytes, settings: Settings) -> None:
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._settings = settings
+        self._writer_id = os.urandom(16)
+        self._numbers = itertools.count(1)
+        self._full_until_s = 0.0
+        self._said_full = False
+        _check_folder(folder)
+
+    def make(self, *, first: bool) -> Segment:
+        """One more; the first of a journal is smaller.
+
+        Raises QueueRejected where there is no room, in the folder or on the disk.
+        """
+        if time.monotonic() < self._full_until_s:
+            raise QueueRejected("journal_full")
+        settings = self._settings
+        size_bytes = settings.journal_first_segment_bytes if first else settings.journal_segment_bytes
+        try:
+            ensure_private_folder(self._folder)  # somebody may have deleted it
+            if size_bytes + _bytes_of_segments(self._folder) <= settings.journal_bytes:
+                made = self._create(size_bytes)
+                self._said_full = False
+                return made
+            problem = f"{settings.journal_bytes} bytes are in use"
+        except OSError as exc:
+            problem = exc.strerror or type(exc).__name__
+        if not self._said_full:
+            self._said_full = True
+            log.warning("No further journal segment in %s (%s): events are dropped, and counted", self._folder, problem)
+        self._full_until_s = time.monotonic() + _FULL_FOR_S
+        raise QueueRejected("journal_full")
+
+    def _create(self, size_bytes: int) -> Segment:
+        header = Header(
+            version=FORMAT_VERSION,
+            size_bytes=size_bytes,
+            created_ns=time.time_ns(),
+            first_sequence=int.from_bytes(os.urandom(4)) >> 1 or 1,
+            writer=self._writer_id,
+            fingerprint=self._fingerprint,
+        )
+        # In one step: worker, call site and a signal handler may each be here, and an attempt that an exception ends
+        # leaves a file under its name.
+        name = f"journal-{self._writer_id.hex()}-{next(self._numbers):06d}{SUFFIX}"
+        return Segment.create(self._folder / name, header)
+
+
+@cache
+def _check_folder(folder: Path) -> None:
+    """Raise OSError where a segment could never be made: no right to write, a link, no locks, no shared mappings."""
+    ensure_private_folder(folder)
+    header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32))
+    Segment.create_unnamed(folder / f"check-{os.urandom(8).hex()}{UNFINISHED_SUFFIX}", header).remove()
+
+
+def _bytes_of_segments(folder: Path) -> int:
+    """Of segments that are ours to count: not what somebody else has put there under such a name."""
+    with os.scandir(folder) as entries:
+        return sum(_bytes_of_segment(entry) for entry in entries if entry.name.endswith(SUFFIX))
+
+
+def _bytes_of_segment(entry: os.DirEntry[str]) -> int:
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return 0  # settled and deleted since the folder was listed
+    ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_size <= MAX_BYTES
+    return found.st_size if ours else 0

@@ -1,1 +1,0 @@
-"""What is done to a database as a whole: its schema, moving it elsewhere, and taking old events out of it."""

@@ -1,0 +1,48 @@
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopack._util.text import escape_json, escape_terminal
+
+ANY_TEXT = st.text(st.characters(exclude_categories=[]))  # with surrogates, which st.text() leaves out
+BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("src/app.py", "src/app.py"),
+        ("größe–π 😀", "größe–π 😀"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\x9b2J", "\\x9b2J"),
+        ("a\nb\r\tc", "a\\nb\\r\\tc"),
+        ("\x7f", "\\x7f"),
+        ("safe\u202etxt.exe", "safe\\u202etxt.exe"),
+        ("\udcff", "\\udcff"),
+        ("C:\\new", "C:\\new"),
+    ],
+)
+def test_what_a_terminal_would_act_upon_is_shown_as_an_escape(raw: str, shown: str) -> None:
+    assert escape_terminal(raw) == shown
+
+
+@given(ANY_TEXT)
+def test_no_text_can_reach_the_terminal_with_a_control_character_or_break_the_encoder(raw: str) -> None:
+    shown = escape_terminal(raw)
+    shown.encode()
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") or c in BIDI]
+
+
+@given(ANY_TEXT)
+def test_what_is_shown_once_is_shown_the_same_again(raw: str) -> None:
+    assert escape_terminal(escape_terminal(raw)) == escape_terminal(raw)
+
+
+@given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_json_that_is_safe_for_a_terminal_means_the_same(value: object) -> None:
+    safe = escape_json(json.dumps(value, ensure_ascii=False))
+    assert json.loads(safe) == value
+    assert not [c for c in safe if unicodedata.category(c) == "Cc" or c in BIDI]

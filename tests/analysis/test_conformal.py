@@ -1,0 +1,189 @@
+"""Budgets: at most the promised share of future replies exceeds them, and where that cannot be, nothing is promised."""
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.cost_models import TODAY, history, lognormal, other_costs
+from tests.read_side import autopack
+
+from autopack.analysis.calibrating.calibration import Settings, calibrate
+from autopack.analysis.calibrating.conformal import (
+    BudgetResult,
+    budgets_of,
+    least_replies,
+    promised_factor,
+    promised_rank,
+)
+from autopack.analysis.calibrating.history import Recorded, Reply, Shape, history_of
+from autopack.estimation.coefficients import Coefficients, parse_coefficients
+from autopack.estimation.estimator import estimate
+
+ALPHA = Fraction(1, 50)
+SHAPE = Shape("testing", "low", (1, 0, 0, 0, 0), (0,) * 5)
+
+
+def reply(actual: int, *, truncated: bool = False, success: bool = True) -> Reply:
+    return Reply("r", SHAPE, actual, success=success, truncated=truncated)
+
+
+def budget(replies: list[Reply], *, cap: int = 64_000) -> BudgetResult:
+    (found,) = budgets_of(replies, lambda _: 1000, lambda _: 8192, ALPHA, cap)
+    return found
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(5, 300),
+    st.sampled_from([Fraction(1, 50), Fraction(1, 20), Fraction(1, 10), Fraction(1, 5)]),
+    st.sampled_from([0.1, 0.5, 1.5]),
+    st.integers(0, 2**32 - 1),
+)
+def test_on_exchangeable_replies_the_promise_is_kept_on_average(
+    n: int, alpha: Fraction, sigma: float, seed: int
+) -> None:
+    """Over many histories: the next reply exceeds the budget with a probability of at most alpha, and hardly less."""
+    rank, rounds = promised_rank(n, alpha), 4000
+    if rank is None:
+        assert n < least_replies(alpha)
+        return
+    scores = np.random.default_rng(seed).lognormal(0, sigma, (rounds, n + 1))
+    factors = np.sort(scores[:, :n], axis=1)[:, rank - 1]
+    exceeded = (scores[:, n] > factors).mean()
+    noise = 4.5 * math.sqrt(float(alpha) / rounds)
+    assert exceeded <= float(alpha) + noise
+    assert exceeded >= float(alpha) - 1 / (n + 1) - noise
+
+
+def test_in_ranks_the_promise_is_exact_whatever_the_scores_are() -> None:
+    """A new score is equally likely at each of n + 1 places; only those above the rank break the promise."""
+    for n in range(1, 400):
+        for alpha in (Fraction(1, 50), Fraction(1, 10), Fraction(1, 3)):
+            rank = promised_rank(n, alpha)
+            assert (rank is None) == (n < least_replies(alpha))
+            if rank is not None:
+                assert Fraction(n + 1 - rank, n + 1) <= alpha < Fraction(n + 2 - rank, n + 1)
+
+
+def test_two_percent_take_49_replies() -> None:
+    assert least_replies(ALPHA) == 49
+    assert promised_rank(48, ALPHA) is None
+    assert promised_rank(49, ALPHA) == 49
+    assert promised_factor([1.0] * 48, ALPHA) is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.01, 50), min_size=49, max_size=200))
+def test_a_factor_is_rounded_up_and_never_below_what_is_predicted(scores: list[float]) -> None:
+    factor = promised_factor(scores, ALPHA)
+    assert factor is not None
+    exact = sorted(scores)[math.ceil((len(scores) + 1) * (1 - ALPHA)) - 1]
+    assert max(1, exact) <= factor <= max(1, exact + 1.001e-4)
+    assert sum(score > factor for score in scores) <= (len(scores) + 1) * ALPHA
+
+
+def test_a_stratum_with_too_few_replies_is_refused_and_how_many_are_missing_is_said() -> None:
+    found = budget([reply(500)] * 40)
+    assert (found.factor, found.reason) == (None, "9 more replies needed: 40 of 49")
+    assert (found.over_after, found.unused_after) == (None, None)
+
+
+def test_a_truncated_reply_needs_more_than_any_budget() -> None:
+    """With 149 replies the rank is 147, so two may exceed everything; with three of them nothing can be promised."""
+    rest = [reply(500 + n) for n in range(146)]
+    kept = budget([*rest, reply(500), *[reply(100, truncated=True)] * 2])
+    assert kept.factor == 1.0
+    lost = budget([*rest, *[reply(100, truncated=True)] * 3])
+    assert lost.factor is None
+    assert lost.reason is not None
+    assert "truncated" in lost.reason
+
+
+def test_a_reply_above_the_cap_cannot_be_promised_a_budget() -> None:
+    assert budget([reply(5000)] * 60).factor == 5.0
+    assert budget([reply(5000)] * 60, cap=4000).factor is None
+
+
+def test_failed_replies_are_replies() -> None:
+    assert budget([reply(500, success=False)] * 60).replies == 60
+
+
+def test_the_price_is_what_replies_leave_of_their_budgets() -> None:
+    found = budget([reply(n) for n in range(1001, 1101)])
+    assert found.factor == 1.099  # the 99th of 100
+    assert (found.over_before, found.over_after) == (0, 1)
+    assert found.unused_before == pytest.approx(8192 - np.mean(range(1001, 1101)))
+    assert found.unused_after == pytest.approx(np.mean([1099 - n for n in range(1001, 1100)]))
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_history_like_the_recorded_one_keeps_to_the_promised_budgets_of_the_file(fitted: bool) -> None:
+    costs = other_costs(5)
+    result = calibrate(
+        history_of(history(2400, costs, lognormal(0.4))), TODAY, Settings(coefficients=fitted), source="", estimator=""
+    )
+    assert result.coefficients is not None
+    assert len(result.coefficients.budget_factor) == 6
+    future = list(history(3000, costs, lognormal(0.4), seed=77))
+    exceeded = sum(record.actual_output_tokens > budget_for(record, result.coefficients) for record in future)
+    assert exceeded / len(future) <= 0.02 + 3 * math.sqrt(0.02 * 0.98 / 200)  # 1,200 replies, 200 to a stratum
+
+
+def budget_for(record: Recorded, coefficients: Coefficients) -> int:
+    return estimate(
+        record.deliverables, record.category, record.complexity, coefficients, record.existing or ()
+    ).selected_budget
+
+
+def test_the_predictions_that_budgets_are_promised_for_were_not_fitted_to_their_replies() -> None:
+    records = list(history(1200, other_costs(5), lognormal(0.3)))
+    both = calibrate(history_of(records), TODAY, Settings(), source="", estimator="")
+    only_budgets = calibrate(history_of(records), TODAY, Settings(coefficients=False), source="", estimator="")
+    assert both.fit.replies + sum(budget.replies for budget in both.budgets) == len(records)
+    assert sum(budget.replies for budget in only_budgets.budgets) == len(records)
+    assert only_budgets.fit.outcome == "skipped"
+
+
+def test_an_earlier_promise_does_not_outlive_the_predictions_that_it_was_made_for() -> None:
+    before = msgspec.structs.replace(TODAY, budget_factor={"novel/low": 3.0})
+    records = history_of(history(1200, other_costs(5), lognormal(0.3)))
+    fitted = calibrate(records, before, Settings(), source="", estimator="").coefficients
+    kept = calibrate(records, before, Settings(coefficients=False), source="", estimator="").coefficients
+    assert fitted is not None
+    assert kept is not None
+    assert "novel/low" not in fitted.budget_factor
+    assert kept.budget_factor["novel/low"] == 3.0
+
+
+def test_a_promised_budget_replaces_floor_and_buffer_and_keeps_to_the_cap() -> None:
+    promised = msgspec.structs.replace(TODAY, budget_factor={"testing/low": 1.5}, budget_cap=20_000)
+    predicted = estimate(["a.py"], "testing", "low", promised).predicted_output_tokens
+    assert estimate(["a.py"], "testing", "low", promised).selected_budget == math.ceil(predicted * 1.5)
+    assert estimate(["a.py"] * 20, "testing", "low", promised).selected_budget == 20_000
+    assert estimate([], "testing", "low", promised).selected_budget == 8192
+    assert estimate(["a.py"], "testing", "high", promised) == estimate(["a.py"], "testing", "high", TODAY)
+
+
+def test_the_price_and_what_is_refused_are_printed(tmp_path: Path) -> None:
+    export, output = tmp_path / "events.ndjson", tmp_path / "new.json"
+    few = [
+        msgspec.structs.replace(r, category="rare", phase_id=f"x{r.phase_id}")
+        for r in history(20, TODAY, lognormal(0.3))
+    ]
+    records = [*history(1200, TODAY, lognormal(0.3)), *few]
+    export.write_bytes(b"\n".join(map(msgspec.json.encode, records)))
+    done = autopack("calibrate", "--source", "ndjson", export, "--keep-coefficients", "--output", output)
+    assert done.returncode == 0
+    assert "budgets: promised for 6 of 8 strata; price: " in done.stdout
+    assert " unused tokens a reply, " in done.stdout
+    assert "rare/low: refused: " in done.stdout
+    assert set(parse_coefficients(output.read_bytes(), "new").budget_factor) == {
+        f"{category}/{complexity}"
+        for category in ("implementation", "testing", "documentation")
+        for complexity in ("low", "high")
+    }

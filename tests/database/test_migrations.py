@@ -1,0 +1,409 @@
+"""The schema: fresh, upgraded in place whatever a real database holds, never half of one."""
+
+import hashlib
+import os
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.pool import NullPool
+from tests.write_side import TABLE, dead_letters_of, event, rows_of, run_python, start_python
+
+from autopack.database import migrations
+from autopack.database.destination import parse_database_url
+from autopack.estimation.metrics import accuracy
+from autopack.models import Base, TokenEstimationV2Event
+from autopack.telemetry import Telemetry
+from autopack.telemetry.event.schema import Row
+
+OLD_ROW: dict[str, Any] = {
+    "event_id": 7, "run_id": "r", "phase_id": "p", "timestamp": "2025-12-23 10:00:00.500000", "category": "docs",
+    "complexity": "low", "deliverable_count": 1, "deliverables_json": '["ö.md"]', "predicted_output_tokens": 900,
+    "actual_output_tokens": 700, "selected_budget": 1000, "actual_max_tokens": 16384, "success": 1, "truncated": 0,
+    "stop_reason": "end_turn", "model": "m", "smape_percent": 1.25, "waste_ratio": 1.2857, "underestimated": 0,
+    "is_truncated_output": 1, "context_quality": "good", "created_at": "2025-12-23 10:00:01",
+}  # fmt: skip
+COLUMNS = {"event_id", *Row.__struct_fields__}
+
+
+def insert(connection: sqlite3.Connection, **changes: Any) -> None:
+    row = OLD_ROW | changes
+    connection.execute("INSERT OR IGNORE INTO runs VALUES (?)", (row["run_id"],))
+    connection.execute("INSERT OR IGNORE INTO phases VALUES (?, ?)", (row["run_id"], row["phase_id"]))
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO {TABLE} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+
+
+@pytest.fixture
+def old(database: Path, plan_table_sql: str) -> Callable[..., Path]:
+    """Makes a database of the plan's own system, with a row in it and whatever else is asked for."""
+
+    def make(*statements: str, **changes: Any) -> Path:
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.executescript(plan_table_sql)
+            insert(connection, **changes)
+            for statement in statements:
+                connection.executescript(statement)
+        return database
+
+    return make
+
+
+def upgrade_by_recording(database: Path, count: int = 1, *, timeout_s: float = 10) -> Telemetry:
+    with Telemetry(f"sqlite:///{database}", shutdown_timeout_s=0.1) as telemetry:
+        for number in range(count):
+            telemetry.record(**event(phase_id=f"new{number}"))
+        assert telemetry.flush(timeout_s), telemetry.stats()
+    return telemetry
+
+
+def schema_of(database: Path) -> list[tuple[str, str, str]]:
+    with closing(sqlite3.connect(database)) as connection:
+        found = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master ORDER BY 1, 2").fetchall()
+    return [(kind, name, sql) for kind, name, sql in found]
+
+
+def test_a_fresh_database_has_the_models_columns_and_they_are_those_of_a_row(database: Path) -> None:
+    upgrade_by_recording(database)
+    engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
+    found = {column["name"]: column for column in inspect(engine).get_columns(TABLE)}
+    model = TokenEstimationV2Event.__table__.columns
+    assert set(found) == set(model.keys()) == COLUMNS
+    assert {name for name, column in found.items() if column["nullable"]} - {"event_id"} == {
+        column.name for column in model if column.nullable
+    } - {"event_id"}
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
+        differences = compare_metadata(context, Base.metadata)
+    assert [difference for difference in differences if "index" in str(difference[0]).lower()] == []
+
+
+def test_the_head_is_alembics_own_head() -> None:
+    assert ScriptDirectory.from_config(migrations.alembic_config()).get_current_head() == migrations.HEAD
+
+
+def test_an_upgrade_in_place_loses_no_row_and_no_column(old: Callable[..., Path]) -> None:
+    """With FKs on, an `alembic_version` of the user's own, and columns, indexes and a trigger of theirs."""
+    database = old(
+        "PRAGMA foreign_keys = ON",
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY); INSERT INTO alembic_version VALUES ('x')",
+        f"ALTER TABLE {TABLE} ADD COLUMN note TEXT",
+        f"UPDATE {TABLE} SET note = 'mine'",
+        f"CREATE INDEX by_model ON {TABLE} (model) WHERE success",
+        "CREATE TABLE log (x)",
+        f"CREATE TRIGGER watch AFTER INSERT ON {TABLE} BEGIN INSERT INTO log VALUES (NEW.model); END",
+    )
+    upgrade_by_recording(database)
+    kept, new = rows_of(database)
+    unchanged = {k: v for k, v in OLD_ROW.items() if k not in ("smape_percent", "waste_ratio")}
+    assert {name: kept[name] for name in unchanged} == unchanged
+    assert kept["note"] == "mine"
+    assert (kept["smape_percent"], kept["waste_ratio"], kept["underestimated"]) == (25, 128, 0)
+    assert kept["event_uid"] < new["event_uid"]
+    assert kept["event_uid"][14] == "7"
+    assert new["event_id"] == 8
+    names = {name for _, name, _ in schema_of(database)}
+    assert {"by_model", "watch", "ix_token_estimation_v2_events_run_id", "alembic_version"} <= names
+    assert not any("REFERENCES" in sql for _, name, sql in schema_of(database) if name == TABLE)
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT * FROM alembic_version").fetchall() == [("x",)]
+        assert connection.execute("SELECT * FROM log").fetchall() == [("claude-sonnet-4-5",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_after_an_upgrade_a_row_needs_neither_a_run_nor_the_columns_of_the_old_system(
+    old: Callable[..., Path],
+) -> None:
+    database = old()
+    upgrade_by_recording(database, 3)
+    for row in rows_of(database)[1:]:
+        assert row["run_id"] == "nightly"
+        assert row["is_truncated_output"] == 0
+        assert row["created_at"] is not None
+    assert dead_letters_of(database) == []
+
+
+COMPLICATIONS = {
+    "a view on the table": (f"CREATE VIEW v AS SELECT model FROM {TABLE}",),
+    "a view on that view": (f"CREATE VIEW v AS SELECT model FROM {TABLE}", "CREATE VIEW w AS SELECT * FROM v"),
+    "a trigger of another table": (
+        f"CREATE TABLE log (x); CREATE TRIGGER t AFTER INSERT ON log BEGIN DELETE FROM {TABLE} WHERE 0; END",
+    ),
+    "a table that refers to it": (
+        f"CREATE TABLE child (id INTEGER PRIMARY KEY, e INTEGER REFERENCES {TABLE} (event_id) ON DELETE CASCADE)",
+        "INSERT INTO child VALUES (1, 7)",
+    ),
+    "a column without a type": (f"ALTER TABLE {TABLE} ADD COLUMN note",),
+    "columns of odd types": (
+        f"ALTER TABLE {TABLE} ADD COLUMN g GEOMETRY; ALTER TABLE {TABLE} ADD COLUMN j JSON",
+        f"ALTER TABLE {TABLE} ADD COLUMN b BLOB; UPDATE {TABLE} SET g = x'00ff', j = '{{}}', b = x'ff'",
+    ),
+    "columns of odd names": (
+        f"""ALTER TABLE {TABLE} ADD COLUMN "order by" TEXT DEFAULT 'a:b%c'""",
+        f"""ALTER TABLE {TABLE} ADD COLUMN "q""x" TEXT""",
+        f"""ALTER TABLE {TABLE} ADD COLUMN "p%s:z" TEXT; ALTER TABLE {TABLE} ADD COLUMN "größe" INT DEFAULT -1""",
+    ),
+    "a column in capital letters": (f"ALTER TABLE {TABLE} RENAME COLUMN model TO MODEL",),
+    "a generated column": (f"ALTER TABLE {TABLE} ADD COLUMN g INTEGER GENERATED ALWAYS AS (event_id * 2) VIRTUAL",),
+    "an index on an expression": (f"CREATE INDEX e ON {TABLE} (lower(model))",),
+    "our index's name for another index": (
+        f"CREATE INDEX ix_token_estimation_v2_events_timestamp2 ON {TABLE} (model)",
+    ),
+    "a NULL in an event_uid of its own": (f"ALTER TABLE {TABLE} ADD COLUMN event_uid TEXT",),
+    "text in the token columns": (f"UPDATE {TABLE} SET predicted_output_tokens = 'abc', actual_output_tokens = 'x'",),
+    "a timestamp that is none": (f"UPDATE {TABLE} SET timestamp = 'yesterday'",),
+    "no tokens": (f"UPDATE {TABLE} SET actual_output_tokens = 0",),
+    "a fraction of a token": (f"UPDATE {TABLE} SET actual_output_tokens = 1.5",),
+    "NUL, quotes and controls in texts": (f"UPDATE {TABLE} SET model = char(0, 27, 10, 34, 39) || 'x'",),
+    "two tables with foreign keys to each other": (
+        "CREATE TABLE a (id INTEGER PRIMARY KEY, b INTEGER REFERENCES b (id))",
+        "CREATE TABLE b (id INTEGER PRIMARY KEY, a INTEGER REFERENCES a (id))",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPLICATIONS)
+def test_an_upgrade_survives_what_real_databases_hold(old: Callable[..., Path], name: str) -> None:
+    database = old(*COMPLICATIONS[name])
+    (before,) = rows_of(database)
+    others = {kind_name: sql for kind, kind_name, sql in schema_of(database) if kind in ("view", "trigger", "index")}
+    telemetry = upgrade_by_recording(database, 2)
+    kept, *new = rows_of(database)
+    assert len(new) == 2
+    assert telemetry.stats().dead_lettered == 0
+    derived = {"smape_percent", "waste_ratio", "underestimated", "event_uid"}
+    folded = {key.lower(): value for key, value in kept.items()}
+    for column, value in before.items():
+        assert column in derived or folded[column.lower()] == value, column
+    assert others.keys() <= {name for _, name, _ in schema_of(database)}
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        for kind, view, _ in schema_of(database):
+            if kind == "view":
+                connection.execute(f"SELECT * FROM {view}").fetchall()
+        if "child" in [name for _, name, _ in schema_of(database)]:
+            assert connection.execute("SELECT * FROM child").fetchall() == [(1, 7)]
+
+
+@pytest.mark.parametrize("name", ["text in the token columns", "no tokens"])
+def test_where_there_are_no_two_counts_the_derived_columns_become_null(old: Callable[..., Path], name: str) -> None:
+    upgrade_by_recording(database := old(*COMPLICATIONS[name]))
+    kept = rows_of(database)[0]
+    assert (kept["smape_percent"], kept["waste_ratio"]) == (None, None)
+
+
+@pytest.mark.parametrize("key", ["event_id INTEGER PRIMARY KEY AUTOINCREMENT", "event_id INTEGER PRIMARY KEY",
+                                 "id INTEGER PRIMARY KEY", ""])  # fmt: skip
+@pytest.mark.parametrize("without_rowid", [False, True])
+def test_a_table_of_another_make_with_nulls_everywhere_is_upgraded(
+    database: Path, key: str, *, without_rowid: bool
+) -> None:
+    if without_rowid and ("AUTOINCREMENT" in key or not key):
+        pytest.skip("SQLite has no such table")
+    kinds = {
+        "run_id": "TEXT", "phase_id": "TEXT", "timestamp": "DATETIME", "category": "TEXT", "complexity": "TEXT",
+        "deliverable_count": "INT", "deliverables_json": "TEXT", "predicted_output_tokens": "INT",
+        "actual_output_tokens": "INT", "selected_budget": "INT", "success": "BOOL", "truncated": "BOOL",
+        "stop_reason": "TEXT", "model": "TEXT",
+    }  # fmt: skip
+    columns = ", ".join([*filter(None, [key]), *(f"{name} {kind}" for name, kind in kinds.items())])
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"CREATE TABLE {TABLE} ({columns}){' WITHOUT ROWID' if without_rowid else ''}")
+        names, values = (f"{key.split(maxsplit=1)[0]}, run_id", "5, 'r'") if key else ("run_id", "'r'")
+        connection.execute(f"INSERT INTO {TABLE} ({names}) VALUES ({values})")
+    upgrade_by_recording(database, 2)
+    found = rows_of(database)
+    assert [row["run_id"] for row in found] == ["r", "nightly", "nightly"]
+    assert len({row["event_uid"] for row in found}) == 3
+    assert found[0]["model"] is None
+
+
+tokens = st.integers(1, 200_000)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(tokens, tokens), min_size=50, max_size=200))
+def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored(
+    tmp_path: Path, plan_table_sql: str, pairs: list[tuple[int, int]]
+) -> None:
+    database = tmp_path / f"{hashlib.sha256(repr(pairs).encode()).hexdigest()}.db"
+    if database.exists():
+        return
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executescript(plan_table_sql)
+        for number, (predicted, actual) in enumerate(pairs):
+            insert(
+                connection, event_id=number, predicted_output_tokens=predicted, actual_output_tokens=actual,
+                underestimated=actual > predicted,
+            )  # fmt: skip
+    upgrade_by_recording(database)
+    for row, (predicted, actual) in zip(rows_of(database), pairs, strict=False):
+        assert (row["smape_percent"], row["waste_ratio"], bool(row["underestimated"])) == accuracy(predicted, actual)
+
+
+def test_ten_processes_that_start_at_once_end_with_one_schema_and_all_rows(database: Path) -> None:
+    code = """
+        from autopack.telemetry import Telemetry
+        from autopack.database import migrations
+        migrations.load()
+        telemetry = Telemetry(f"sqlite:///{sys.argv[1]}", shutdown_timeout_s=50)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for number in range(5):
+            assert telemetry.record(**event(run_id=sys.argv[2], phase_id=str(number)))
+        telemetry.close()
+        assert telemetry.stats().written == 5, telemetry.stats()
+    """
+    children = [start_python(code, database, str(number)) for number in range(10)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n", child.communicate()
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 0, errors
+    assert len(rows_of(database)) == 50
+    assert len(rows_of(database, migrations.VERSION_TABLE)) == 1
+
+
+def test_an_upgrade_that_is_cut_off_leaves_the_old_table_as_it_was(old: Callable[..., Path]) -> None:
+    """The process dies after everything is done but the commit."""
+    database = old()
+    before, schema = rows_of(database), schema_of(database)
+    run_python(
+        """
+        from sqlalchemy import create_engine
+        from autopack.database import migrations
+        engine = create_engine(f"sqlite:///{sys.argv[1]}", connect_args={"isolation_level": None})
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            migrations._upgrade(connection)
+            assert migrations.current_revision(connection) == migrations.HEAD
+            os._exit(9)
+        """,
+        database,
+        exit_code=9,
+    )
+    assert (rows_of(database), schema_of(database)) == (before, schema)
+    upgrade_by_recording(database)
+    assert len(rows_of(database)) == 2
+
+
+def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one_never_half_of_one(
+    database: Path, plan_table_sql: str
+) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executescript(plan_table_sql)
+        insert(connection)
+        connection.execute(
+            f"WITH RECURSIVE n(x) AS (SELECT 100 UNION ALL SELECT x + 1 FROM n WHERE x < 15100) INSERT INTO {TABLE} "
+            f"SELECT x, {', '.join(name for name in OLD_ROW if name != 'event_id')} FROM {TABLE}, n"
+        )
+    count = 15_002
+    code = """
+        from autopack.telemetry import Telemetry
+        from autopack.database import migrations
+        migrations.load()
+        telemetry = Telemetry(f"sqlite:///{sys.argv[1]}", journal_dir=None)
+        print("ready", flush=True)
+        telemetry.record(**event())
+        telemetry.flush(60)
+        print("done", flush=True)
+    """
+    killed = 0
+    for turn in range(3):
+        child: subprocess.Popen[str] = start_python(code, database)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        wal = Path(f"{database}-wal")
+        deadline_s = time.monotonic() + 30
+        # Kill at another size of the write-ahead log each time: that far the copy has come.
+        while child.poll() is None and time.monotonic() < deadline_s:
+            if wal.exists() and wal.stat().st_size > turn * 1_000_000:
+                break
+        child.kill()
+        output, _ = child.communicate()
+        killed += "done" not in output
+        with closing(sqlite3.connect(database)) as connection:
+            found = connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone()[0]
+            width = len(connection.execute(f"SELECT * FROM {TABLE} LIMIT 1").fetchone())
+        assert found >= count
+        assert width in (len(OLD_ROW), len(COLUMNS) + 3)
+    assert killed
+    upgrade_by_recording(database, timeout_s=30)
+
+
+def test_a_newer_schema_is_left_alone_with_a_clear_reason_and_nothing_is_lost(database: Path) -> None:
+    upgrade_by_recording(database)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+    schema = schema_of(database)
+    telemetry = Telemetry(f"sqlite:///{database}")
+    telemetry.record(**event(phase_id="later"))
+    assert not telemetry.flush(1)
+    assert telemetry.stats().last_error == f"schema 9999 is newer than this program's {migrations.HEAD}"
+    assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (1, 0)
+    telemetry.close(0.1)
+    assert schema_of(database) == schema
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '{migrations.HEAD}'")
+    successor = upgrade_by_recording(database)
+    assert successor.stats().recovered == 1
+    assert [row["phase_id"] for row in rows_of(database)] == ["new0", "later", "new0"]
+
+
+def test_a_table_that_lacks_what_we_need_keeps_its_rows_and_takes_ours(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"CREATE TABLE {TABLE} (event_id INTEGER PRIMARY KEY, run_id TEXT)")
+        connection.execute(f"INSERT INTO {TABLE} VALUES (1, 'r')")
+    upgrade_by_recording(database)
+    kept, new = rows_of(database)
+    assert (kept["event_id"], kept["run_id"], kept["model"]) == (1, "r", "unknown")
+    assert (new["event_id"], new["run_id"]) == (2, "nightly")
+
+
+def test_upgrading_prints_nothing_and_configures_no_logging(old: Callable[..., Path]) -> None:
+    done = run_python(
+        """
+        from autopack.telemetry import Telemetry
+        before = list(logging.getLogger().handlers), logging.getLogger().level
+        with Telemetry(f"sqlite:///{sys.argv[1]}") as telemetry:
+            telemetry.record(**event())
+        assert (list(logging.getLogger().handlers), logging.getLogger().level) == before
+        """,
+        old(),
+        options=["-W", "error"],
+    )
+    assert done.stdout == done.stderr == ""
+
+
+def test_ensuring_the_schema_twice_changes_nothing(database: Path) -> None:
+    upgrade_by_recording(database)
+    before = schema_of(database)
+    upgrade_by_recording(database)
+    assert schema_of(database) == before
+    assert os.path.getsize(database) > 0  # noqa: PTH202 (the name of the file, not its path)
+
+
+def test_the_rows_fields_are_the_models_columns_in_name_and_need() -> None:
+    model = TokenEstimationV2Event.__table__.columns
+    for field in msgspec.structs.fields(Row):
+        optional = type(None) in getattr(field.type, "__args__", ())
+        assert model[field.name].nullable == optional, field.name
+    assert parse_database_url("sqlite://").identity is None

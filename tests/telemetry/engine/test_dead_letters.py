@@ -1,0 +1,291 @@
+"""Dead letters: nothing that was refused vanishes, and the file is safe to share."""
+
+import json
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.stores import RefusingStore
+from tests.write_side import dead_letter_file, dead_letters_of, event, phases_of, run_python, start_python
+
+from autopack.database.destination import parse_database_url
+from autopack.maintenance.redelivery import Outcome, resend
+from autopack.telemetry import Telemetry
+from autopack.telemetry.engine.dead_letters import (
+    DeadLetter,
+    DeadLetterFile,
+    MemoryDeadLetters,
+    dead_letter,
+    letters_in,
+)
+from autopack.telemetry.event.schema import Rejected
+from autopack.telemetry.stores.sqlite import SqliteStore
+
+
+def letter(number: int, **fields: Any) -> DeadLetter:
+    return dead_letter(Rejected("wrong", {"number": number, **fields}, 1_766_500_000_000_000_000, number), kind="data")
+
+
+def numbers(office: DeadLetterFile) -> list[int | None]:
+    return [None if found is None else found.event["number"] for found in office.read()]
+
+
+def no_sleep(_seconds: float) -> None:
+    """A lock that is never given up shall not make the test wait."""
+
+
+def store_at(database: Path) -> SqliteStore:
+    return SqliteStore(parse_database_url(f"sqlite:///{database}"))
+
+
+def test_a_dead_letter_says_what_why_when_and_how_often(database: Path, database_url: str) -> None:
+    with Telemetry(database_url) as telemetry:
+        telemetry.record(**event(predicted_output_tokens=-5, attributes={"git": "1"}))
+    (found,) = dead_letters_of(database)
+    assert found["event"] == {**event(predicted_output_tokens=-5), "attributes": {"git": "1"}}
+    assert found["reason"] == "Expected `int` >= 0 - at `predicted_output_tokens`"
+    assert (found["kind"], found["code"], found["attempts"]) == ("invalid", None, 0)
+    assert found["at"].endswith("Z")
+    assert found["event_uid"].split("-")[2].startswith("7")
+
+
+def test_hostile_content_stays_one_line_of_valid_json(database: Path, database_url: str) -> None:
+    hostile = 'a"b\\c\nd\re\u2028f\x1b[31m\u202eg\x00</script>'
+    with Telemetry(database_url) as telemetry:
+        telemetry.record(**event(phase_id=hostile, deliverables=[hostile], attributes={hostile: hostile}))
+        misspelt: Any = {hostile: hostile}
+        telemetry.record(**misspelt)
+    lines = dead_letter_file(database).read_bytes().split(b"\n")
+    assert len(lines) == 3
+    assert lines[2] == b""
+    assert json.loads(lines[0])["event"]["phase_id"] == hostile
+    assert json.loads(lines[1])["event"][hostile] == hostile
+    assert not any(b"\x1b" in line or b"\0" in line for line in lines)
+
+
+def test_the_log_line_of_a_dead_letter_holds_nothing_that_a_terminal_acts_upon(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Telemetry(database_url) as telemetry:
+        telemetry.record(**event(**{"\x1b[31m\u202e\n": 1}))
+    said = "".join(caplog.messages)
+    assert "dead letters" in said
+    assert not {"\x1b", "\u202e", "\n"} & set(said)
+
+
+def test_the_size_of_the_file_is_capped_and_what_finds_no_place_is_counted(tmp_path: Path) -> None:
+    office = DeadLetterFile(tmp_path / "folder", max_bytes=1000)
+    lost = office.append([letter(number) for number in range(10)])
+    kept = numbers(office)
+    assert kept == list(range(10 - lost))
+    assert 0 < len(kept) < 10
+    assert office.path.stat().st_size <= 1000
+    assert office.append([letter(1, text="x" * 1000)]) == 1
+
+
+def test_a_line_that_a_crash_has_torn_costs_only_itself(tmp_path: Path) -> None:
+    office = DeadLetterFile(tmp_path)
+    office.append([letter(0), letter(1)])
+    with office.path.open("r+b") as file:
+        file.truncate(office.path.stat().st_size - 20)
+    office.append([letter(2)])
+    assert numbers(office) == [0, None, 2]
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\n\n  \n", b"[]\n", b"null\n", b"\xff\xfe\n", b"{}\n", b'{"event": 1}\n', b"\0" * 50]
+)
+def test_junk_in_the_file_costs_only_itself(tmp_path: Path, junk: bytes) -> None:
+    office = DeadLetterFile(tmp_path)
+    office.append([letter(0)])
+    with office.path.open("ab") as file:
+        file.write(junk)
+    office.append([letter(1)])
+    assert [number for number in numbers(office) if number is not None] == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nowhere", "folder", "fifo"])
+def test_whatever_stands_in_place_of_the_file_is_not_followed_and_the_loss_is_counted(
+    database: Path, database_url: str, tmp_path: Path, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    file = dead_letter_file(database)
+    file.parent.mkdir(mode=0o700)
+    if kind == "link":
+        victim.write_text("untouched")
+    make: dict[str, Callable[[], object]] = {
+        "link": lambda: file.symlink_to(victim), "link to nowhere": lambda: file.symlink_to(victim),
+        "folder": file.mkdir, "fifo": lambda: os.mkfifo(file),
+    }  # fmt: skip
+    make[kind]()
+    with Telemetry(database_url) as telemetry:
+        telemetry.record(**event(run_id=None))
+        telemetry.record(**event())
+    stats = telemetry.stats()
+    assert (stats.written, stats.dead_lettered, stats.dead_letters_lost) == (1, 1, 1)
+    assert victim.exists() == (kind == "link")
+    assert kind != "link" or victim.read_text() == "untouched"
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_whatever_stands_in_place_of_the_folder_is_not_followed_and_the_loss_is_counted(
+    database: Path, database_url: str, tmp_path: Path, kind: str
+) -> None:
+    folder = dead_letter_file(database).parent
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.write_text("mine")
+    with Telemetry(database_url) as telemetry:
+        telemetry.record(**event(run_id=None))
+        telemetry.record(**event())
+    stats = telemetry.stats()
+    assert (stats.written, stats.dead_lettered, stats.dead_letters_lost) == (1, 1, 1)
+    assert list(elsewhere.iterdir()) == []
+    assert phases_of(database) == ["p1"]
+
+
+def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    run_python(
+        """
+        os.umask(0)
+        from autopack.telemetry import Telemetry
+        with Telemetry(f"sqlite:///{sys.argv[1]}/new/x.db") as telemetry:
+            telemetry.record(**event())
+            telemetry.record(**event(run_id=None))
+            assert telemetry.flush(30)
+            for folder, _, names in os.walk(sys.argv[1] + "/new"):
+                for name, wanted in [(".", 0o700), *((name, 0o600) for name in names)]:
+                    mode = os.stat(os.path.join(folder, name)).st_mode & 0o7777
+                    assert mode == wanted, (folder, name, oct(mode))
+                    print(name)
+        """,
+        tmp_path,
+    )
+    assert stat.S_IMODE((tmp_path / "new" / "x.db").stat().st_mode) == 0o600
+
+
+def test_two_processes_that_append_at_once_keep_every_line_whole(tmp_path: Path) -> None:
+    code = """
+        from pathlib import Path
+        from tests.telemetry.engine.test_dead_letters import letter
+        from autopack.telemetry.engine.dead_letters import DeadLetterFile
+        office = DeadLetterFile(Path(sys.argv[1]))
+        start = int(sys.argv[2])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        lost = sum(office.append([letter(start + turn), letter(start + turn + 1)]) for turn in range(0, 400, 2))
+        assert lost == 0, lost
+    """
+    children = [start_python(code, tmp_path, str(number * 1000)) for number in range(2)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 0, errors
+    found = numbers(DeadLetterFile(tmp_path))
+    assert sorted(map(int, filter(lambda n: n is not None, found))) == [*range(400), *range(1000, 1400)]  # type: ignore[arg-type]
+
+
+def test_what_is_claimed_is_out_of_the_way_of_those_that_append(tmp_path: Path) -> None:
+    office = DeadLetterFile(tmp_path)
+    office.append([letter(0)])
+    (claimed,) = office.claim()
+    office.append([letter(1)])
+    assert [found.event["number"] for found in letters_in(claimed) if found] == [0]
+    assert numbers(office) == [0, 1], "a reader sees both, oldest first"
+    first, second = office.claim()
+    assert first == claimed
+    assert [found.event["number"] for found in letters_in(second) if found] == [1]
+    assert office.claim() == [first, second]
+
+
+def test_nothing_to_claim_is_no_error(tmp_path: Path) -> None:
+    office = DeadLetterFile(tmp_path / "nowhere")
+    assert office.claim() == []
+    assert list(office.read()) == []
+
+
+def test_appending_while_others_claim_loses_no_line(tmp_path: Path) -> None:
+    office = DeadLetterFile(tmp_path)
+    over = threading.Event()
+
+    def claim() -> None:
+        while not over.is_set():
+            office.claim()
+
+    claimer = threading.Thread(target=claim)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    claimer.start()
+    try:
+        lost = sum(office.append([letter(number)]) for number in range(200))
+    finally:
+        over.set()
+        claimer.join()
+        sys.setswitchinterval(before)
+    assert lost == 0
+    assert sorted(filter(lambda n: n is not None, numbers(office))) == list(range(200))  # type: ignore[type-var]
+
+
+def test_a_lock_that_is_never_given_up_costs_the_letters_not_the_worker(tmp_path: Path) -> None:
+    holder, other = DeadLetterFile(tmp_path), DeadLetterFile(tmp_path, sleep=no_sleep)
+    with holder._opened():
+        assert other.append([letter(1)]) == 1
+    assert other.append([letter(2)]) == 0
+    assert numbers(other) == [2]
+
+
+def test_in_memory_the_newest_are_kept_and_the_forgotten_counted() -> None:
+    office = MemoryDeadLetters(limit=3)
+    assert office.append([letter(number) for number in range(2)]) == 0
+    assert office.append([letter(number) for number in range(2, 5)]) == 2
+    assert [found.event["number"] for found in office.letters] == [2, 3, 4]
+
+
+async def test_a_retry_writes_what_is_good_now_under_its_own_id_and_keeps_the_rest(
+    database: Path, database_url: str
+) -> None:
+    store = RefusingStore(store_at(database), bad=lambda row: row.phase_id in {"curable", "incurable"})
+    with Telemetry(store) as telemetry:
+        for phase in ("good", "curable", "incurable"):
+            telemetry.record(**event(phase_id=phase))
+        telemetry.record(**event(phase_id="invalid", success="maybe"))
+    letters = {found["event"]["phase_id"]: found for found in dead_letters_of(database)}
+    assert letters.keys() == {"curable", "incurable", "invalid"}
+    office = DeadLetterFile(dead_letter_file(database).parent)
+    again = RefusingStore(store_at(database), bad=lambda row: row.phase_id == "incurable")
+    assert await resend(office, again) == Outcome(written=1, duplicates=0, kept=2)
+    assert phases_of(database) == ["good", "curable"]
+    left = {found["event"]["phase_id"]: found for found in dead_letters_of(database)}
+    assert left.keys() == {"incurable", "invalid"}
+    assert {phase: found["event_uid"] for phase, found in left.items()} == {
+        phase: letters[phase]["event_uid"] for phase in left
+    }
+    assert (left["incurable"]["attempts"], letters["incurable"]["attempts"]) == (2, 1)
+    assert [path.name for path in office.path.parent.iterdir() if "retrying" in path.name] == []
+
+
+async def test_a_retry_that_was_cut_off_can_be_repeated_without_doubling(database: Path) -> None:
+    store = RefusingStore(store_at(database), bad=lambda _row: True)
+    with Telemetry(store) as telemetry:
+        telemetry.record(**event())
+    office = DeadLetterFile(dead_letter_file(database).parent)
+    text = office.path.read_text()
+    assert await resend(office, store_at(database)) == Outcome(1, 0, 0)
+    office.path.with_suffix(".1-1.retrying").write_text(text)
+    assert await resend(office, store_at(database)) == Outcome(0, 1, 0)
+    assert phases_of(database) == ["p1"]
+    assert list(office.read()) == []

@@ -1,0 +1,259 @@
+"""The account of accepted events: exact bounds, and an identity that holds at every moment."""
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from autopack.errors import QueueRejected
+from autopack.telemetry.counters import AtomicCounter
+from autopack.telemetry.engine.queue import MemoryBuffer
+
+CAPACITY = 7
+SLOT_BYTES = 100
+
+
+class Account(RuleBasedStateMachine):
+    """The buffer against a model: what waits, what is in the worker's hands, what is settled, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = MemoryBuffer(CAPACITY, CAPACITY * SLOT_BYTES)
+        self.waiting: deque[bytes] = deque()
+        self.taken: dict[int, bytes] = {}
+        self.again: list[int] = []
+        self.ever_taken = 0
+        self.accepted = self.written = self.duplicates = self.dead_lettered = 0
+        self.closed = False
+
+    def slots_held(self) -> int:
+        return sum(-(-len(payload) // SLOT_BYTES) for payload in [*self.waiting, *self.taken.values()])
+
+    def accept(self, payload: bytes) -> None:
+        self.waiting.append(payload)
+        self.accepted += 1
+
+    @rule()
+    def record_a_common_event(self) -> None:
+        payload = b"x" * SLOT_BYTES
+        try:
+            self.buffer.take_slot()
+        except IndexError:
+            assert self.closed or self.slots_held() == CAPACITY
+        else:
+            self.buffer.append(payload)
+            assert not self.closed
+            self.accept(payload)
+
+    @rule(slots=st.integers(1, CAPACITY + 1))
+    def record_an_event_of_any_size(self, slots: int) -> None:
+        payload = b"x" * (SLOT_BYTES * slots - 1)
+        if self.closed or self.slots_held() + slots > CAPACITY:
+            with pytest.raises(QueueRejected, match="too_large" if slots > CAPACITY else "queue_full"):
+                self.buffer.offer(payload)
+        else:
+            self.buffer.offer(payload)
+            self.accept(payload)
+
+    @rule(limit=st.integers(1, CAPACITY))
+    def take_a_batch(self, limit: int) -> None:
+        batch = self.buffer.take(limit)
+        if self.again:
+            keys, self.again = self.again[:limit], self.again[limit:]
+        else:
+            keys = list(range(self.ever_taken, self.ever_taken + min(limit, len(self.waiting))))
+            self.ever_taken += len(keys)
+            self.taken |= {key: self.waiting.popleft() for key in keys}
+        assert dict(batch) == {key: self.taken[key] for key in keys}
+
+    @rule()
+    def the_worker_dies_and_another_begins(self) -> None:
+        self.buffer.rewind()
+        self.again = sorted(self.taken)
+
+    @precondition(lambda self: self.taken.keys() - set(self.again))
+    @rule(data=st.data())
+    def settle_some(self, data: st.DataObject) -> None:
+        handed_out = sorted(self.taken.keys() - set(self.again))
+        keys = data.draw(st.lists(st.sampled_from(handed_out), min_size=1, unique=True))
+        fates = [data.draw(st.sampled_from(["written", "duplicates", "dead_lettered"])) for _ in keys]
+        counts = {fate: fates.count(fate) for fate in set(fates)}
+        self.buffer.settle(keys, **counts)
+        for key, fate in zip(keys, fates, strict=True):
+            del self.taken[key]
+            setattr(self, fate, getattr(self, fate) + 1)
+
+    @rule(length=st.integers(1, CAPACITY))
+    def arm(self, length: int) -> None:
+        self.buffer.arm(length)
+
+    @rule()
+    def disarm(self) -> None:
+        self.buffer.disarm()
+
+    @precondition(lambda self: self.accepted > 10)
+    @rule()
+    def refuse(self) -> None:
+        self.buffer.refuse()
+        self.closed = True
+
+    @invariant()
+    def the_identity_holds(self) -> None:
+        account = self.buffer.account()
+        assert account.accepted == account.written + account.duplicates + account.dead_lettered + account.pending
+        assert account.accepted == self.accepted == self.buffer.accepted_here
+        assert account.pending == len(self.waiting) + len(self.taken)
+        assert (account.written, account.duplicates, account.dead_lettered) == (
+            self.written, self.duplicates, self.dead_lettered
+        )  # fmt: skip
+        assert self.buffer.backlog == len(self.waiting)
+
+    @invariant()
+    def what_a_flush_waits_for_is_the_first_that_is_not_settled(self) -> None:
+        first = min(self.taken, default=self.accepted - len(self.waiting))
+        assert self.buffer.settled_through == first
+
+    @invariant()
+    def nobody_is_late(self) -> None:
+        assert not self.closed or not self.buffer.has_stragglers
+
+
+TestAccount = Account.TestCase
+
+
+@contextmanager
+def frequent_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_settling_with_counts_that_do_not_add_up_is_refused() -> None:
+    buffer = MemoryBuffer(4, 400)
+    buffer.offer(b"x")
+    buffer.take(1)
+    with pytest.raises(ValueError, match="1 events settled as 1 \\+ 1 \\+ 0"):
+        buffer.settle([0], written=1, duplicates=1)
+
+
+def test_an_event_that_was_taken_and_not_settled_comes_again_when_the_worker_begins_again() -> None:
+    buffer = MemoryBuffer(4, 400)
+    for payload in (b"a", b"b", b"c"):
+        buffer.offer(payload)
+    assert buffer.take(2) == {0: b"a", 1: b"b"}
+    assert buffer.take(2) == {2: b"c"}
+    buffer.settle([0], written=1)
+    buffer.rewind()
+    assert buffer.take(1) == {1: b"b"}
+    assert buffer.take(2) == {2: b"c"}
+    assert buffer.take(2) == {}
+
+
+def test_the_queue_is_bounded_by_bytes_exactly() -> None:
+    buffer = MemoryBuffer(10, 1000)
+    buffer.offer(b"x" * 501)
+    with pytest.raises(QueueRejected, match="queue_full"):
+        buffer.offer(b"x" * 401)
+    buffer.offer(b"x" * 400)
+    buffer.settle(buffer.take(2), written=2)
+    buffer.offer(b"x" * 1000)
+    with pytest.raises(QueueRejected, match="queue_full"):
+        buffer.offer(b"x")
+
+
+def test_whoever_takes_the_marked_slot_is_told_to_wake_the_worker_and_nobody_else() -> None:
+    buffer = MemoryBuffer(10, 1000)
+    assert buffer.take_slot(), "the first event starts the worker"
+    buffer.append(b"x")
+    buffer.arm(4)
+    told = []
+    for _ in range(5):
+        told.append(buffer.take_slot())
+        buffer.append(b"x")
+    assert told == [False, False, True, False, False]
+    buffer.disarm()
+    assert not any(buffer.take_slot() for _ in range(4))
+
+
+class Storm:
+    """Callers on many threads, and a worker that takes and settles."""
+
+    def __init__(self, buffer: MemoryBuffer, calls: int) -> None:
+        self.buffer = buffer
+        self.calls = calls
+        self.accepted, self.refused = AtomicCounter(), AtomicCounter()
+        self.settled = 0
+        self.over = threading.Event()
+
+    def call(self, number: int) -> None:
+        for turn in range(self.calls):
+            try:
+                self.offer_one(number + turn)
+            except (IndexError, QueueRejected):
+                self.refused.add()
+            else:
+                self.accepted.add()
+
+    def offer_one(self, turn: int) -> None:
+        if turn % 5:
+            self.buffer.take_slot()
+            self.buffer.append(b"x" * SLOT_BYTES)
+        else:
+            self.buffer.offer(b"x" * (SLOT_BYTES * 3))
+
+    def work(self) -> None:
+        while not self.over.is_set() or self.buffer.backlog:
+            batch = self.buffer.take(5)
+            self.buffer.settle(batch, written=len(batch))
+            self.settled += len(batch)
+
+
+def test_storm_of_thirty_two_threads_never_exceeds_the_bound_and_loses_nothing() -> None:
+    buffer = MemoryBuffer(capacity := 16, 16 * SLOT_BYTES)
+    storm = Storm(buffer, calls := 300)
+    callers = [threading.Thread(target=storm.call, args=(number,)) for number in range(32)]
+    worker = threading.Thread(target=storm.work)
+    looks = 0
+    with frequent_switches():
+        for thread in (worker, *callers):
+            thread.start()
+        while any(thread.is_alive() for thread in callers):
+            account = buffer.account()
+            looks += 1
+            assert 0 <= account.pending <= capacity
+            assert account.accepted == account.written + account.pending
+        storm.over.set()
+        worker.join()
+    assert storm.accepted.value + storm.refused.value == calls * len(callers)
+    assert buffer.account().written == storm.settled == storm.accepted.value
+    assert buffer.account().pending == 0
+    assert looks >= 1
+    assert storm.refused.value > 0, "the storm never filled the queue"
+    for _ in range(capacity):
+        buffer.take_slot()
+    with pytest.raises(IndexError):
+        buffer.take_slot()
+
+
+def test_a_counter_counts_exactly_from_many_threads() -> None:
+    counter = AtomicCounter()
+
+    def add_all() -> None:
+        for _ in range(5000):
+            counter.add()
+
+    with frequent_switches():
+        threads = [threading.Thread(target=add_all) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert counter.value == counter.value == 40_000
