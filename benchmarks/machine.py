@@ -13,8 +13,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = (
-    "aiosqlite", "anthropic", "anyio", "loguru", "msgspec", "opentelemetry-sdk", "posthog", "sqlalchemy", "structlog",
-)  # fmt: skip
+    "aiosqlite",
+    "anthropic",
+    "anyio",
+    "loguru",
+    "msgspec",
+    "opentelemetry-sdk",
+    "posthog",
+    "sqlalchemy",
+    "structlog",
+)
 
 
 def describe() -> dict[str, Any]:

@@ -27,10 +27,19 @@ _FLAT_BYTES = 64 << 20
 def record(telemetry: Telemetry, number: int) -> bool:
     """One event of the usual size."""
     return telemetry.record(
-        run_id="soak", phase_id=f"p{number}", category="implementation", complexity="medium",
-        deliverables=["src/app.py", "tests/test_app.py"], predicted_output_tokens=5200, actual_output_tokens=1218,
-        selected_budget=8192, success=True, truncated=False, stop_reason="end_turn", model="simulated-soak",
-    )  # fmt: skip
+        run_id="soak",
+        phase_id=f"p{number}",
+        category="implementation",
+        complexity="medium",
+        deliverables=["src/app.py", "tests/test_app.py"],
+        predicted_output_tokens=5200,
+        actual_output_tokens=1218,
+        selected_budget=8192,
+        success=True,
+        truncated=False,
+        stop_reason="end_turn",
+        model="simulated-soak",
+    )
 
 
 def own_memory_bytes() -> int:

@@ -84,7 +84,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the kill loop goes on, and how much is written to PostgreSQL at once."""
     parser.addoption(
-        "--postgres-load", type=int, nargs=2, default=[4, 2_000], metavar=("PROCESSES", "EVENTS"),
+        "--postgres-load",
+        type=int,
+        nargs=2,
+        default=[4, 2_000],
+        metavar=("PROCESSES", "EVENTS"),
         help="how many processes write how many events each (default: 4 2000)",
-    )  # fmt: skip
+    )
     parser.addoption("--kill-rounds", type=int, default=25, help="rounds of the kill loop (default: 25)")

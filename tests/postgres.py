@@ -74,10 +74,13 @@ class Database:
 
     def terminate_others(self, application: str = "autopack") -> int:
         """End every connection of an application; returns how many there were."""
-        return len(self.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name = %s",
-            self.name, application,
-        ))  # fmt: skip
+        return len(
+            self.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name = %s",
+                self.name,
+                application,
+            )
+        )
 
     def address(self) -> str | tuple[str, int]:
         """Where the server listens: a socket's path, or host and port."""

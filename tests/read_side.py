@@ -117,8 +117,15 @@ def measured(*arguments: str, database: Path | str | None = None, cwd: Path | No
         "import atexit, sys\nfrom pathlib import Path\nfrom autopack.cli import main\n"
         "atexit.register(lambda: print(Path('/proc/self/status').read_text(), file=sys.stderr))\nmain(sys.argv[1:])"
     )
-    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(database), cwd=cwd,
-                          capture_output=True, check=True, encoding="utf-8", timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment(database),
+        cwd=cwd,
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        timeout=120,
+    )
     (peak_kib,) = re.findall(r"VmHWM:\s+(\d+) kB", done.stderr)
     return Measured(done.stdout, int(peak_kib) / 1024)
 

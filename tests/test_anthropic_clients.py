@@ -443,8 +443,19 @@ def test_the_plans_helper_writes_what_the_flag_and_url_of_the_moment_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments: tuple[Any, ...] = (
-        "r", "p", "tests", "low", ["a.py", ["b.py"]], 100, 150, 8192, True, False, "end_turn", "m",
-    )  # fmt: skip
+        "r",
+        "p",
+        "tests",
+        "low",
+        ["a.py", ["b.py"]],
+        100,
+        150,
+        8192,
+        True,
+        False,
+        "end_turn",
+        "m",
+    )
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/one.db")
     monkeypatch.delenv("TELEMETRY_DB_ENABLED", raising=False)
     _write_token_estimation_v2_telemetry(*arguments)

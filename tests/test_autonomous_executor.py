@@ -81,9 +81,17 @@ def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path) -> None
     deliverables = {phase["phase_id"]: phase["deliverables"] for phase in json.loads(plan.read_bytes())["phases"]}
     recorded = json.loads(recording.read_bytes())
     names = (
-        "phase_id", "model", "input_tokens", "actual_output_tokens", "actual_max_tokens", "stop_reason",
-        "selected_budget", "success", "deliverables_json", "predicted_output_tokens",
-    )  # fmt: skip
+        "phase_id",
+        "model",
+        "input_tokens",
+        "actual_output_tokens",
+        "actual_max_tokens",
+        "stop_reason",
+        "selected_budget",
+        "success",
+        "deliverables_json",
+        "predicted_output_tokens",
+    )
     found = [(*row[:-3], bool(row[-3]), json.loads(row[-2]), row[-1]) for row in rows(place, ", ".join(names))]
     expected = [
         (

@@ -44,9 +44,14 @@ def shell(script: str, postgres: Database, folder: Path) -> subprocess.Completed
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script.replace(SERVER, postgres.url)],
-        cwd=folder, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")}, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def script(sql: str, postgres: Database) -> None:
@@ -85,8 +90,11 @@ def history(tmp_path: Path) -> Path:
 def test_the_blocks_are_those_that_the_tests_here_know() -> None:
     languages = [each.language for each in BLOCKS]
     assert (languages.count("bash"), languages.count("sql"), languages.count("text"), languages.count("crontab")) == (
-        4, 5, 1, 1
-    )  # fmt: skip
+        4,
+        5,
+        1,
+        1,
+    )
     assert sum(each.text.startswith(NOT_RUN) for each in BLOCKS) == 2
 
 

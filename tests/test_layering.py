@@ -99,9 +99,10 @@ def test_every_exception_is_still_needed() -> None:
 
 def test_the_modules_of_the_write_side_have_no_cycle_but_the_listed_ones() -> None:
     graph = {
-        name: {imported for imported in ours(name) if (name, imported) not in UPWARD} for name in MODULES
+        name: {imported for imported in ours(name) if (name, imported) not in UPWARD}
+        for name in MODULES
         if name in rank()
-    }  # fmt: skip
+    }
     while leaves := [name for name, needed in graph.items() if not needed & graph.keys()]:
         for name in leaves:
             del graph[name]
@@ -155,11 +156,23 @@ def test_nothing_imports_the_command_line_but_the_program_that_is_one_of_its_com
 
 PURE_PACKAGES = {f"analysis.{name}" for name in ("replaying", "sampling", "validating", "calibrating")}
 
-PURE = ["text", "printable", "deliverables", "telemetry.errors", "telemetry.metrics", "telemetry.events",
-        "telemetry.wire", "telemetry.rows", "telemetry.decoding", "telemetry.backoff", "telemetry.ledger",
-        "analysis.accuracy", "analysis.aligned", "analysis.reading.lines",
-        *sorted(name for name in MODULES if name.rpartition(".")[0] in PURE_PACKAGES and not name.endswith(".command")),
-        ]  # fmt: skip
+PURE = [
+    "text",
+    "printable",
+    "deliverables",
+    "telemetry.errors",
+    "telemetry.metrics",
+    "telemetry.events",
+    "telemetry.wire",
+    "telemetry.rows",
+    "telemetry.decoding",
+    "telemetry.backoff",
+    "telemetry.ledger",
+    "analysis.accuracy",
+    "analysis.aligned",
+    "analysis.reading.lines",
+    *sorted(name for name in MODULES if name.rpartition(".")[0] in PURE_PACKAGES and not name.endswith(".command")),
+]
 
 
 @pytest.mark.parametrize("name", PURE)

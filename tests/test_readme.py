@@ -54,9 +54,15 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment["PYTHONPATH"] = str(folder / "src")
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=240, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def transcript(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -46,8 +46,16 @@ def write(path: Path, records: Any) -> Path:
 
 
 def row(number: int, record: Recorded) -> TokenEstimationV2Event:
-    fields = ("run_id", "phase_id", "category", "complexity", "deliverable_count", "predicted_output_tokens",
-              "actual_output_tokens", "selected_budget")  # fmt: skip
+    fields = (
+        "run_id",
+        "phase_id",
+        "category",
+        "complexity",
+        "deliverable_count",
+        "predicted_output_tokens",
+        "actual_output_tokens",
+        "selected_budget",
+    )
     return event(
         number,
         **{name: getattr(record, name) for name in fields},
@@ -210,8 +218,11 @@ def test_the_outcome_does_not_depend_on_the_order_of_rows() -> None:
 def test_what_is_no_sample_is_not_learned_from() -> None:
     (record,) = history(1, TODAY, exact)
     changes: list[dict[str, Any]] = [
-        {"model": "simulated-1"}, {"deliverables": []}, {"deliverable_count": 25}, {"attributes": {"usage": "total"}}
-    ]  # fmt: skip
+        {"model": "simulated-1"},
+        {"deliverables": []},
+        {"deliverable_count": 25},
+        {"attributes": {"usage": "total"}},
+    ]
     others = [msgspec.structs.replace(record, phase_id=f"x{n}", **change) for n, change in enumerate(changes)]
     later = msgspec.structs.replace(record, timestamp="2027-01-01T00:00:00Z", actual_output_tokens=9)
     found = history_of([record, *others, later, None])

@@ -45,12 +45,18 @@ def odd_events() -> list[TokenEstimationV2Event]:
     return [
         event(1),
         event(2, timestamp=START + timedelta(seconds=2, microseconds=1), success=False, truncated=True),
-        event(3, existing_json='["src/app.py"]', attributes_json='{"git":"3f2a91c","n":1}', actual_max_tokens=16_384,
-              input_tokens=2**53 - 1, duration_ms=0),
+        event(
+            3,
+            existing_json='["src/app.py"]',
+            attributes_json='{"git":"3f2a91c","n":1}',
+            actual_max_tokens=16_384,
+            input_tokens=2**53 - 1,
+            duration_ms=0,
+        ),
         event(4, smape_percent=None, waste_ratio=None, underestimated=None, stop_reason=None),
         event(5, phase_id="p\u202e'; DROP TABLE x; -- é\U0001f600", deliverables_json="not JSON"),
         event(6, run_id="weekly", category="docs", model="simulated-x"),
-    ]  # fmt: skip
+    ]
 
 
 def on_postgres(database: Database, rows: Sequence[TokenEstimationV2Event] = ()) -> Destination:
@@ -190,8 +196,9 @@ def test_status_and_export_say_what_they_say_of_sqlite(postgres: Database, tmp_p
 
 
 @pytest.mark.parametrize("command", ["export", "status"])
-@pytest.mark.parametrize("form", ["postgresql://me:hunter2@127.0.0.1:{port}/x",
-                                  "postgres://me@127.0.0.1:{port}/x?password=hunter2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "form", ["postgresql://me:hunter2@127.0.0.1:{port}/x", "postgres://me@127.0.0.1:{port}/x?password=hunter2"]
+)
 def test_a_server_that_is_away_is_one_clear_line_without_the_password(
     command: str, form: str, unused_tcp_port: int
 ) -> None:
@@ -227,8 +234,13 @@ def test_a_missing_driver_is_one_clear_line_that_says_what_to_install() -> None:
         "importlib.util.find_spec = lambda name, *rest: None if name == 'psycopg' else real(name, *rest)\n"
         "from autopack.cli import main\nmain(['export'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=environment("postgresql://h/x"), capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment("postgresql://h/x"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("pip install 'autopack-telemetry[postgres]'")
 

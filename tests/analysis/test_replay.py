@@ -62,8 +62,13 @@ def independent_figures(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
     smapes = [200 * abs(a - p) / (a + p) for p, a in pairs]
     wastes = [p / a for p, a in pairs]
     p90 = statistics.quantiles(wastes, n=10, method="inclusive")[8] if len(wastes) > 1 else wastes[0]
-    figures = [statistics.median(smapes), statistics.fmean(smapes), statistics.median(wastes), p90,
-               100 * statistics.fmean(a > p for p, a in pairs)]  # fmt: skip
+    figures = [
+        statistics.median(smapes),
+        statistics.fmean(smapes),
+        statistics.median(wastes),
+        p90,
+        100 * statistics.fmean(a > p for p, a in pairs),
+    ]
     return dict(zip(FIGURES, figures, strict=True))
 
 
@@ -81,8 +86,14 @@ def test_every_figure_of_the_recorded_log_equals_an_independent_computation() ->
     def expected(name: str, group: list[dict[str, str]]) -> dict[str, Any]:
         then = [(int(line["predicted_output"]), int(line["actual_output"])) for line in group]
         now = [(today(line), int(line["actual_output"])) for line in group]
-        return {"name": name, "events": len(group), "truncated": 0, "truncation_percent": 0,
-                "recorded": independent_figures(then), "today": independent_figures(now)}  # fmt: skip
+        return {
+            "name": name,
+            "events": len(group),
+            "truncated": 0,
+            "truncation_percent": 0,
+            "recorded": independent_figures(then),
+            "today": independent_figures(now),
+        }
 
     report = replay_json("--source", "log", RECORDED_LOG)
     assert (report["counts"]["read"], report["counts"]["skipped"], report["counts"]["compared"]) == (31, 0, 31)
@@ -195,8 +206,13 @@ def test_each_event_is_compared_by_its_own_deliverables_not_by_its_phase() -> No
         return 1
 
     replay = Replay(predict)
-    replay.add_all([observation(deliverables=["a.py"]), observation(run_id="b", deliverables=["b.py"]),
-                    observation(deliverables=["c.py"])])  # fmt: skip
+    replay.add_all(
+        [
+            observation(deliverables=["a.py"]),
+            observation(run_id="b", deliverables=["b.py"]),
+            observation(deliverables=["c.py"]),
+        ]
+    )
     assert seen == [["a.py"], ["b.py"], ["c.py"]]
 
 
@@ -233,14 +249,20 @@ def filled(tmp_path: Path) -> Path:
     rows = [
         event(1),
         event(2, phase_id="p1", existing_json='["src/app.py"]'),
-        event(3, run_id="other", phase_id="p1", deliverables_json='["docs/a.md"]', deliverable_count=1,
-              category="documentation"),
+        event(
+            3,
+            run_id="other",
+            phase_id="p1",
+            deliverables_json='["docs/a.md"]',
+            deliverable_count=1,
+            category="documentation",
+        ),
         event(4, truncated=True, stop_reason="max_tokens", actual_output_tokens=16384),
         event(5, model="simulated-writer-1"),
         event(6, deliverables_json="broken"),
         event(7, deliverable_count=-1),
         event(8, complexity="high", stop_reason=None, existing_json="[]"),
-    ]  # fmt: skip
+    ]
     make_database(tmp_path / "x.db", rows)
     return tmp_path / "x.db"
 
@@ -248,10 +270,21 @@ def filled(tmp_path: Path) -> Path:
 def test_the_database_is_replayed_with_todays_estimator(tmp_path: Path) -> None:
     report = replay_json(database=filled(tmp_path))
     assert report["counts"] == {
-        "read": 8, "skipped": 1, "duplicates": 0, "simulated": 1, "totals": 0, "without_counts": 0, "compared": 6,
-        "truncated": 1, "phases": 5, "repeated_attempts": 1, "synthetic": 1, "cut": 0, "existing_unknown": 4,
+        "read": 8,
+        "skipped": 1,
+        "duplicates": 0,
+        "simulated": 1,
+        "totals": 0,
+        "without_counts": 0,
+        "compared": 6,
+        "truncated": 1,
+        "phases": 5,
+        "repeated_attempts": 1,
+        "synthetic": 1,
+        "cut": 0,
+        "existing_unknown": 4,
         "without_stop_reason": 1,
-    }  # fmt: skip
+    }
     (high,) = [group for group in report["by_complexity"] if group["name"] == "high"]
     assert high["today"]["median_waste"] == int((5000 + 2000 + 1400) * 1.3) / 2600
     (documentation,) = [group for group in report["by_category"] if group["name"] == "documentation"]
@@ -308,8 +341,18 @@ def test_the_plans_script_is_the_same(tmp_path: Path) -> None:
 
 def test_lines_that_are_no_records_are_skipped_and_counted_headers_are_not() -> None:
     good = msgspec.json.encode(observation())
-    lines = [b"# Total events: 3\n", b"\n", good, b"{}", b"[1]", b"\xff\xfe", good[:40], b"[" * 99_999,
-             good.replace(b'"truncated":false', b'"truncated":"no"'), good.replace(b'"run_id":"r",', b"")]  # fmt: skip
+    lines = [
+        b"# Total events: 3\n",
+        b"\n",
+        good,
+        b"{}",
+        b"[1]",
+        b"\xff\xfe",
+        good[:40],
+        b"[" * 99_999,
+        good.replace(b'"truncated":false', b'"truncated":"no"'),
+        good.replace(b'"run_id":"r",', b""),
+    ]
     found = list(exported(lines, Exported))
     assert (len(found), found.count(None)) == (8, 7)
 
@@ -430,10 +473,12 @@ def test_a_terminal_gets_a_table_that_fits_80_columns(tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     with os.fdopen(controller, "rb", buffering=0) as reading:
         with subprocess.Popen(
-            [sys.executable, "-m", "autopack.cli", "replay"], stdin=terminal, stdout=terminal,
+            [sys.executable, "-m", "autopack.cli", "replay"],
+            stdin=terminal,
+            stdout=terminal,
             stderr=subprocess.DEVNULL,
             env=environment(filled(tmp_path), COLUMNS="80", TERM="dumb", NO_COLOR="1"),
-        ) as process:  # fmt: skip
+        ) as process:
             os.close(terminal)
             shown = b""
             try:

@@ -349,10 +349,21 @@ def test_a_new_sample_takes_exactly_one_from_what_its_stratum_lacks_and_nothing_
 @given(st.lists(events, max_size=80))
 def test_every_event_is_counted_once(history: list[Event]) -> None:
     counts = verdict_on(history).counts
-    assert counts.read == len(history) == sum([
-        counts.unreadable, counts.simulated, counts.repeated, counts.totals, counts.without_counts,
-        counts.without_deliverables, counts.used,
-    ])  # fmt: skip
+    assert (
+        counts.read
+        == len(history)
+        == sum(
+            [
+                counts.unreadable,
+                counts.simulated,
+                counts.repeated,
+                counts.totals,
+                counts.without_counts,
+                counts.without_deliverables,
+                counts.used,
+            ]
+        )
+    )
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])

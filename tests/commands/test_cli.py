@@ -221,8 +221,11 @@ def test_a_closed_standard_output_is_one_clear_line(tmp_path: Path) -> None:
     make_database(tmp_path / "x.db", [event(1)])
     done = subprocess.run(
         ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m autopack.cli export >&-"],
-        env=environment(tmp_path / "x.db"), capture_output=True, check=False, text=True,
-    )  # fmt: skip
+        env=environment(tmp_path / "x.db"),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Error: standard output is closed; use --output FILE"
 

@@ -124,10 +124,13 @@ def test_the_urls_come_from_the_environment_or_a_file_and_the_command_line_goes_
         (["--from", "sqlite:///from.db", "--to", "sqlite:///link.db"], 1, "both URLs name the same database"),
         (["--from", "sqlite:///none.db", "--to", "sqlite:///to.db"], 1, "there is no database at"),
         (["--from", "sqlite:///from.db", "--to", "sqlite:///two"], 1, "not a SQLite database"),
-        (["--from", "sqlite:///from.db", "--to", "postgresql://me:hunter2@127.0.0.1:1/x?connect_timeout=1"], 1,
-         "cannot be written (ConnectionRefusedError)"),
+        (
+            ["--from", "sqlite:///from.db", "--to", "postgresql://me:hunter2@127.0.0.1:1/x?connect_timeout=1"],
+            1,
+            "cannot be written (ConnectionRefusedError)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_copied_is_one_clear_line_without_a_password(
     tmp_path: Path, arguments: list[str], code: int, said: str
 ) -> None:
@@ -208,10 +211,14 @@ def test_a_copy_that_was_killed_is_completed_by_the_next(postgres: Database, tmp
     source = make_database(tmp_path / "from.db", [event(number) for number in range(3_000)])
     on_postgres(postgres)
     # The second batch waits in the middle, until the copy is killed there.
-    postgres.execute("CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
-                     "$$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$")  # fmt: skip
-    postgres.execute(f"CREATE TRIGGER wait BEFORE INSERT ON {TABLE} FOR EACH ROW "
-                     "WHEN (NEW.phase_id = 'p2500') EXECUTE FUNCTION wait()")  # fmt: skip
+    postgres.execute(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$"
+    )
+    postgres.execute(
+        f"CREATE TRIGGER wait BEFORE INSERT ON {TABLE} FOR EACH ROW "
+        "WHEN (NEW.phase_id = 'p2500') EXECUTE FUNCTION wait()"
+    )
     (tmp_path / "url").write_text(postgres.url)
     command = [sys.executable, "-m", "autopack.cli", "copy", "--from", str(source), "--to-file", "url"]
     with postgres.connect() as lock:

@@ -30,10 +30,24 @@ from autopack.database.destination import Destination, parse_database_url
 from autopack.errors import ReadError
 
 PLAN_FIELDS = [
-    "run_id", "phase_id", "timestamp", "category", "complexity", "deliverable_count", "deliverables",
-    "predicted_output_tokens", "actual_output_tokens", "selected_budget", "success", "truncated", "stop_reason",
-    "model", "smape_percent", "waste_ratio", "underestimated",
-]  # fmt: skip
+    "run_id",
+    "phase_id",
+    "timestamp",
+    "category",
+    "complexity",
+    "deliverable_count",
+    "deliverables",
+    "predicted_output_tokens",
+    "actual_output_tokens",
+    "selected_budget",
+    "success",
+    "truncated",
+    "stop_reason",
+    "model",
+    "smape_percent",
+    "waste_ratio",
+    "underestimated",
+]
 
 # The plan's own programs, as the plan prints them.
 PLAN_EXPORT = '''
@@ -158,8 +172,13 @@ def test_a_record_has_the_plans_fields_in_the_plans_order_and_then_the_added_one
     record = records_in(autopack("export", database=database).stdout)[0]
     assert list(record)[: len(PLAN_FIELDS)] == PLAN_FIELDS
     assert list(record)[len(PLAN_FIELDS) :] == [
-        "event_uid", "actual_max_tokens", "input_tokens", "duration_ms", "existing", "attributes",
-    ]  # fmt: skip
+        "event_uid",
+        "actual_max_tokens",
+        "input_tokens",
+        "duration_ms",
+        "existing",
+        "attributes",
+    ]
     assert record["timestamp"] == "2025-12-29T19:40:04+00:00"
     assert record["deliverables"] == ["src/app.py", "tests/test_app.py"]
     assert (record["success"], record["truncated"], record["underestimated"]) == (True, False, True)
@@ -236,19 +255,38 @@ def test_csv_is_read_back_by_a_strict_reader(tmp_path: Path) -> None:
     make_database(tmp_path / "x.db", [event(1, phase_id=hostile, smape_percent=None), event(2)])
     done = subprocess.run(
         [sys.executable, "-m", "autopack.cli", "export", "--format", "csv"],
-        env=environment(tmp_path / "x.db"), capture_output=True, check=True,
-    )  # fmt: skip
+        env=environment(tmp_path / "x.db"),
+        capture_output=True,
+        check=True,
+    )
     header, newest, oldest = csv.reader(io.StringIO(done.stdout.decode(), newline=""), strict=True)
     assert header == list(FIELDS)
     assert oldest[1] == hostile
     assert dict(zip(header, newest, strict=True)) | {"event_uid": ""} == {
-        "run_id": "nightly", "phase_id": "p2", "timestamp": "2025-12-29T19:40:03+00:00", "category": "implementation",
-        "complexity": "medium", "deliverable_count": "2", "deliverables": '["src/app.py","tests/test_app.py"]',
-        "predicted_output_tokens": "5200", "actual_output_tokens": "2600", "selected_budget": "8192",
-        "success": "true", "truncated": "false", "stop_reason": "end_turn", "model": "claude-sonnet-4-5",
-        "smape_percent": "66", "waste_ratio": "2.0", "underestimated": "false", "event_uid": "",
-        "actual_max_tokens": "", "input_tokens": "", "duration_ms": "", "existing": "", "attributes": "",
-    }  # fmt: skip
+        "run_id": "nightly",
+        "phase_id": "p2",
+        "timestamp": "2025-12-29T19:40:03+00:00",
+        "category": "implementation",
+        "complexity": "medium",
+        "deliverable_count": "2",
+        "deliverables": '["src/app.py","tests/test_app.py"]',
+        "predicted_output_tokens": "5200",
+        "actual_output_tokens": "2600",
+        "selected_budget": "8192",
+        "success": "true",
+        "truncated": "false",
+        "stop_reason": "end_turn",
+        "model": "claude-sonnet-4-5",
+        "smape_percent": "66",
+        "waste_ratio": "2.0",
+        "underestimated": "false",
+        "event_uid": "",
+        "actual_max_tokens": "",
+        "input_tokens": "",
+        "duration_ms": "",
+        "existing": "",
+        "attributes": "",
+    }
     assert oldest[header.index("smape_percent")] == ""
     assert done.stdout.count(b"\r\n") == 4  # three rows, and the one inside a quoted cell
 
@@ -267,11 +305,16 @@ def test_text_that_a_spreadsheet_takes_for_a_formula_is_shielded_unless_raw(tmp_
 
 RECORDS = st.builds(
     lambda values: record_of(values, Unreadable()),
-    st.tuples(*[
-        st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.none() | st.floats()
-        for _ in COLUMNS
-    ]),
-)  # fmt: skip
+    st.tuples(
+        *[
+            st.text(st.characters(exclude_categories=["Cs"]))
+            | st.integers(-(2**63), 2**63 - 1)
+            | st.none()
+            | st.floats()
+            for _ in COLUMNS
+        ]
+    ),
+)
 
 
 @given(st.lists(RECORDS, max_size=4))
@@ -304,12 +347,17 @@ def test_an_unreadable_value_costs_its_field_and_is_said(tmp_path: Path, broken:
 def test_what_other_programs_stored_does_not_stop_the_export(tmp_path: Path) -> None:
     make_database(tmp_path / "x.db", [event(n) for n in range(1, 5)])
     with sqlite3.connect(tmp_path / "x.db") as connection:
-        for column, value in (("timestamp", "'soon'"), ("phase_id", "CAST(x'ff41' AS TEXT)"), ("waste_ratio", "'high'"),
-                              ("deliverable_count", "9e999")):  # fmt: skip
+        for column, value in (
+            ("timestamp", "'soon'"),
+            ("phase_id", "CAST(x'ff41' AS TEXT)"),
+            ("waste_ratio", "'high'"),
+            ("deliverable_count", "9e999"),
+        ):
             number = connection.execute("SELECT count(*) FROM token_estimation_v2_events WHERE success = 7").fetchone()
             uid = f"%{number[0] + 1}"
-            connection.execute(f"UPDATE token_estimation_v2_events SET {column} = {value}, success = 7 "
-                               "WHERE event_uid LIKE ?", [uid])  # fmt: skip
+            connection.execute(
+                f"UPDATE token_estimation_v2_events SET {column} = {value}, success = 7 WHERE event_uid LIKE ?", [uid]
+            )
     connection.close()
     done = autopack("export", database=tmp_path / "x.db")
     assert done.returncode == 0, done.stderr
@@ -337,8 +385,11 @@ def on_a_terminal(*arguments: str, database: Path) -> str:
     with os.fdopen(controller, "rb", buffering=0) as reading:
         with subprocess.Popen(
             [sys.executable, "-m", "autopack.cli", *arguments],
-            env=environment(database), stdin=terminal, stdout=terminal, stderr=subprocess.DEVNULL,
-        ) as process:  # fmt: skip
+            env=environment(database),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=subprocess.DEVNULL,
+        ) as process:
             os.close(terminal)
             shown = b"".join(until_hang_up(reading))
         assert process.returncode == 0
@@ -411,8 +462,11 @@ def test_a_full_disk_behind_standard_output_is_one_clear_line(database: Path, co
         done = subprocess.run(
             [sys.executable, "-m", "autopack.cli", command],
             env=environment(database, PYTHONUNBUFFERED=unbuffered),
-            stdout=full, stderr=subprocess.PIPE, check=False, text=True,
-        )  # fmt: skip
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+        )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Error: [Errno 28] No space left on device"
 
@@ -427,11 +481,16 @@ def test_a_reader_that_goes_away_is_no_error(
 ) -> None:
     make_database(tmp_path / "x.db", [event(n) for n in range(rows)])
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=0) as reader, subprocess.Popen(
-        [sys.executable, "-m", "autopack.cli", command],
-        env=environment(tmp_path / "x.db", PYTHONUNBUFFERED=unbuffered),
-        stdout=writing, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+    with (
+        os.fdopen(reading, "rb", buffering=0) as reader,
+        subprocess.Popen(
+            [sys.executable, "-m", "autopack.cli", command],
+            env=environment(tmp_path / "x.db", PYTHONUNBUFFERED=unbuffered),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         os.close(writing)
         if lines:
             assert reader.read(10) == b'{"run_id":'
@@ -597,9 +656,12 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
         "main(['export', '--output', sys.argv[1]])"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(target / "out")], env=environment(tmp_path / "x.db"),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", program, str(target / "out")],
+        env=environment(tmp_path / "x.db"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         assert len(list(target.iterdir())) == 1

@@ -261,8 +261,10 @@ def test_no_bytes_raise(data: bytes) -> None:
     lines_of(data)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5),
-       st.sampled_from([*RECORD, "event_uid", "existing", "attributes"]))  # fmt: skip
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5),
+    st.sampled_from([*RECORD, "event_uid", "existing", "attributes"]),
+)
 def test_no_value_of_a_field_raises(value: Any, name: str) -> None:
     (line,) = lines_of(ndjson(RECORD | {name: value}))
     assert (line.row is None) == bool(line.reason)
@@ -339,21 +341,33 @@ def test_json_for_programs_says_the_same(tmp_path: Path, database: Path) -> None
         "database": f"sqlite:///{database}",
         "dry_run": False,
         "files": [
-            {"file": str(tmp_path / "a"), "format": "log", "lines": 2, "events": 1, "written": 1, "duplicates": 0,
-             "rejected": 0, "passed_over": 1},
+            {
+                "file": str(tmp_path / "a"),
+                "format": "log",
+                "lines": 2,
+                "events": 1,
+                "written": 1,
+                "duplicates": 0,
+                "rejected": 0,
+                "passed_over": 1,
+            },
             {"file": str(tmp_path / "b"), "format": "ndjson", **counts},
         ],
         "rejects": rejects,
         "problems": [f"1 line(s) rejected, see {rejects}"],
-    }  # fmt: skip
+    }
 
 
 def test_standard_input_is_a_file_like_any_other(tmp_path: Path, database: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "autopack.cli", "import", "-"],
-        input=f"{ndjson(RECORD)}{{}}\n", env=environment(database), cwd=tmp_path, capture_output=True, text=True,
+        input=f"{ndjson(RECORD)}{{}}\n",
+        env=environment(database),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert done.stdout.startswith("- (ndjson): 1 events: 1 written")
     assert len(rejects_in(tmp_path / "stdin.rejects.ndjson")) == 1

@@ -17,14 +17,30 @@ from tests.read_side import START, autopack, environment, event, make_database
 from autopack.analysis.exporting.parquet import GROUP_ROWS
 
 TYPES = {
-    "run_id": "VARCHAR", "phase_id": "VARCHAR", "timestamp": "TIMESTAMP WITH TIME ZONE", "category": "VARCHAR",
-    "complexity": "VARCHAR", "deliverable_count": "BIGINT", "deliverables": "VARCHAR[]",
-    "predicted_output_tokens": "BIGINT", "actual_output_tokens": "BIGINT", "selected_budget": "BIGINT",
-    "success": "BOOLEAN", "truncated": "BOOLEAN", "stop_reason": "VARCHAR", "model": "VARCHAR",
-    "smape_percent": "BIGINT", "waste_ratio": "DOUBLE", "underestimated": "BOOLEAN", "event_uid": "VARCHAR",
-    "actual_max_tokens": "BIGINT", "input_tokens": "BIGINT", "duration_ms": "BIGINT", "existing": "VARCHAR[]",
+    "run_id": "VARCHAR",
+    "phase_id": "VARCHAR",
+    "timestamp": "TIMESTAMP WITH TIME ZONE",
+    "category": "VARCHAR",
+    "complexity": "VARCHAR",
+    "deliverable_count": "BIGINT",
+    "deliverables": "VARCHAR[]",
+    "predicted_output_tokens": "BIGINT",
+    "actual_output_tokens": "BIGINT",
+    "selected_budget": "BIGINT",
+    "success": "BOOLEAN",
+    "truncated": "BOOLEAN",
+    "stop_reason": "VARCHAR",
+    "model": "VARCHAR",
+    "smape_percent": "BIGINT",
+    "waste_ratio": "DOUBLE",
+    "underestimated": "BOOLEAN",
+    "event_uid": "VARCHAR",
+    "actual_max_tokens": "BIGINT",
+    "input_tokens": "BIGINT",
+    "duration_ms": "BIGINT",
+    "existing": "VARCHAR[]",
     "attributes": "MAP(VARCHAR, VARCHAR)",
-}  # fmt: skip
+}
 HOSTILE = 'a"b\\c\nd\x1b[31m\u202e</script>é'
 
 
@@ -62,12 +78,15 @@ def test_every_column_has_its_type_also_in_an_export_of_nothing(tmp_path: Path, 
 
 
 def test_another_reader_finds_what_the_ndjson_export_says(tmp_path: Path, database: Path) -> None:
-    make_database(database, [
-        event(1, phase_id=HOSTILE, deliverables_json=json.dumps([HOSTILE, "src/app.py"])),
-        event(2, existing_json="[]", input_tokens=7, duration_ms=0, actual_max_tokens=2**53 - 1, success=False),
-        event(3, smape_percent=None, waste_ratio=None, underestimated=None, stop_reason=None, truncated=True),
-        event(4, timestamp=START.replace(microsecond=123)),
-    ])  # fmt: skip
+    make_database(
+        database,
+        [
+            event(1, phase_id=HOSTILE, deliverables_json=json.dumps([HOSTILE, "src/app.py"])),
+            event(2, existing_json="[]", input_tokens=7, duration_ms=0, actual_max_tokens=2**53 - 1, success=False),
+            event(3, smape_percent=None, waste_ratio=None, underestimated=None, stop_reason=None, truncated=True),
+            event(4, timestamp=START.replace(microsecond=123)),
+        ],
+    )
     exported(database, tmp_path / "x.parquet")
     autopack("export", "--output", tmp_path / "x.ndjson", database=database)
     lines = [json.loads(line) for line in (tmp_path / "x.ndjson").read_text().splitlines()]
@@ -102,9 +121,15 @@ def test_what_is_not_of_its_columns_type_is_null_and_counted(tmp_path: Path, dat
     by_phase = {row["phase_id"]: row for row in rows_in(tmp_path / "x.parquet")}
     assert "Warning: 7 values are not of their column's type; null stands in their place." in done.stderr
     assert {name for name, value in by_phase["p2"].items() if value is None} >= {
-        "timestamp", "predicted_output_tokens", "actual_output_tokens", "success", "model", "deliverables", "existing",
+        "timestamp",
+        "predicted_output_tokens",
+        "actual_output_tokens",
+        "success",
+        "model",
+        "deliverables",
+        "existing",
         "attributes",
-    }  # fmt: skip
+    }
     assert by_phase["p2"]["selected_budget"] == 8192
     assert by_phase["p1"]["predicted_output_tokens"] == 5200
 
@@ -210,8 +235,11 @@ def test_a_failing_export_leaves_an_earlier_folder_as_it_was(tmp_path: Path, dat
     )
     done = subprocess.run(
         [sys.executable, "-c", program, f"{tmp_path}/events/"],
-        env=environment(database), capture_output=True, check=False, text=True,
-    )  # fmt: skip
+        env=environment(database),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert done.returncode == 1
     assert "File too large" in done.stderr.splitlines()[-1]
     assert {path: path.stat().st_ino for path in (tmp_path / "events").rglob("*")} == before
@@ -222,8 +250,10 @@ def test_standard_output_takes_parquet_too(tmp_path: Path, database: Path) -> No
     make_database(database, [event(1)])
     done = subprocess.run(
         [sys.executable, "-m", "autopack.cli", "export", "--format", "parquet"],
-        env=environment(database), capture_output=True, check=True,
-    )  # fmt: skip
+        env=environment(database),
+        capture_output=True,
+        check=True,
+    )
     (tmp_path / "x.parquet").write_bytes(done.stdout)
     assert len(rows_in(tmp_path / "x.parquet")) == 1
 
@@ -244,8 +274,11 @@ def test_without_pyarrow_one_line_says_what_to_install(tmp_path: Path, database:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "x"],
-        env=environment(database), capture_output=True, check=False, text=True,
-    )  # fmt: skip
+        env=environment(database),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert done.returncode == 1
     assert done.stderr == "Error: Parquet needs pyarrow: pip install 'autopack-telemetry[parquet]'\n"
     assert not (tmp_path / "x").exists()

@@ -209,8 +209,9 @@ def test_what_is_not_clear_deletes_nothing(database: Path, arguments: list[str],
 def test_where_nobody_can_be_asked_it_deletes_nothing(database: Path) -> None:
     make_database(database, [aged(1, 100)])
     command = [sys.executable, "-m", "autopack.cli", "prune", "--older-than", "90d"]
-    done = subprocess.run(command, env=environment(database), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        command, env=environment(database), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "nobody can be asked here; --yes deletes without a question" in done.stderr
     assert len(phases_of(database)) == 1
@@ -222,8 +223,14 @@ def test_on_a_terminal_it_asks(database: Path, answer: bytes, left: int) -> None
     ours, theirs = pty.openpty()
     try:
         os.write(ours, answer)
-        done = subprocess.run([sys.executable, "-m", "autopack.cli", "prune", "--older-than", "90d"], stdin=theirs,
-                              env=environment(database), capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "autopack.cli", "prune", "--older-than", "90d"],
+            stdin=theirs,
+            env=environment(database),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     finally:
         os.close(ours)
         os.close(theirs)
@@ -269,10 +276,22 @@ def test_no_text_is_an_age_out_of_bounds(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_age"),
-    [("3600s", True), ("3599s", False), ("60m", True), ("59m", False), ("36500d", True), ("36501d", False),
-     ("999999999999w", False),
-     ("90", False), ("d", False), ("1.5d", False), ("90 d", False), ("٩d", False), ("1D", False)],
-)  # fmt: skip
+    [
+        ("3600s", True),
+        ("3599s", False),
+        ("60m", True),
+        ("59m", False),
+        ("36500d", True),
+        ("36501d", False),
+        ("999999999999w", False),
+        ("90", False),
+        ("d", False),
+        ("1.5d", False),
+        ("90 d", False),
+        ("٩d", False),
+        ("1D", False),
+    ],
+)
 def test_the_bounds_of_an_age(text: str, is_age: bool) -> None:
     if is_age:
         parse_age(text)

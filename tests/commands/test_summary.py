@@ -31,10 +31,24 @@ AS_OF = ("--as-of", "2026-01-15")
 def samples_at(*at_s: float) -> Samples:
     collector = SampleCollector()
     events = [
-        Event("r", f"p{number}", "m", "docs", "low" if number % 2 else "high", 1, 100 + number, 100, 200,
-              True, False, at, True, False)
+        Event(
+            "r",
+            f"p{number}",
+            "m",
+            "docs",
+            "low" if number % 2 else "high",
+            1,
+            100 + number,
+            100,
+            200,
+            True,
+            False,
+            at,
+            True,
+            False,
+        )
         for number, at in enumerate(at_s)
-    ]  # fmt: skip
+    ]
     if events:
         collector.add_all([Block._make(zip(*events, strict=True))])
     return collector.samples()
@@ -43,10 +57,15 @@ def samples_at(*at_s: float) -> Samples:
 def rows() -> list[Any]:
     """Forty samples over twenty days, of two categories, one with a hostile name."""
     return [
-        event(number, timestamp=START + timedelta(hours=12 * number), actual_output_tokens=2000 + 100 * number,
-              category="docs" if number % 4 else HOSTILE, success=number % 10 != 0)
+        event(
+            number,
+            timestamp=START + timedelta(hours=12 * number),
+            actual_output_tokens=2000 + 100 * number,
+            category="docs" if number % 4 else HOSTILE,
+            success=number % 10 != 0,
+        )
         for number in range(40)
-    ]  # fmt: skip
+    ]
 
 
 @contextmanager
@@ -71,15 +90,18 @@ def shown_on_terminal(database: Path, columns: int, **changes: str) -> str:
         subprocess.run(
             [sys.executable, "-m", "autopack.cli", "summary", *AS_OF],
             env=environment(database, COLUMNS=str(columns), TERM="xterm-256color", **changes),
-            stdin=subprocess.DEVNULL, stdout=end, stderr=subprocess.DEVNULL, check=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=end,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
     return b"".join(shown).decode().replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [([], ""), ([0, 0], "▁▁"), ([None], "·"), ([0, 1, None, 2], "▁▅·█"), ([5], "█")],
-)  # fmt: skip
+)
 def test_a_sparkline_has_a_bar_for_each_value(values: list[float | None], expected: str) -> None:
     assert sparkline(values) == expected
 
@@ -101,8 +123,11 @@ def test_a_day_begins_at_midnight_in_utc() -> None:
     samples = samples_at(3 * DAY_S - 1, 3 * DAY_S, 5 * DAY_S)
     periods = periods_of(samples, Rules(), grid_of(samples, most=10))
     assert [(period.begin, period.days, period.measures.n) for period in periods] == [
-        ("1970-01-03", 1, 1), ("1970-01-04", 1, 1), ("1970-01-05", 1, 0), ("1970-01-06", 1, 1),
-    ]  # fmt: skip
+        ("1970-01-03", 1, 1),
+        ("1970-01-04", 1, 1),
+        ("1970-01-05", 1, 0),
+        ("1970-01-06", 1, 1),
+    ]
 
 
 def test_a_long_history_is_cut_into_weeks() -> None:

@@ -48,8 +48,12 @@ def record(**changes: Any) -> EventRecord:
 def tailing(database: Path, *options: str, **popen: Any) -> "Iterator[subprocess.Popen[str]]":
     process = subprocess.Popen(
         [sys.executable, "-m", "autopack.cli", "tail", "--interval", "0.05", *options],
-        env=environment(database), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen,
-    )  # fmt: skip
+        env=environment(database),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **popen,
+    )
     watchdog = threading.Timer(60, process.kill)  # a line that never comes ends the output instead
     watchdog.start()
     try:
@@ -118,10 +122,19 @@ def test_new_events_appear_while_it_runs_and_ctrl_c_ends_it_with_130(database: P
         line_with(process, "nightly/p1")
         with Telemetry(database_url) as telemetry:
             telemetry.record(
-                run_id="live", phase_id="now", category="docs", complexity="low", deliverables=["a"],
-                predicted_output_tokens=100, actual_output_tokens=50, selected_budget=200, success=True,
-                truncated=False, stop_reason="end_turn", model="m",
-            )  # fmt: skip
+                run_id="live",
+                phase_id="now",
+                category="docs",
+                complexity="low",
+                deliverables=["a"],
+                predicted_output_tokens=100,
+                actual_output_tokens=50,
+                selected_budget=200,
+                success=True,
+                truncated=False,
+                stop_reason="end_turn",
+                model="m",
+            )
             telemetry.flush(10)
             assert "docs/low" in line_with(process, "live/now")
         process.send_signal(signal.SIGINT)
@@ -191,9 +204,17 @@ def test_a_line_says_what_was_predicted_and_what_came() -> None:
     line = line_of(record())
     assert not line.bad
     assert line.text.split() == [
-        "2025-12-29", "19:40:02", "nightly/p1", "implementation/medium", "5200", "2600", "2.00×", "8192", "ok",
+        "2025-12-29",
+        "19:40:02",
+        "nightly/p1",
+        "implementation/medium",
+        "5200",
+        "2600",
+        "2.00×",
+        "8192",
+        "ok",
         "claude-sonnet-4-5",
-    ]  # fmt: skip
+    ]
     assert [match.start() for match in re.finditer("budget", header_line())] == [line.text.index("  8192")]
 
 
@@ -207,8 +228,17 @@ def test_what_did_not_go_well_is_said() -> None:
 
 def test_hostile_and_odd_values_stay_one_harmless_line() -> None:
     hostile = "\x1b[2J\n\u202e" + "x" * 5000
-    odd = record(run_id=hostile, phase_id=hostile, category=hostile, model=hostile, timestamp=None, waste_ratio=None,
-                 predicted_output_tokens="many", actual_output_tokens=None, selected_budget=1.5)  # fmt: skip
+    odd = record(
+        run_id=hostile,
+        phase_id=hostile,
+        category=hostile,
+        model=hostile,
+        timestamp=None,
+        waste_ratio=None,
+        predicted_output_tokens="many",
+        actual_output_tokens=None,
+        selected_budget=1.5,
+    )
     text = line_of(odd).text
     assert text.isprintable()
     assert len(text) < 250
@@ -220,8 +250,11 @@ def test_on_a_terminal_what_went_badly_is_red_unless_colour_is_not_wanted(databa
     terminal, end = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "autopack.cli", "tail", "--no-follow"],
-        env=environment(database, NO_COLOR=no_color), stdin=subprocess.DEVNULL, stdout=end, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        env=environment(database, NO_COLOR=no_color),
+        stdin=subprocess.DEVNULL,
+        stdout=end,
+        stderr=subprocess.PIPE,
+    )
     os.close(end)
     process.communicate(timeout=30)
     shown = os.read(terminal, 1 << 16).decode()
@@ -234,8 +267,11 @@ def test_a_reader_that_has_enough_is_no_error(database: Path) -> None:
     make_database(database, map(event, range(2000)))
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m autopack.cli tail -n 2000 --no-follow | head -1; exit ${{PIPESTATUS[0]}}"],
-        env=environment(database), capture_output=True, check=False, text=True,
-    )  # fmt: skip
+        env=environment(database),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
 
 

@@ -96,8 +96,16 @@ def test_what_cannot_be_read_is_no_verdict(tmp_path: Path) -> None:
 def test_all_rules_are_printed_with_their_values(database: Path) -> None:
     make_database(database, good(1))
     printed = autopack("validate", "--max-truncation-percent", "3.5", "--stratum", "a/low", database=database).stdout
-    for rule in ("level=0.95", "min_samples=30", "max_truncation_percent=3.5", "max_waste_p90=3.0", "strata=a/low",
-                 "underestimation_factor=1.1", "drift_days=30.0", "provisional=False"):  # fmt: skip
+    for rule in (
+        "level=0.95",
+        "min_samples=30",
+        "max_truncation_percent=3.5",
+        "max_waste_p90=3.0",
+        "strata=a/low",
+        "underestimation_factor=1.1",
+        "drift_days=30.0",
+        "provisional=False",
+    ):
         assert rule in printed
 
 
@@ -189,8 +197,18 @@ def test_the_tokens_of_a_whole_call_are_no_output(database: Path) -> None:
     assert (counts.totals, counts.used) == (1, 2)
 
 
-@pytest.mark.parametrize(("stored", "known"), [('["a"]', True), ('[\n "a"]', True), ("[]", False), ("", False),
-                                               ("{}", False), ("null", False), ("nonsense", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stored", "known"),
+    [
+        ('["a"]', True),
+        ('[\n "a"]', True),
+        ("[]", False),
+        ("", False),
+        ("{}", False),
+        ("null", False),
+        ("nonsense", False),
+    ],
+)
 def test_deliverables_are_real_where_a_path_is_recorded(database: Path, stored: str, known: bool) -> None:
     make_database(database, [event(1, deliverables_json=stored)])
     assert verdict(database=database).counts.used == known
@@ -303,8 +321,12 @@ def test_the_counts_of_the_recorded_data_can_be_checked_by_hand(database: Path) 
     assert overall.budget_overrun_percent.events == 1  # d2: 16384 > 8192
     assert [coverage.present for coverage in validation.coverage] == [24, 3, 2]
     assert {stratum.name: stratum.measures.n for stratum in validation.strata} == {
-        "docs/low": 2, "implementation/low": 8, "implementation/medium": 7, "tests/low": 4, "tests/medium": 3,
-    }  # fmt: skip
+        "docs/low": 2,
+        "implementation/low": 8,
+        "implementation/medium": 7,
+        "tests/low": 4,
+        "tests/medium": 3,
+    }
     assert "3 more of docs/low" in validation.missing
     assert "6 more samples (24 of 30)" in validation.missing
 

@@ -28,12 +28,18 @@ IN_MEMORY = Destination("sqlite", None)
 @pytest.mark.parametrize(
     ("rest", "path"),
     [
-        ("", None), ("/", None), ("/:memory:", None), ("/x.db", Path.cwd() / "x.db"),
-        ("/a/../b/x.db", Path.cwd() / "b/x.db"), ("//data/x.db", Path("/data/x.db")),
-        ("/100%25.db", Path.cwd() / "100%25.db"), ("/a b.db", Path.cwd() / "a b.db"),
-        ("/größe.db", Path.cwd() / "größe.db"), ("/[x]#1.db", Path.cwd() / "[x]#1.db"),
+        ("", None),
+        ("/", None),
+        ("/:memory:", None),
+        ("/x.db", Path.cwd() / "x.db"),
+        ("/a/../b/x.db", Path.cwd() / "b/x.db"),
+        ("//data/x.db", Path("/data/x.db")),
+        ("/100%25.db", Path.cwd() / "100%25.db"),
+        ("/a b.db", Path.cwd() / "a b.db"),
+        ("/größe.db", Path.cwd() / "größe.db"),
+        ("/[x]#1.db", Path.cwd() / "[x]#1.db"),
     ],
-)  # fmt: skip
+)
 def test_every_form_of_a_sqlite_url_names_its_file(scheme: str, rest: str, path: Path | None) -> None:
     assert parse_database_url(f"{scheme}://{rest}") == Destination("sqlite", path)
 
@@ -67,9 +73,21 @@ def test_events_reach_a_file_of_any_name(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "x", "x.db", "/data/x.db", "mysql://h/d", "oracle://h", "sqlite:x.db", "sqlite:/x.db", "sqlite://x.db",
-     "sqlite:///file:x.db?uri=true", "sqlite:///a\0b", "://x"],
-)  # fmt: skip
+    [
+        "",
+        "x",
+        "x.db",
+        "/data/x.db",
+        "mysql://h/d",
+        "oracle://h",
+        "sqlite:x.db",
+        "sqlite:/x.db",
+        "sqlite://x.db",
+        "sqlite:///file:x.db?uri=true",
+        "sqlite:///a\0b",
+        "://x",
+    ],
+)
 def test_a_url_that_cannot_be_used_is_refused_with_a_reason(url: str) -> None:
     with pytest.raises(DatabaseUrlError, match=r".{20}"):
         parse_database_url(url)
@@ -131,8 +149,16 @@ def test_a_password_of_any_characters_is_masked(user: str, password: str) -> Non
     assert password not in mask(f"postgresql://{user}:{password}@host:5432/db?sslmode=require")
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x.db", "sqlite:////a/b.db?timeout=5", "postgresql://host/db?sslmode=require",
-                                 "postgresql://user@host/db", "postgresql://host:5432/db"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///x.db",
+        "sqlite:////a/b.db?timeout=5",
+        "postgresql://host/db?sslmode=require",
+        "postgresql://user@host/db",
+        "postgresql://host:5432/db",
+    ],
+)
 def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     assert mask(url) == url
 

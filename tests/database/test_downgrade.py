@@ -43,11 +43,23 @@ PLAN = Table(
     Column("underestimated", Boolean),
 )
 PLAN_EVENT = {
-    "run_id": "r", "phase_id": "of the plan", "category": "docs", "complexity": "low", "deliverable_count": 1,
-    "deliverables_json": '["a.md"]', "predicted_output_tokens": 300, "actual_output_tokens": 200,
-    "selected_budget": 4096, "success": True, "truncated": False, "stop_reason": "end_turn", "model": "m",
-    "smape_percent": 40, "waste_ratio": 150, "underestimated": False,
-}  # fmt: skip
+    "run_id": "r",
+    "phase_id": "of the plan",
+    "category": "docs",
+    "complexity": "low",
+    "deliverable_count": 1,
+    "deliverables_json": '["a.md"]',
+    "predicted_output_tokens": 300,
+    "actual_output_tokens": 200,
+    "selected_budget": 4096,
+    "success": True,
+    "truncated": False,
+    "stop_reason": "end_turn",
+    "model": "m",
+    "smape_percent": 40,
+    "waste_ratio": 150,
+    "underestimated": False,
+}
 
 
 class Kind:
@@ -141,8 +153,10 @@ def test_an_index_and_a_trigger_of_the_users_stay_and_no_trigger_fires(kind: Kin
     if kind.destination.server is None:
         kind.run(f"CREATE TRIGGER t AFTER INSERT ON {TABLE} BEGIN INSERT INTO log VALUES ('x'); END")
     else:
-        kind.run("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS "
-                 "$$ BEGIN INSERT INTO log VALUES ('x'); RETURN NEW; END $$")  # fmt: skip
+        kind.run(
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN INSERT INTO log VALUES ('x'); RETURN NEW; END $$"
+        )
         kind.run(f"CREATE TRIGGER t AFTER INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION f()")
     downgrade(kind.destination)
     kind.write_as_the_plan()
@@ -194,8 +208,9 @@ def test_a_key_that_another_table_refers_to_stays(postgres: Database) -> None:
     downgrade(destination)
     key = postgres.execute(
         "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE conrelid = to_regclass(%s) "
-        "AND contype IN ('p', 'u')", TABLE,
-    )  # fmt: skip
+        "AND contype IN ('p', 'u')",
+        TABLE,
+    )
     assert key == [{"text": "PRIMARY KEY (event_id)"}]
     assert postgres.execute("SELECT e FROM child") == [{"e": 7}]
 

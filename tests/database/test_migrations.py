@@ -29,12 +29,29 @@ from autopack.telemetry import Telemetry
 from autopack.telemetry.event.schema import Row
 
 OLD_ROW: dict[str, Any] = {
-    "event_id": 7, "run_id": "r", "phase_id": "p", "timestamp": "2025-12-23 10:00:00.500000", "category": "docs",
-    "complexity": "low", "deliverable_count": 1, "deliverables_json": '["ö.md"]', "predicted_output_tokens": 900,
-    "actual_output_tokens": 700, "selected_budget": 1000, "actual_max_tokens": 16384, "success": 1, "truncated": 0,
-    "stop_reason": "end_turn", "model": "m", "smape_percent": 1.25, "waste_ratio": 1.2857, "underestimated": 0,
-    "is_truncated_output": 1, "context_quality": "good", "created_at": "2025-12-23 10:00:01",
-}  # fmt: skip
+    "event_id": 7,
+    "run_id": "r",
+    "phase_id": "p",
+    "timestamp": "2025-12-23 10:00:00.500000",
+    "category": "docs",
+    "complexity": "low",
+    "deliverable_count": 1,
+    "deliverables_json": '["ö.md"]',
+    "predicted_output_tokens": 900,
+    "actual_output_tokens": 700,
+    "selected_budget": 1000,
+    "actual_max_tokens": 16384,
+    "success": 1,
+    "truncated": 0,
+    "stop_reason": "end_turn",
+    "model": "m",
+    "smape_percent": 1.25,
+    "waste_ratio": 1.2857,
+    "underestimated": 0,
+    "is_truncated_output": 1,
+    "context_quality": "good",
+    "created_at": "2025-12-23 10:00:01",
+}
 COLUMNS = {"event_id", *Row.__struct_fields__}
 
 
@@ -205,8 +222,9 @@ def test_where_there_are_no_two_counts_the_derived_columns_become_null(old: Call
     assert (kept["smape_percent"], kept["waste_ratio"]) == (None, None)
 
 
-@pytest.mark.parametrize("key", ["event_id INTEGER PRIMARY KEY AUTOINCREMENT", "event_id INTEGER PRIMARY KEY",
-                                 "id INTEGER PRIMARY KEY", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "key", ["event_id INTEGER PRIMARY KEY AUTOINCREMENT", "event_id INTEGER PRIMARY KEY", "id INTEGER PRIMARY KEY", ""]
+)
 @pytest.mark.parametrize("without_rowid", [False, True])
 def test_a_table_of_another_make_with_nulls_everywhere_is_upgraded(
     database: Path, key: str, *, without_rowid: bool
@@ -214,11 +232,21 @@ def test_a_table_of_another_make_with_nulls_everywhere_is_upgraded(
     if without_rowid and ("AUTOINCREMENT" in key or not key):
         pytest.skip("SQLite has no such table")
     kinds = {
-        "run_id": "TEXT", "phase_id": "TEXT", "timestamp": "DATETIME", "category": "TEXT", "complexity": "TEXT",
-        "deliverable_count": "INT", "deliverables_json": "TEXT", "predicted_output_tokens": "INT",
-        "actual_output_tokens": "INT", "selected_budget": "INT", "success": "BOOL", "truncated": "BOOL",
-        "stop_reason": "TEXT", "model": "TEXT",
-    }  # fmt: skip
+        "run_id": "TEXT",
+        "phase_id": "TEXT",
+        "timestamp": "DATETIME",
+        "category": "TEXT",
+        "complexity": "TEXT",
+        "deliverable_count": "INT",
+        "deliverables_json": "TEXT",
+        "predicted_output_tokens": "INT",
+        "actual_output_tokens": "INT",
+        "selected_budget": "INT",
+        "success": "BOOL",
+        "truncated": "BOOL",
+        "stop_reason": "TEXT",
+        "model": "TEXT",
+    }
     columns = ", ".join([*filter(None, [key]), *(f"{name} {kind}" for name, kind in kinds.items())])
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"CREATE TABLE {TABLE} ({columns}){' WITHOUT ROWID' if without_rowid else ''}")
@@ -246,9 +274,12 @@ def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored
         connection.executescript(plan_table_sql)
         for number, (predicted, actual) in enumerate(pairs):
             insert(
-                connection, event_id=number, predicted_output_tokens=predicted, actual_output_tokens=actual,
+                connection,
+                event_id=number,
+                predicted_output_tokens=predicted,
+                actual_output_tokens=actual,
                 underestimated=actual > predicted,
-            )  # fmt: skip
+            )
     upgrade_by_recording(database)
     for row, (predicted, actual) in zip(rows_of(database), pairs, strict=False):
         assert (row["smape_percent"], row["waste_ratio"], bool(row["underestimated"])) == accuracy(predicted, actual)

@@ -24,13 +24,29 @@ from autopack.telemetry import Telemetry
 
 AT = datetime(2025, 12, 23, 10, 0, 0, 500_000, UTC)
 OLD_ROW: dict[str, Any] = {
-    "event_id": 7, "run_id": "r", "phase_id": "p", "timestamp": AT.replace(tzinfo=None), "category": "docs",
-    "complexity": "low", "deliverable_count": 1, "deliverables_json": '["ö.md"]', "predicted_output_tokens": 900,
-    "actual_output_tokens": 700, "selected_budget": 1000, "actual_max_tokens": 16384, "success": True,
-    "truncated": False, "stop_reason": "end_turn", "model": "m", "smape_percent": 1.25, "waste_ratio": 1.2857,
-    "underestimated": False, "is_truncated_output": True, "context_quality": "good",
+    "event_id": 7,
+    "run_id": "r",
+    "phase_id": "p",
+    "timestamp": AT.replace(tzinfo=None),
+    "category": "docs",
+    "complexity": "low",
+    "deliverable_count": 1,
+    "deliverables_json": '["ö.md"]',
+    "predicted_output_tokens": 900,
+    "actual_output_tokens": 700,
+    "selected_budget": 1000,
+    "actual_max_tokens": 16384,
+    "success": True,
+    "truncated": False,
+    "stop_reason": "end_turn",
+    "model": "m",
+    "smape_percent": 1.25,
+    "waste_ratio": 1.2857,
+    "underestimated": False,
+    "is_truncated_output": True,
+    "context_quality": "good",
     "created_at": AT.replace(tzinfo=None),
-}  # fmt: skip
+}
 DERIVED = {"smape_percent", "waste_ratio", "event_uid"}
 
 
@@ -85,8 +101,9 @@ def columns_of(postgres: Database) -> dict[str, tuple[str, bool, str | None]]:
 def constraints_of(postgres: Database) -> set[str]:
     found = postgres.execute(
         "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE conrelid = to_regclass(%s) "
-        "AND contype <> 'n'", TABLE,
-    )  # fmt: skip
+        "AND contype <> 'n'",
+        TABLE,
+    )
     return {row["text"] for row in found}
 
 
@@ -215,7 +232,7 @@ COMPLICATIONS = {
         f"INSERT INTO {TABLE} ({NEEDED}) SELECT n, {NEEDED.partition(', ')[2]} "
         f"FROM {TABLE}, generate_series(1000, 3000) n",
     ),
-}  # fmt: skip
+}
 
 
 # Texts of a fixed length end in blanks, and JSON may have become text.
@@ -263,8 +280,10 @@ def test_a_key_that_is_no_number_is_kept_under_another_name(postgres: Database) 
     upgrade_by_recording(postgres)
     found = postgres.execute(f"SELECT run_id, model, former_event_id IS NOT NULL AS former FROM {TABLE} ORDER BY model")
     assert [tuple(row.values()) for row in found] == [
-        ("nightly", "claude-sonnet-4-5", True), ("r", "unknown", True), (None, "unknown", True),
-    ]  # fmt: skip
+        ("nightly", "claude-sonnet-4-5", True),
+        ("r", "unknown", True),
+        (None, "unknown", True),
+    ]
     assert constraints_of(postgres) == {"UNIQUE (run_id, event_uid)"}
 
 
@@ -283,7 +302,7 @@ def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored
             f"INSERT INTO {TABLE} ({NEEDED}) VALUES (%s, 'r', 'p', now(), '', '', 0, '', %s, %s, 1, true, false, '', "
             "false, now())".encode(),
             [(number, *pair) for number, pair in enumerate(pairs, 100)],
-        )  # fmt: skip
+        )
     upgrade_by_recording(postgres)
     found = postgres.execute(f"SELECT smape_percent, waste_ratio FROM {TABLE} WHERE event_id >= 100 ORDER BY event_id")
     assert [tuple(row.values()) for row in found] == [accuracy(*pair)[:2] for pair in pairs]

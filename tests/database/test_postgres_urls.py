@@ -21,8 +21,10 @@ def parsed(url: str, **environ: str) -> PostgresUrl:
     return parse_postgres_url(url.partition("://")[2], environ)
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg",
-                                    "postgresql+psycopg2", "PostgreSQL"])  # fmt: skip
+@pytest.mark.parametrize(
+    "scheme",
+    ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2", "PostgreSQL"],
+)
 def test_every_scheme_names_the_same_database(scheme: str) -> None:
     destination = parse_database_url(f"{scheme}://u@h/d")
     assert destination == parse_database_url("postgresql://u@h:5432/d")
@@ -124,19 +126,41 @@ def test_a_url_that_cannot_be_honoured_is_refused_and_the_reason_named(url: str,
 
 @pytest.mark.parametrize(
     "option",
-    ["sslmode=require", "sslmode=verify-full&sslrootcert=/ca.pem", "application_name=x", "connect_timeout=10",
-     "options=-c%20search_path%3Dx", "target_session_attrs=read-write", "keepalives=1&keepalives_idle=30",
-     "channel_binding=prefer", "gssencmode=disable", "client_encoding=utf8", "load_balance_hosts=random",
-     "prepared_statement_cache_size=0", "pgbouncer=true", "ssl=true", "ssl=verify-full", "sslpassword=x", "service=s"],
-)  # fmt: skip
+    [
+        "sslmode=require",
+        "sslmode=verify-full&sslrootcert=/ca.pem",
+        "application_name=x",
+        "connect_timeout=10",
+        "options=-c%20search_path%3Dx",
+        "target_session_attrs=read-write",
+        "keepalives=1&keepalives_idle=30",
+        "channel_binding=prefer",
+        "gssencmode=disable",
+        "client_encoding=utf8",
+        "load_balance_hosts=random",
+        "prepared_statement_cache_size=0",
+        "pgbouncer=true",
+        "ssl=true",
+        "ssl=verify-full",
+        "sslpassword=x",
+        "service=s",
+    ],
+)
 def test_the_options_of_real_urls_are_accepted(option: str) -> None:
     assert parse_database_url(f"postgresql://h/d?{option}").server is not None
 
 
 def test_the_same_database_has_one_identity_however_it_is_written_and_another_one_has_another() -> None:
     same = ["postgresql://u:p@H:5432/d", "postgres://other@h/d?sslmode=require", "postgresql+psycopg://h/d?user=x"]
-    other = ["postgresql://h:1/d", "postgresql://h/e", "postgresql://i/d", "postgresql://h/d?options=-csearch_path%3Dx",
-             "postgresql://h/d?service=s", "postgresql:///d?host=/h", "postgresql:///d?host=/H"]  # fmt: skip
+    other = [
+        "postgresql://h:1/d",
+        "postgresql://h/e",
+        "postgresql://i/d",
+        "postgresql://h/d?options=-csearch_path%3Dx",
+        "postgresql://h/d?service=s",
+        "postgresql:///d?host=/h",
+        "postgresql:///d?host=/H",
+    ]
     identities = [parse_database_url(url).identity for url in same + other]
     assert len(set(identities[: len(same)])) == 1
     assert len(set(identities)) == 1 + len(other)
@@ -193,8 +217,16 @@ def test_any_text_is_a_destination_or_refused(rest: str) -> None:
 
 def test_the_synchronous_driver_is_told_the_same() -> None:
     found = psycopg_arguments(parsed("postgresql://u:p@h1:1,h2:2/d?sslmode=require&connect_timeout=9"))
-    assert found == {"host": "h1,h2", "port": "1,2", "dbname": "d", "user": "u", "password": "p", "sslmode": "require",
-                     "connect_timeout": "9", "application_name": "autopack"}  # fmt: skip
+    assert found == {
+        "host": "h1,h2",
+        "port": "1,2",
+        "dbname": "d",
+        "user": "u",
+        "password": "p",
+        "sslmode": "require",
+        "connect_timeout": "9",
+        "application_name": "autopack",
+    }
     assert "host" not in psycopg_arguments(parsed("postgresql:///d"))
 
 

@@ -33,9 +33,15 @@ UNSEEN = "implementation\x1b[2J\u202e"
 HOSTILE = "<b>b</b>&lt;</script><img src=x onerror=pwned()><a href='javascript:pwned()'>%{x}</a>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +89,21 @@ def opened(browser: Browser, report: Path, **options: Any) -> Iterator[Watched]:
 def rows() -> list[Any]:
     """Sixty samples over a month, of two runs, three categories, with failures, truncations and hostile names."""
     return [
-        event(number, timestamp=START + timedelta(hours=12 * number), run_id=f"run-{number % 2}" if number else HOSTILE,
-              phase_id=f"p{number}" if number else HOSTILE, model="m1" if number % 5 else HOSTILE,
-              category=("docs", UNSEEN, HOSTILE)[number % 3], complexity=("low", "high")[number // 3 % 2],
-              actual_output_tokens=20 if not number else 1500 + 100 * number, success=number % 10 != 9,
-              truncated=number % 15 == 14, stop_reason="max_tokens" if number % 15 == 14 else "end_turn")
+        event(
+            number,
+            timestamp=START + timedelta(hours=12 * number),
+            run_id=f"run-{number % 2}" if number else HOSTILE,
+            phase_id=f"p{number}" if number else HOSTILE,
+            model="m1" if number % 5 else HOSTILE,
+            category=("docs", UNSEEN, HOSTILE)[number % 3],
+            complexity=("low", "high")[number // 3 % 2],
+            actual_output_tokens=20 if not number else 1500 + 100 * number,
+            success=number % 10 != 9,
+            truncated=number % 15 == 14,
+            stop_reason="max_tokens" if number % 15 == 14 else "end_turn",
+        )
         for number in range(60)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -284,9 +298,7 @@ def test_the_worst_twenty_are_those_with_the_largest_error(page: Page, database:
             f"SELECT run_id || '/' || phase_id, predicted_output_tokens, actual_output_tokens, truncated FROM {TABLE} "
             "WHERE success OR truncated"
         ).fetchall()
-    errors = {
-        name: abs(a - p) / ((a + p) / 2) * 100 if not cut or a > p else 0 for name, p, a, cut in pairs
-    }  # fmt: skip
+    errors = {name: abs(a - p) / ((a + p) / 2) * 100 if not cut or a > p else 0 for name, p, a, cut in pairs}
     worst = sorted(errors, key=lambda name: -errors[name])[:20]
     shown = page.locator("#worst tbody tr:visible th").all_inner_texts()
     assert shown == worst
@@ -391,8 +403,12 @@ def test_a_hundred_thousand_events_make_no_larger_page_and_it_says_what_it_shows
     make_database(path, [event(0)])
     with closing(sqlite3.connect(path)) as connection:
         names = [row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})") if row[1] != "event_id"]
-        changed = {"event_uid": "'u' || n", "run_id": "'r' || n % 50", "phase_id": "'p' || n",
-                   "actual_output_tokens": "500 + n % 9000"}  # fmt: skip
+        changed = {
+            "event_uid": "'u' || n",
+            "run_id": "'r' || n % 50",
+            "phase_id": "'p' || n",
+            "actual_output_tokens": "500 + n % 9000",
+        }
         connection.execute(
             f"INSERT INTO {TABLE} ({', '.join(names)}) WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c "
             f"WHERE n < 99999) SELECT {', '.join(changed.get(name, name) for name in names)} FROM {TABLE}, c"
@@ -454,8 +470,11 @@ def test_without_plotly_one_line_says_what_to_install(database: Path, tmp_path: 
     )
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "x.html"],
-        env=environment(database), capture_output=True, check=False, text=True,
-    )  # fmt: skip
+        env=environment(database),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert done.returncode == 1
     assert done.stderr == "Error: the report needs plotly: pip install 'autopack-telemetry[report]'\n"
 
@@ -514,9 +533,12 @@ def an_event(number: int, **changes: Any) -> Event:
 
 def test_simulated_and_repeated_calls_leave_the_others_their_names() -> None:
     calls, samples = calls_of(
-        an_event(1, model="simulated-m"), an_event(2, run_id="a"), an_event(3, phase_id="p2", run_id="a"),
-        an_event(4, model="simulated-m"), an_event(5, run_id="b", model="n"),
-    )  # fmt: skip
+        an_event(1, model="simulated-m"),
+        an_event(2, run_id="a"),
+        an_event(3, phase_id="p2", run_id="a"),
+        an_event(4, model="simulated-m"),
+        an_event(5, run_id="b", model="n"),
+    )
     assert len(samples) == calls.total == 2
     shown = [(calls.names.runs[call.run], call.phase, calls.names.models[call.model]) for call in calls.plotted]
     assert shown == [("a", "p2", "m"), ("b", "p5", "n")]
@@ -539,9 +561,11 @@ def test_rare_names_share_one_place() -> None:
 
 def test_failed_calls_are_not_among_the_worst_and_a_truncated_one_is_as_bad_as_it_is_at_least() -> None:
     calls, _ = calls_of(
-        an_event(1, actual=1, success=False), an_event(2, actual=50, truncated=True, success=False),
-        an_event(3, actual=300, truncated=True), an_event(4, actual=1),
-    )  # fmt: skip
+        an_event(1, actual=1, success=False),
+        an_event(2, actual=50, truncated=True, success=False),
+        an_event(3, actual=300, truncated=True),
+        an_event(4, actual=1),
+    )
     assert [(call.phase, round(call.smape_percent)) for call in calls.worst] == [("p4", 196), ("p3", 100), ("p2", 0)]
 
 

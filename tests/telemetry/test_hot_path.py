@@ -49,9 +49,18 @@ def test_with_the_journal_there_is_one_checksum_and_one_copy_and_no_lock(tmp_pat
     with Telemetry(url_of(tmp_path / "x.db")) as telemetry:
         called = calls_of_the_second_record(telemetry)
     assert called == [
-        "Telemetry.record", "time_ns", "next", "encode", "len", "Journal.take_slot", "Journal.append",
-        "next", "adler32", "encode", "write",
-    ]  # fmt: skip
+        "Telemetry.record",
+        "time_ns",
+        "next",
+        "encode",
+        "len",
+        "Journal.take_slot",
+        "Journal.append",
+        "next",
+        "adler32",
+        "encode",
+        "write",
+    ]
 
 
 def test_off_only_a_counter_ticks() -> None:
@@ -82,11 +91,25 @@ def empty_mapping(**_fields: Any) -> bool:
 
 
 def empty_named(
-    *, run_id: Any, phase_id: Any, category: Any, complexity: Any, deliverables: Any, predicted_output_tokens: Any,
-    actual_output_tokens: Any, selected_budget: Any, success: Any, truncated: Any, stop_reason: Any, model: Any,
-    actual_max_tokens: Any = None, input_tokens: Any = None, duration_ms: Any = None, existing: Any = None,
+    *,
+    run_id: Any,
+    phase_id: Any,
+    category: Any,
+    complexity: Any,
+    deliverables: Any,
+    predicted_output_tokens: Any,
+    actual_output_tokens: Any,
+    selected_budget: Any,
+    success: Any,
+    truncated: Any,
+    stop_reason: Any,
+    model: Any,
+    actual_max_tokens: Any = None,
+    input_tokens: Any = None,
+    duration_ms: Any = None,
+    existing: Any = None,
     attributes: Any = None,
-) -> bool:  # fmt: skip
+) -> bool:
     return True
 
 

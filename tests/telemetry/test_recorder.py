@@ -51,34 +51,64 @@ def test_an_accepted_event_is_in_the_database_with_what_was_given_and_when_it_ha
     with place.open() as telemetry:
         assert telemetry.record(
             **event(
-                actual_max_tokens=16384, input_tokens=1164, duration_ms=15200, existing=["src/app.py"],
+                actual_max_tokens=16384,
+                input_tokens=1164,
+                duration_ms=15200,
+                existing=["src/app.py"],
                 attributes={"git": "3f2a91c", "try": 2, "cached": False, "share": 0.5, "note": None},
             )
-        )  # fmt: skip
+        )
         assert telemetry.flush()
         after = datetime.now(UTC)
     (row,) = place.rows()
     assert before.replace(microsecond=0) <= row.pop("timestamp") <= after
     assert row.pop("event_uid")
     assert json.loads(row.pop("attributes_json")) == {
-        "git": "3f2a91c", "try": 2, "cached": False, "share": 0.5, "note": None
-    }  # fmt: skip
+        "git": "3f2a91c",
+        "try": 2,
+        "cached": False,
+        "share": 0.5,
+        "note": None,
+    }
     assert row == {
-        "run_id": "nightly", "phase_id": "p1", "category": "implementation", "complexity": "medium",
-        "deliverable_count": 2, "deliverables_json": '["src/app.py","tests/test_app.py"]',
-        "predicted_output_tokens": 5200, "actual_output_tokens": 2600, "selected_budget": 8192,
-        "actual_max_tokens": 16384, "success": True, "truncated": False, "stop_reason": "end_turn",
-        "model": "claude-sonnet-4-5", "smape_percent": 66, "waste_ratio": 200, "underestimated": False,
-        "input_tokens": 1164, "duration_ms": 15200, "existing_json": '["src/app.py"]',
-    }  # fmt: skip
+        "run_id": "nightly",
+        "phase_id": "p1",
+        "category": "implementation",
+        "complexity": "medium",
+        "deliverable_count": 2,
+        "deliverables_json": '["src/app.py","tests/test_app.py"]',
+        "predicted_output_tokens": 5200,
+        "actual_output_tokens": 2600,
+        "selected_budget": 8192,
+        "actual_max_tokens": 16384,
+        "success": True,
+        "truncated": False,
+        "stop_reason": "end_turn",
+        "model": "claude-sonnet-4-5",
+        "smape_percent": 66,
+        "waste_ratio": 200,
+        "underestimated": False,
+        "input_tokens": 1164,
+        "duration_ms": 15200,
+        "existing_json": '["src/app.py"]',
+    }
 
 
 def test_what_is_not_known_is_none(place: Place) -> None:
     with place.open() as telemetry:
         telemetry.record(**event(stop_reason=None, predicted_output_tokens=0))
     (row,) = place.rows()
-    unknown = ["stop_reason", "smape_percent", "waste_ratio", "underestimated", "actual_max_tokens", "input_tokens",
-               "duration_ms", "existing_json", "attributes_json"]  # fmt: skip
+    unknown = [
+        "stop_reason",
+        "smape_percent",
+        "waste_ratio",
+        "underestimated",
+        "actual_max_tokens",
+        "input_tokens",
+        "duration_ms",
+        "existing_json",
+        "attributes_json",
+    ]
     assert [name for name in unknown if row[name] is not None] == []
 
 
@@ -154,20 +184,27 @@ def test_every_store_gives_the_same_rows_and_the_same_dead_letters_for_the_same_
                     telemetry.record(**event() | changes())
                 telemetry.record(**event(deliverables=["größe.py", "\u202e"], attributes={"a": "\u0000"[1:]}))
         ours = ("event_uid", "timestamp", "at", "timestamp_ns", "sequence")
-        found.append([
-            [{name: value for name, value in item.items() if name not in ours} for item in items]
-            for items in (place.rows(), place.dead_letters())
-        ])  # fmt: skip
+        found.append(
+            [
+                [{name: value for name, value in item.items() if name not in ours} for item in items]
+                for items in (place.rows(), place.dead_letters())
+            ]
+        )
     assert found[0] == found[1] == found[2]
     assert all(found[0])
 
 
 def test_record_never_raises_and_answers_with_a_truth(place: Place) -> None:
     strange: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
-        ((), {}), ((1, 2), event()), ((), event(self=1, args=2, unknown=3)), ((object(),), {}),
-        ((), {"\ud800": 1}), ((), event(timestamp_ns=1, sequence=2)), ((), event(**TOO_LARGE)),
+        ((), {}),
+        ((1, 2), event()),
+        ((), event(self=1, args=2, unknown=3)),
+        ((object(),), {}),
+        ((), {"\ud800": 1}),
+        ((), event(timestamp_ns=1, sequence=2)),
+        ((), event(**TOO_LARGE)),
         *[((), event() | changes()) for _, changes in POISON.values()],
-    ]  # fmt: skip
+    ]
     with place.open() as telemetry:
         answers = [telemetry.record(*args, **fields) for args, fields in strange]
         assert set(map(type, answers)) == {bool}

@@ -72,13 +72,22 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option("--run-id", type=StoredText(), multiple=True, metavar="ID", help="Only this run; repeatable."),
-        click.option("--category", type=StoredText(), multiple=True, metavar="NAME",
-                     help="Only this category; repeatable."),
+        click.option(
+            "--category", type=StoredText(), multiple=True, metavar="NAME", help="Only this category; repeatable."
+        ),
         click.option("--model", type=StoredText(), multiple=True, metavar="NAME", help="Only this model; repeatable."),
-        click.option("--since", type=Instant(), metavar="TIME",
-                     help="Only events at or after this ISO date or time; UTC where it names no zone."),
-        click.option("--until", type=Instant(), metavar="TIME",
-                     help="Only events before this ISO date (its first moment) or time."),
+        click.option(
+            "--since",
+            type=Instant(),
+            metavar="TIME",
+            help="Only events at or after this ISO date or time; UTC where it names no zone.",
+        ),
+        click.option(
+            "--until",
+            type=Instant(),
+            metavar="TIME",
+            help="Only events before this ISO date (its first moment) or time.",
+        ),
         click.option("--limit", type=click.IntRange(1, _MOST_ROWS), metavar="N", help="At most this many, the newest."),
-    ]  # fmt: skip
+    ]
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_selection)

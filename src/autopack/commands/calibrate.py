@@ -83,7 +83,7 @@ _DEFAULTS = Settings()
 @click.option("--no-budgets", is_flag=True, help="Fit coefficients only.")
 @click.option("--include-simulated", is_flag=True, help="Also replies of a model whose name begins with 'simulated'.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
-@selection_options  # fmt: skip
+@selection_options
 def calibrate_command(
     *,
     file: Path | None,

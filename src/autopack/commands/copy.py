@@ -36,11 +36,17 @@ class Summary(msgspec.Struct, frozen=True):
 @click.option("--to", "to_url", envvar="AUTOPACK_COPY_TO", metavar="URL", help="The database to write.")
 @click.option("--from-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds the first URL.")
 @click.option("--to-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds the second URL.")
-@click.option("--rejects", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              default=Path("copy.rejects.ndjson"), show_default=True,
-              help="Where rows go, with reasons, that the destination refuses.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Read all rows and say what would be copied; the destination is not "
-              "touched.")  # fmt: skip
+@click.option(
+    "--rejects",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    default=Path("copy.rejects.ndjson"),
+    show_default=True,
+    help="Where rows go, with reasons, that the destination refuses.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Read all rows and say what would be copied; the destination is not touched."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 @click.pass_context
 def copy_command(
@@ -123,9 +129,12 @@ def _copy(source: Destination, destination: Destination, rejects: RejectFile, *,
     try:
         return anyio.run(run)
     except StoreError as exc:
-        raise click.ClickException(escape_terminal(
-            f"{destination} cannot be written ({exc.code}). What was copied before stays; run it again when that is "
-            "mended, nothing is written twice")) from exc  # fmt: skip
+        raise click.ClickException(
+            escape_terminal(
+                f"{destination} cannot be written ({exc.code}). What was copied before stays; run it again when that is "
+                "mended, nothing is written twice"
+            )
+        ) from exc
 
 
 def _lines(summary: Summary) -> Iterator[str]:

@@ -26,11 +26,15 @@ _BUFFER_BYTES = 1 << 16
 
 
 @click.command("export", short_help="Write the recorded events, newest first.")
-@click.option("--output", metavar="FILE",
-              help="Write this file, whole or not at all, instead of standard output. A link is refused. "
-              "Parquet: a name that ends in / is a folder, partitioned by month.")  # fmt: skip
-@click.option("--format", "output_format", type=click.Choice(["ndjson", "csv", "parquet"]), default="ndjson",
-              show_default=True)  # fmt: skip
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="Write this file, whole or not at all, instead of standard output. A link is refused. "
+    "Parquet: a name that ends in / is a folder, partitioned by month.",
+)
+@click.option(
+    "--format", "output_format", type=click.Choice(["ndjson", "csv", "parquet"]), default="ndjson", show_default=True
+)
 @click.option("--raw", is_flag=True, help="CSV: do not put ' before text that a spreadsheet takes for a formula.")
 @selection_options
 def export_command(
@@ -87,8 +91,10 @@ def _report(events: Events, output: Path | None, misfits: int) -> None:
     if not events.total:
         note("No events: the database has none that match.")
     if events.unreadable.rows:
-        note(f"Warning: {events.unreadable.rows} events have an unreadable time, deliverables, existing or attributes; "
-             "null stands in their place.")  # fmt: skip
+        note(
+            f"Warning: {events.unreadable.rows} events have an unreadable time, deliverables, existing or attributes; "
+            "null stands in their place."
+        )
     if misfits:
         note(f"Warning: {misfits} values are not of their column's type; null stands in their place.")
     if output is not None:

@@ -44,14 +44,33 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 @click.command("import", short_help="Bring logs and exports into the database.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...",
-                type=click.Path(path_type=Path, allow_dash=True, exists=True, dir_okay=False))  # fmt: skip
-@click.option("--format", "file_format", type=click.Choice(["auto", "log", "ndjson"]), default="auto",
-              show_default=True, help="What the files are; auto looks at the first line of each.")  # fmt: skip
-@click.option("--assume-time", type=Instant(), metavar="TIME",
-              help="When log lines happened that say no time; without it they are rejected.")  # fmt: skip
-@click.option("--rejects", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Where rejected lines go, with reasons. Default: <first FILE>.rejects.ndjson")  # fmt: skip
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path, allow_dash=True, exists=True, dir_okay=False),
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["auto", "log", "ndjson"]),
+    default="auto",
+    show_default=True,
+    help="What the files are; auto looks at the first line of each.",
+)
+@click.option(
+    "--assume-time",
+    type=Instant(),
+    metavar="TIME",
+    help="When log lines happened that say no time; without it they are rejected.",
+)
+@click.option(
+    "--rejects",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where rejected lines go, with reasons. Default: <first FILE>.rejects.ndjson",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be imported or rejected; the database is not touched.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 def import_command(
@@ -108,8 +127,10 @@ async def _import_all(
                 reader = FileReader(file_format, assume_time)
                 imported.append(await import_stream(stream, str(file), reader, rejects, store))
     except StoreError as exc:
-        raise click.ClickException(f"the database cannot be written ({exc.code}). What was imported before stays; run "
-                                   "it again when the database is back, nothing is written twice") from exc  # fmt: skip
+        raise click.ClickException(
+            f"the database cannot be written ({exc.code}). What was imported before stays; run "
+            "it again when the database is back, nothing is written twice"
+        ) from exc
     finally:
         if store:
             await store.close()

@@ -43,12 +43,19 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 @click.command("prune", short_help="Delete old events.")
-@click.option("--older-than", "age", type=Age(), required=True, metavar="AGE",
-              help="How old: a number and s, m, h, d or w, at least 1h.")  # fmt: skip
+@click.option(
+    "--older-than",
+    "age",
+    type=Age(),
+    required=True,
+    metavar="AGE",
+    help="How old: a number and s, m, h, d or w, at least 1h.",
+)
 @click.option("--dry-run", is_flag=True, help="Say how many it would be; delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask. Needed where nobody can answer, as in a cron job.")
-@click.option("--vacuum", "wants_vacuum", is_flag=True,
-              help="SQLite: give the room back afterwards; nobody can write meanwhile.")  # fmt: skip
+@click.option(
+    "--vacuum", "wants_vacuum", is_flag=True, help="SQLite: give the room back afterwards; nobody can write meanwhile."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 def prune_command(*, age: timedelta, dry_run: bool, yes: bool, wants_vacuum: bool, as_json: bool) -> None:
     """Delete events that happened longer ago than AGE from the database that DATABASE_URL names.

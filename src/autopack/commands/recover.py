@@ -44,12 +44,24 @@ class Report(msgspec.Struct, frozen=True):
 
 
 @click.command("recover", short_help="Deliver what dead processes left in the journal.")
-@click.option("--journal-dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="The journal folder. Default: TELEMETRY_JOURNAL_DIR, else the one of the database.")  # fmt: skip
-@click.option("--any-destination", is_flag=True,
-              help="Deliver events that were meant for other databases, too: to this one.")  # fmt: skip
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0, 3600), default=30.0, show_default=True,
-              metavar="SECONDS", help="How long the database may be away before the rest stays.")  # fmt: skip
+@click.option(
+    "--journal-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The journal folder. Default: TELEMETRY_JOURNAL_DIR, else the one of the database.",
+)
+@click.option(
+    "--any-destination", is_flag=True, help="Deliver events that were meant for other databases, too: to this one."
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the database may be away before the rest stays.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 def recover_command(journal_dir: Path | None, any_destination: bool, timeout_s: float, as_json: bool) -> None:
     """Deliver the events that dead processes left in the journal of the database that DATABASE_URL names.

@@ -32,7 +32,7 @@ from autopack.estimation.estimator import estimate
 @source_options(logs=True)
 @click.option("--include-simulated", is_flag=True, help="Also replies of a model whose name begins with 'simulated'.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
-@selection_options  # fmt: skip
+@selection_options
 def replay_command(
     file: Path | None, source: Source, include_simulated: bool, as_json: bool, selection: Selection
 ) -> None:

@@ -25,8 +25,14 @@ _MOST_PERIODS = 60
 
 
 @click.command("report", short_help="Write the verdict and its figures as one HTML page.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", default=Path("report.html"),
-              show_default=True, help="Write this file, whole or not at all. A link is refused.")  # fmt: skip
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    default=Path("report.html"),
+    show_default=True,
+    help="Write this file, whole or not at all. A link is refused.",
+)
 @click.option("--as-of", type=Instant(), metavar="TIME", help="What counts as now, for the drift. [default: now]")
 @rule_options
 @selection_options

@@ -26,14 +26,29 @@ from autopack.errors import ReadError
 
 
 @click.command("tail", short_help="Show new events as they land.")
-@click.option("-n", "--lines", "count", type=click.IntRange(0, 100_000), default=10, show_default=True, metavar="N",
-              help="Begin with the newest N.")  # fmt: skip
+@click.option(
+    "-n",
+    "--lines",
+    "count",
+    type=click.IntRange(0, 100_000),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Begin with the newest N.",
+)
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Go on with what lands, until Ctrl-C.")
 @click.option("--run-id", type=StoredText(), multiple=True, metavar="ID", help="Only this run; repeatable.")
 @click.option("--category", type=StoredText(), multiple=True, metavar="NAME", help="Only this category; repeatable.")
 @click.option("--model", type=StoredText(), multiple=True, metavar="NAME", help="Only this model; repeatable.")
-@click.option("--interval", "interval_s", type=FiniteRange(0.05, 3600), default=1.0, show_default=True,
-              metavar="SECONDS", help="How often to look.")  # fmt: skip
+@click.option(
+    "--interval",
+    "interval_s",
+    type=FiniteRange(0.05, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to look.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, as export writes them.")
 def tail_command(
     *,

@@ -83,24 +83,45 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _rule("--min-categories", counted, "Categories there must be."),
         _rule("--min-complexities", counted, "Complexities there must be."),
         _rule("--min-per-stratum", counted, "Samples there must be of each stratum that is judged."),
-        click.option("--stratum", type=Stratum(), multiple=True, metavar="CATEGORY/COMPLEXITY",
-                     help="A stratum that is judged; repeatable. [default: each that occurs]"),
-        _rule("--underestimation-factor", FiniteRange(0, min_open=True),
-              "More than this times what was predicted is an underestimation."),
+        click.option(
+            "--stratum",
+            type=Stratum(),
+            multiple=True,
+            metavar="CATEGORY/COMPLEXITY",
+            help="A stratum that is judged; repeatable. [default: each that occurs]",
+        ),
+        _rule(
+            "--underestimation-factor",
+            FiniteRange(0, min_open=True),
+            "More than this times what was predicted is an underestimation.",
+        ),
         _rule("--max-underestimation-percent", percent, "Underestimated replies."),
         _rule("--max-truncation-percent", percent, "Truncated replies."),
         _rule("--max-budget-overrun-percent", percent, "Replies above the selected budget."),
         _rule("--max-waste-p90", FiniteRange(0), "The P90 of predicted / actual must be below."),
         _rule("--max-smape-median-percent", FiniteRange(0, 200), "The median SMAPE."),
         _rule("--drift-days", FiniteRange(0, min_open=True), "The last days, compared with all before."),
-        click.option("--level-percent", type=FiniteRange(50, 99.99), default=_DEFAULTS.level * 100,
-                     show_default=True, help="Level of the intervals."),
+        click.option(
+            "--level-percent",
+            type=FiniteRange(50, 99.99),
+            default=_DEFAULTS.level * 100,
+            show_default=True,
+            help="Level of the intervals.",
+        ),
         click.option("--provisional", is_flag=True, help="Judge by the points, not by the intervals; says so."),
-        click.option("--imported/--no-imported", default=_DEFAULTS.imported, show_default=True,
-                     help="Log lines, which do not name their deliverables, are samples."),
-        click.option("--include-simulated", "simulated", is_flag=True,
-                     help="Also replies of a model whose name begins with 'simulated'."),
-    ]  # fmt: skip
+        click.option(
+            "--imported/--no-imported",
+            default=_DEFAULTS.imported,
+            show_default=True,
+            help="Log lines, which do not name their deliverables, are samples.",
+        ),
+        click.option(
+            "--include-simulated",
+            "simulated",
+            is_flag=True,
+            help="Also replies of a model whose name begins with 'simulated'.",
+        ),
+    ]
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_rules)
 
 
@@ -127,7 +148,7 @@ def _rule(option: str, kind: click.ParamType[Any], text: str) -> Callable[[Calla
 @click.option("--as-of", type=Instant(), metavar="TIME", help="What counts as now, for the drift. [default: now]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 @rule_options
-@selection_options  # fmt: skip
+@selection_options
 def validate_command(
     *, file: Path | None, source: Source, as_of: datetime | None, as_json: bool, rules: Rules, selection: Selection
 ) -> None:

@@ -18,24 +18,66 @@ from urllib.parse import quote, unquote
 DEFAULT_PORT = 5432
 _PARTS = frozenset({"host", "port", "dbname", "database", "user", "password"})
 # What both drivers are told in the same words …
-_COMMON = frozenset({
-    "passfile", "service", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword",
-    "ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib",
-    "application_name", "fallback_application_name", "connect_timeout", "options",
-})  # fmt: skip
+_COMMON = frozenset(
+    {
+        "passfile",
+        "service",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslnegotiation",
+        "sslcrl",
+        "sslpassword",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "target_session_attrs",
+        "krbsrvname",
+        "gsslib",
+        "application_name",
+        "fallback_application_name",
+        "connect_timeout",
+        "options",
+    }
+)
 # … what only libpq knows and the writer can do without, …
-_TUNING = frozenset({
-    "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-    "load_balance_hosts", "sslcompression", "sslsni", "gssdelegation", "gssencmode", "channel_binding",
-    "min_protocol_version", "max_protocol_version",
-})  # fmt: skip
+_TUNING = frozenset(
+    {
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "load_balance_hosts",
+        "sslcompression",
+        "sslsni",
+        "gssdelegation",
+        "gssencmode",
+        "channel_binding",
+        "min_protocol_version",
+        "max_protocol_version",
+    }
+)
 # … what other libraries read from a URL and what holds here anyway, …
 _MEANINGLESS = frozenset({"client_encoding", "prepared_statement_cache_size", "statement_cache_size", "pgbouncer"})
 # … and what must not be ignored.
-_BEYOND_ASYNCPG = frozenset({
-    "hostaddr", "requirepeer", "require_auth", "sslcertmode", "sslcrldir", "replication", "sslkeylogfile",
-    "scram_client_key", "scram_server_key", "oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope",
-})  # fmt: skip
+_BEYOND_ASYNCPG = frozenset(
+    {
+        "hostaddr",
+        "requirepeer",
+        "require_auth",
+        "sslcertmode",
+        "sslcrldir",
+        "replication",
+        "sslkeylogfile",
+        "scram_client_key",
+        "scram_server_key",
+        "oauth_issuer",
+        "oauth_client_id",
+        "oauth_client_secret",
+        "oauth_scope",
+    }
+)
 _BEYOND_ASYNCPG_VALUES = frozenset({("gssencmode", "require"), ("channel_binding", "require")})
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
@@ -186,8 +228,10 @@ def _addresses(servers: str, given: Mapping[str, str], defaults: Mapping[str, st
 def _split_host(text: str) -> tuple[str, str]:
     match = _HOST.fullmatch(text)
     if match is None:
-        raise ValueError("its host cannot be read; write host:port, [IPv6]:port or ?host=/folder/of/the/socket, and "
-                         "%-encode what is special in a user or a password")  # fmt: skip
+        raise ValueError(
+            "its host cannot be read; write host:port, [IPv6]:port or ?host=/folder/of/the/socket, and "
+            "%-encode what is special in a user or a password"
+        )
     return unquote(match["six"] or match["host"]), unquote(match["port"] or "")
 
 

@@ -21,9 +21,7 @@ _LONGEST_CATEGORY, _LONGEST_COMPLEXITY = 36, 20
 _MARKS = {"pass": "✓ pass", "fail": "✗ fail", "unclear": "? unclear"}
 
 
-def table(
-    identifier: str, caption: str, header: Sequence[str], rows: Iterable[Markup], *, labels: int = 1
-) -> Markup:  # fmt: skip
+def table(identifier: str, caption: str, header: Sequence[str], rows: Iterable[Markup], *, labels: int = 1) -> Markup:
     """A table that can be scrolled on its own, also with the keyboard; its first `labels` columns, and an outcome, are
     text.
     """
@@ -172,8 +170,15 @@ def _value(exact: float | None, shown: str) -> Markup:
 
 def _call(call: Call, names: Names, *, hidden: bool) -> Markup:
     at_least = "≥ " if call.truncated else ""
-    outcome = [word for word, there in (("truncated", call.truncated), ("failed", not call.success),
-                                        ("over budget", call.actual > call.budget)) if there]  # fmt: skip
+    outcome = [
+        word
+        for word, there in (
+            ("truncated", call.truncated),
+            ("failed", not call.success),
+            ("over budget", call.actual > call.budget),
+        )
+        if there
+    ]
     return row(
         f"{names.runs[call.run]}/{call.phase}",
         tag("td", _time(call.at_s)),

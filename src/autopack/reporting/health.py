@@ -14,13 +14,20 @@ def health_section(report: StatusReport) -> Markup:
     rows = (row(name, tag("td", value)) for name, value in _facts(report))
     problems = [tag("li", problem) for problem in report.problems]
     return joined(
-        tag("p", "Everything accepted arrives." if report.healthy else "Something needs a person:",
-            class_="outcome pass" if report.healthy else "outcome fail"),
+        tag(
+            "p",
+            "Everything accepted arrives." if report.healthy else "Something needs a person:",
+            class_="outcome pass" if report.healthy else "outcome fail",
+        ),
         tag("ul", *problems, class_="problems") if problems else None,
         table("health", "The writer", ("what", "state"), rows, labels=2),
-        tag("p", "Events that were dropped before they were accepted are counted by the process that dropped them, in "
-            "stats() and in its last log line; the database does not know of them.", class_="note"),
-    )  # fmt: skip
+        tag(
+            "p",
+            "Events that were dropped before they were accepted are counted by the process that dropped them, in "
+            "stats() and in its last log line; the database does not know of them.",
+            class_="note",
+        ),
+    )
 
 
 def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:

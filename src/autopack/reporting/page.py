@@ -80,52 +80,91 @@ def _sections(
     yield _section("verdict", "Verdict", *_verdict(validation))
     yield _section("filters", "Calls", _filters(calls))
     yield _section(
-        "calls", "Predicted against actual",
-        _plot("plot-calls", "Each point is a call, on logarithmic axes. Above the line more came than was predicted. "
-              "Of a truncated reply, an open and larger mark, only a lower bound is known: it would lie higher.",
-              "Scatter plot of actual against predicted output tokens, by category"),
-    )  # fmt: skip
+        "calls",
+        "Predicted against actual",
+        _plot(
+            "plot-calls",
+            "Each point is a call, on logarithmic axes. Above the line more came than was predicted. "
+            "Of a truncated reply, an open and larger mark, only a lower bound is known: it would lie higher.",
+            "Scatter plot of actual against predicted output tokens, by category",
+        ),
+    )
     yield _section(
-        "strata-section", "Error by category and complexity", _choice("strata-figure"),
-        _plot("plot-strata", f"The figure of each group with its {level} interval; dashed: the limit; an open mark: "
-              "too few samples for an upper end. All runs and models; only the category filter applies.",
-              "The chosen figure of each category and complexity with its interval; the table below has all of them"),
+        "strata-section",
+        "Error by category and complexity",
+        _choice("strata-figure"),
+        _plot(
+            "plot-strata",
+            f"The figure of each group with its {level} interval; dashed: the limit; an open mark: "
+            "too few samples for an upper end. All runs and models; only the category filter applies.",
+            "The chosen figure of each category and complexity with its interval; the table below has all of them",
+        ),
         strata_table(validation),
-    )  # fmt: skip
+    )
     yield _section(
-        "budget", "Waste of budget", _budget(calls),
-        _plot("plot-budget", "How much of the selected budget the calls used; beyond the dashed line it was exceeded.",
-              "Histogram of the used part of the budget"),
-    )  # fmt: skip
+        "budget",
+        "Waste of budget",
+        _budget(calls),
+        _plot(
+            "plot-budget",
+            "How much of the selected budget the calls used; beyond the dashed line it was exceeded.",
+            "Histogram of the used part of the budget",
+        ),
+    )
     yield _section(
-        "time", "Over time", _choice("time-figure"),
-        _plot("plot-time", f"The figure of each period with its {level} interval; dashed: the limit. The filters do "
-              "not apply.", "The chosen figure over time with its interval; the table below has all of them"),
+        "time",
+        "Over time",
+        _choice("time-figure"),
+        _plot(
+            "plot-time",
+            f"The figure of each period with its {level} interval; dashed: the limit. The filters do not apply.",
+            "The chosen figure over time with its interval; the table below has all of them",
+        ),
         tag("details", tag("summary", "All figures over time"), periods_table(periods)),
         drift_table(validation) if validation.drift.recent and validation.drift.earlier else None,
-    )  # fmt: skip
+    )
     yield _section(
-        "worst-section", "The worst calls",
-        tag("p", "By SMAPE, of the calls that succeeded or were truncated; of a truncated reply it is at least that.",
-            class_="note"),
+        "worst-section",
+        "The worst calls",
+        tag(
+            "p",
+            "By SMAPE, of the calls that succeeded or were truncated; of a truncated reply it is at least that.",
+            class_="note",
+        ),
         worst_table(calls.worst, calls.names),
-    )  # fmt: skip
+    )
     yield _section("health-section", "Health of the writer", health_section(health))
-    yield _section("rules", "By these rules", rules_table(validation),
-                   tag("p", "Intervals are Wilson's for rates and order statistics for quantiles. best–worst: what "
-                       "depends on what truncated replies would have been.", class_="note"))  # fmt: skip
+    yield _section(
+        "rules",
+        "By these rules",
+        rules_table(validation),
+        tag(
+            "p",
+            "Intervals are Wilson's for rates and order statistics for quantiles. best–worst: what "
+            "depends on what truncated replies would have been.",
+            class_="note",
+        ),
+    )
 
 
 def _section(identifier: str, heading: str, *children: Markup | None) -> Markup:
-    return tag("section", tag("h2", heading, id=f"{identifier}-heading"), *children,
-               id=identifier, aria_labelledby=f"{identifier}-heading")  # fmt: skip
+    return tag(
+        "section",
+        tag("h2", heading, id=f"{identifier}-heading"),
+        *children,
+        id=identifier,
+        aria_labelledby=f"{identifier}-heading",
+    )
 
 
 def _verdict(validation: Validation) -> Iterator[Markup]:
     said = headline(validation).removeprefix("verdict: ")
     yield tag("p", tag("strong", said, class_=f"verdict {validation.verdict.replace(' ', '-')}", id="headline"))
-    for heading, texts in (("Why not", validation.reasons), ("What is missing", validation.missing),
-                           ("To be known", validation.remarks)):  # fmt: skip
+    for heading, texts in (
+        ("Why not", validation.reasons),
+        ("What is missing", validation.missing),
+        ("To be known", validation.remarks),
+    ):
         if texts:
             yield joined(tag("h3", heading), tag("ul", *(tag("li", text) for text in texts)))
     yield figures_table(validation)
@@ -134,16 +173,27 @@ def _verdict(validation: Validation) -> Iterator[Markup]:
 def _filters(calls: Calls) -> Markup:
     names = calls.names
     return joined(
-        tag("p", f"Plotted: {len(calls.plotted)} of {calls.total} calls"
+        tag(
+            "p",
+            f"Plotted: {len(calls.plotted)} of {calls.total} calls"
             + (", evenly spaced in time." if len(calls.plotted) < calls.total else ".")
             + " The filters apply to the plots of calls and to the list of the worst; they never change the verdict, "
-            "which autopack validate --run-id gives for a part.", class_="note"),
-        tag("div", _filter("run", "Run", names.runs), _filter("category", "Category", names.categories),
-            _filter("model", "Model", names.models), tag("button", "Show all", type="button", id="reset"),
-            class_="filters", role="group", aria_label="Filters"),
+            "which autopack validate --run-id gives for a part.",
+            class_="note",
+        ),
+        tag(
+            "div",
+            _filter("run", "Run", names.runs),
+            _filter("category", "Category", names.categories),
+            _filter("model", "Model", names.models),
+            tag("button", "Show all", type="button", id="reset"),
+            class_="filters",
+            role="group",
+            aria_label="Filters",
+        ),
         tag("p", "", id="shown", class_="note", role="status"),
         tag("p", "Plots and filters need JavaScript; the tables have all figures.", id="without-script"),
-    )  # fmt: skip
+    )
 
 
 def _filter(name: str, label: str, values: Sequence[str]) -> Markup:
@@ -152,8 +202,10 @@ def _filter(name: str, label: str, values: Sequence[str]) -> Markup:
 
 
 def _choice(identifier: str) -> Markup:
-    options = (tag("option", figure.title, value=figure.name, selected=figure.name == "smape_median_percent")
-               for figure in FIGURES)  # fmt: skip
+    options = (
+        tag("option", figure.title, value=figure.name, selected=figure.name == "smape_median_percent")
+        for figure in FIGURES
+    )
     return tag("label", "Figure: ", tag("select", *options, id=identifier), class_="choice")
 
 
@@ -167,8 +219,11 @@ def _budget(calls: Calls) -> Markup | None:
     if not calls.budget_tokens:
         return None
     unused = f"{calls.unused_tokens / calls.budget_tokens * 100:.3g} %"
-    return tag("p", tag("data", unused, value=repr(calls.unused_tokens / calls.budget_tokens), id="unused"),
-               f" of all {calls.budget_tokens:,} budget tokens of the {calls.total} calls were not used.")  # fmt: skip
+    return tag(
+        "p",
+        tag("data", unused, value=repr(calls.unused_tokens / calls.budget_tokens), id="unused"),
+        f" of all {calls.budget_tokens:,} budget tokens of the {calls.total} calls were not used.",
+    )
 
 
 def _data(validation: Validation, periods: Sequence[Period], calls: Calls) -> dict[str, Any]:
@@ -183,15 +238,19 @@ def _data(validation: Validation, periods: Sequence[Period], calls: Calls) -> di
             for result in validation.results
         ],
         "strata": [
-            {"category": truncate_for_display(stratum.category), "complexity": truncate_for_display(stratum.complexity),
-             "n": stratum.measures.n, "estimates": _estimates(stratum.measures)}
+            {
+                "category": truncate_for_display(stratum.category),
+                "complexity": truncate_for_display(stratum.complexity),
+                "n": stratum.measures.n,
+                "estimates": _estimates(stratum.measures),
+            }
             for stratum in ordered
         ],
         "periods": [
             {"begin": period.begin, "n": period.measures.n, "estimates": _estimates(period.measures)}
             for period in periods
         ],
-    }  # fmt: skip
+    }
 
 
 def _estimates(measures: Measures) -> dict[str, Any]:

@@ -163,21 +163,53 @@ class Telemetry:
         timestamp_ns, sequence = time_ns(), next(self._sequence)
         try:
             # In the order of events.FIELDS.
-            payload = self._encode((
-                timestamp_ns, sequence, run_id, phase_id, category, complexity, deliverables,
-                predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
-                actual_max_tokens, input_tokens, duration_ms, existing, attributes,
-            ))  # fmt: skip
+            payload = self._encode(
+                (
+                    timestamp_ns,
+                    sequence,
+                    run_id,
+                    phase_id,
+                    category,
+                    complexity,
+                    deliverables,
+                    predicted_output_tokens,
+                    actual_output_tokens,
+                    selected_budget,
+                    success,
+                    truncated,
+                    stop_reason,
+                    model,
+                    actual_max_tokens,
+                    input_tokens,
+                    duration_ms,
+                    existing,
+                    attributes,
+                )
+            )
             if unknown or args or len(payload) > self._slot_bytes:
                 raise _Uncommon  # noqa: TRY301 (the one way out of the common path)
             wake = self._take_slot()
             self._append(payload)
         except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
             values = (
-                run_id, phase_id, category, complexity, deliverables,
-                predicted_output_tokens, actual_output_tokens, selected_budget, success, truncated, stop_reason, model,
-                actual_max_tokens, input_tokens, duration_ms, existing, attributes,
-            )  # fmt: skip
+                run_id,
+                phase_id,
+                category,
+                complexity,
+                deliverables,
+                predicted_output_tokens,
+                actual_output_tokens,
+                selected_budget,
+                success,
+                truncated,
+                stop_reason,
+                model,
+                actual_max_tokens,
+                input_tokens,
+                duration_ms,
+                existing,
+                attributes,
+            )
             try:
                 return self._uncommon.record(timestamp_ns, sequence, values, args, unknown)
             except RecursionError:  # so near to the limit that not even this can be called

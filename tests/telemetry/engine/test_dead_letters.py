@@ -119,9 +119,11 @@ def test_whatever_stands_in_place_of_the_file_is_not_followed_and_the_loss_is_co
     if kind == "link":
         victim.write_text("untouched")
     make: dict[str, Callable[[], object]] = {
-        "link": lambda: file.symlink_to(victim), "link to nowhere": lambda: file.symlink_to(victim),
-        "folder": file.mkdir, "fifo": lambda: os.mkfifo(file),
-    }  # fmt: skip
+        "link": lambda: file.symlink_to(victim),
+        "link to nowhere": lambda: file.symlink_to(victim),
+        "folder": file.mkdir,
+        "fifo": lambda: os.mkfifo(file),
+    }
     make[kind]()
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event(run_id=None))

@@ -109,8 +109,10 @@ class Account(RuleBasedStateMachine):
         assert account.accepted == self.accepted == self.buffer.accepted_here
         assert account.pending == len(self.waiting) + len(self.taken)
         assert (account.written, account.duplicates, account.dead_lettered) == (
-            self.written, self.duplicates, self.dead_lettered
-        )  # fmt: skip
+            self.written,
+            self.duplicates,
+            self.dead_lettered,
+        )
         assert self.buffer.backlog == len(self.waiting)
 
     @invariant()

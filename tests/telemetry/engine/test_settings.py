@@ -32,12 +32,23 @@ def test_the_defaults_are_those_of_the_design() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("queue_size", 0), ("queue_size", -1), ("queue_size", 1.5), ("queue_size", "many"), ("queue_size", True),
-        ("queue_size", 10**30), ("batch_size", 0), ("flush_interval_s", 0), ("flush_interval_s", -1.0),
-        ("flush_interval_s", math.nan), ("flush_interval_s", math.inf), ("shutdown_timeout_s", -0.1),
-        ("shutdown_timeout_s", math.nan), ("shutdown_timeout_s", 10**400), ("shutdown_timeout_s", "5"),
+        ("queue_size", 0),
+        ("queue_size", -1),
+        ("queue_size", 1.5),
+        ("queue_size", "many"),
+        ("queue_size", True),
+        ("queue_size", 10**30),
+        ("batch_size", 0),
+        ("flush_interval_s", 0),
+        ("flush_interval_s", -1.0),
+        ("flush_interval_s", math.nan),
+        ("flush_interval_s", math.inf),
+        ("shutdown_timeout_s", -0.1),
+        ("shutdown_timeout_s", math.nan),
+        ("shutdown_timeout_s", 10**400),
+        ("shutdown_timeout_s", "5"),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_keyword_raises_an_error_that_names_it(name: str, value: Any) -> None:
     options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError, match=name):

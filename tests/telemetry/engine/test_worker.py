@@ -82,9 +82,21 @@ def test_an_outage_is_said_once_and_its_end_is_said_once(caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize(
     ("rows", "bad"),
-    [(1, {0}), (2, {1}), (8, {0}), (8, {7}), (64, {5}), (64, {0, 63}), (64, {31, 32}), (100, {99}), (3, {2}),
-     (64, set(range(64))), (256, {1, 100, 200, 255}), (250, set(range(0, 250, 25)))],
-)  # fmt: skip
+    [
+        (1, {0}),
+        (2, {1}),
+        (8, {0}),
+        (8, {7}),
+        (64, {5}),
+        (64, {0, 63}),
+        (64, {31, 32}),
+        (100, {99}),
+        (3, {2}),
+        (64, set(range(64))),
+        (256, {1, 100, 200, 255}),
+        (250, set(range(0, 250, 25))),
+    ],
+)
 def test_bad_rows_are_found_by_bisection_within_the_budget_of_statements(rows: int, bad: set[int]) -> None:
     store = RefusingStore(bad=lambda row: int(row.phase_id[1:]) in bad)
     with Telemetry(store, batch_size=rows, flush_interval_s=3600) as telemetry:

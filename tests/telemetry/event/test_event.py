@@ -59,15 +59,27 @@ tags = (
 )
 events = st.fixed_dictionaries(
     {
-        "run_id": texts, "phase_id": texts, "category": texts, "complexity": texts, "deliverables": paths,
-        "predicted_output_tokens": counts, "actual_output_tokens": counts, "selected_budget": counts,
-        "success": st.booleans(), "truncated": st.booleans(), "stop_reason": st.none() | texts, "model": texts,
+        "run_id": texts,
+        "phase_id": texts,
+        "category": texts,
+        "complexity": texts,
+        "deliverables": paths,
+        "predicted_output_tokens": counts,
+        "actual_output_tokens": counts,
+        "selected_budget": counts,
+        "success": st.booleans(),
+        "truncated": st.booleans(),
+        "stop_reason": st.none() | texts,
+        "model": texts,
     },
     optional={
-        "actual_max_tokens": st.none() | counts, "input_tokens": st.none() | counts, "duration_ms": st.none() | counts,
-        "existing": st.none() | paths, "attributes": st.none() | st.dictionaries(texts, tags, max_size=5),
+        "actual_max_tokens": st.none() | counts,
+        "input_tokens": st.none() | counts,
+        "duration_ms": st.none() | counts,
+        "existing": st.none() | paths,
+        "attributes": st.none() | st.dictionaries(texts, tags, max_size=5),
     },
-)  # fmt: skip
+)
 
 
 @given(events)
@@ -237,7 +249,8 @@ POISON: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "lone surrogate in the name of a tag": ("attributes", lambda: {"attributes": {"\ud800": "x"}}),
     "lone surrogate after 1,000 good paths": ("deliverables", lambda: {"deliverables": ["ok"] * 1000 + ["\ud800"]}),
     "lone surrogate after 600 good tags": (
-        "attributes", lambda: {"attributes": {str(number): 1 for number in range(600)} | {"z": "\ud800"}}
+        "attributes",
+        lambda: {"attributes": {str(number): 1 for number in range(600)} | {"z": "\ud800"}},
     ),
     "NUL in an id": ("phase_id", lambda: {"phase_id": "a\0b"}),
     "NUL in a stop reason": ("stop_reason", lambda: {"stop_reason": "\0"}),
@@ -281,7 +294,7 @@ POISON: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "unknown keyword that raises": ("tokens", lambda: {"tokens": Noisy()}),
     "unknown keyword of 600 levels": ("unknown", lambda: {"tokens": nested(600)}),
     "unknown keyword with a frozen dataclass as a name": ("unknown", lambda: {"tokens": {Tag(): 1}}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", POISON)
@@ -302,9 +315,23 @@ def test_what_was_rejected_can_be_kept_as_json_and_is_rejected_again_when_it_is_
     assert (again.timestamp_ns, again.sequence) == (found.timestamp_ns, found.sequence)
 
 
-@pytest.mark.parametrize("name", ["run_id", "phase_id", "category", "complexity", "deliverables", "selected_budget",
-                                  "predicted_output_tokens", "actual_output_tokens", "success", "truncated",
-                                  "stop_reason", "model"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run_id",
+        "phase_id",
+        "category",
+        "complexity",
+        "deliverables",
+        "selected_budget",
+        "predicted_output_tokens",
+        "actual_output_tokens",
+        "success",
+        "truncated",
+        "stop_reason",
+        "model",
+    ],
+)
 def test_a_required_field_that_is_missing_is_named_and_is_not_the_same_as_none(name: str) -> None:
     found = rejected(**{name: MISSING})
     assert found.reason == f"{name} is missing"
@@ -361,12 +388,26 @@ def test_the_decoder_never_raises_whatever_the_bytes(payload: bytes) -> None:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[]))
-    | st.binary() | st.builds(object) | st.builds(Tag) | st.dates() | st.uuids() | st.decimals() | st.complex_numbers(),
-    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.sets(st.integers(), max_size=3)
-    | st.dictionaries(st.text(max_size=3) | st.integers() | st.builds(Tag), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=[]))
+    | st.binary()
+    | st.builds(object)
+    | st.builds(Tag)
+    | st.dates()
+    | st.uuids()
+    | st.decimals()
+    | st.complex_numbers(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.sets(st.integers(), max_size=3)
+        | st.dictionaries(st.text(max_size=3) | st.integers() | st.builds(Tag), inner, max_size=3)
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(field=st.sampled_from([*FIELDS, "unknown_field"]), value=anything)

@@ -140,10 +140,15 @@ def test_the_models_read_back_what_was_recorded(postgres: Database, monkeypatch:
         assert before <= found.timestamp <= datetime.now(UTC)
         assert (found.truncated, found.success, found.event_id) == (True, False, None)
         assert json.loads(found.attributes_json or "") == {"größe": 1}
-        session.add(TokenEstimationV2Event(**{
-            name: getattr(found, name) for name in TokenEstimationV2Event.__table__.columns.keys()  # noqa: SIM118
-            if name not in ("event_uid", "timestamp")
-        }))  # fmt: skip
+        session.add(
+            TokenEstimationV2Event(
+                **{
+                    name: getattr(found, name)
+                    for name in TokenEstimationV2Event.__table__.columns.keys()  # noqa: SIM118
+                    if name not in ("event_uid", "timestamp")
+                }
+            )
+        )
         session.commit()
     assert len(postgres.rows()) == 2
 
@@ -335,8 +340,29 @@ UNUSABLE = {"0A", "0P", "28", "3D", "3F", "42", "F0"}
 DATA = {"21", "22", "23", "44", "54", "P0"}
 KNOWN_TRANSIENT = {"08", "25", "26", "40", "53", "55", "57", "58"}
 # Nothing that an INSERT of ours can bring about, or of which nobody can say what it means: tried again.
-UNKNOWN = {"02", "03", "09", "0B", "0F", "0L", "0Z", "10", "20", "24", "27", "2B", "2D", "2F", "34", "38", "39", "3B",
-           "72", "HV", "XX"}  # fmt: skip
+UNKNOWN = {
+    "02",
+    "03",
+    "09",
+    "0B",
+    "0F",
+    "0L",
+    "0Z",
+    "10",
+    "20",
+    "24",
+    "27",
+    "2B",
+    "2D",
+    "2F",
+    "34",
+    "38",
+    "39",
+    "3B",
+    "72",
+    "HV",
+    "XX",
+}
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.__name__)
@@ -361,14 +387,18 @@ def test_every_error_of_the_driver_has_a_kind_on_purpose(error: type[BaseExcepti
 @pytest.mark.parametrize(
     ("exc", "kind"),
     [
-        (ConnectionRefusedError("geheim"), TransientStoreError), (ConnectionResetError("geheim"), TransientStoreError),
-        (TimeoutError("geheim"), TransientStoreError), (OSError("geheim"), TransientStoreError),
-        (ssl.SSLCertVerificationError("geheim"), StoreUnusableError), (RuntimeError("geheim"), TransientStoreError),
-        (OverflowError("geheim"), DataRejectedError), (TypeError("geheim"), DataRejectedError),
+        (ConnectionRefusedError("geheim"), TransientStoreError),
+        (ConnectionResetError("geheim"), TransientStoreError),
+        (TimeoutError("geheim"), TransientStoreError),
+        (OSError("geheim"), TransientStoreError),
+        (ssl.SSLCertVerificationError("geheim"), StoreUnusableError),
+        (RuntimeError("geheim"), TransientStoreError),
+        (OverflowError("geheim"), DataRejectedError),
+        (TypeError("geheim"), DataRejectedError),
         (UnicodeEncodeError("utf-8", "geheim", 0, 1, "geheim"), DataRejectedError),
         (asyncpg.InterfaceError("connection is closed"), TransientStoreError),
     ],
-)  # fmt: skip
+)
 def test_an_error_without_a_code_is_judged_by_its_class(exc: Exception, kind: type[Exception]) -> None:
     found = translate(exc)
     assert type(found) is kind

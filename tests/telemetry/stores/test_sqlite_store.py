@@ -390,15 +390,21 @@ def test_a_link_to_a_database_file_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        ("SQLITE_BUSY", TransientStoreError), ("SQLITE_BUSY_SNAPSHOT", TransientStoreError),
-        ("SQLITE_LOCKED", TransientStoreError), ("SQLITE_IOERR_WRITE", TransientStoreError),
-        ("SQLITE_FULL", TransientStoreError), ("SQLITE_CANTOPEN", TransientStoreError),
-        ("SQLITE_CONSTRAINT_NOTNULL", DataRejectedError), ("SQLITE_TOOBIG", DataRejectedError),
-        ("SQLITE_MISMATCH", DataRejectedError), ("SQLITE_ERROR", StoreUnusableError),
-        ("SQLITE_READONLY", StoreUnusableError), ("SQLITE_NOTADB", StoreUnusableError),
+        ("SQLITE_BUSY", TransientStoreError),
+        ("SQLITE_BUSY_SNAPSHOT", TransientStoreError),
+        ("SQLITE_LOCKED", TransientStoreError),
+        ("SQLITE_IOERR_WRITE", TransientStoreError),
+        ("SQLITE_FULL", TransientStoreError),
+        ("SQLITE_CANTOPEN", TransientStoreError),
+        ("SQLITE_CONSTRAINT_NOTNULL", DataRejectedError),
+        ("SQLITE_TOOBIG", DataRejectedError),
+        ("SQLITE_MISMATCH", DataRejectedError),
+        ("SQLITE_ERROR", StoreUnusableError),
+        ("SQLITE_READONLY", StoreUnusableError),
+        ("SQLITE_NOTADB", StoreUnusableError),
         ("SQLITE_CORRUPT", StoreUnusableError),
     ],
-)  # fmt: skip
+)
 def test_an_error_is_judged_by_its_code_never_by_its_text(code: str, kind: type[Exception]) -> None:
     exc = sqlite3.OperationalError("no such table: UNIQUE constraint failed: database is locked geheim")
     exc.sqlite_errorcode = getattr(sqlite3, code)

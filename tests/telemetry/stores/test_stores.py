@@ -91,9 +91,16 @@ async def test_the_longest_texts_and_the_largest_counts_are_stored(subject: Subj
     """Four bytes a character: the entry of an index on run and id must hold them."""
     largest = 2**53 - 1
     (row,) = rows(
-        1, run_id="\U0001f4a5" * 500, phase_id="ß" * 500, model="\u202e" * 500, deliverables=["\U0001f4a5" * 200] * 20,
-        predicted_output_tokens=largest, actual_output_tokens=1, selected_budget=largest, input_tokens=largest,
-    )  # fmt: skip
+        1,
+        run_id="\U0001f4a5" * 500,
+        phase_id="ß" * 500,
+        model="\u202e" * 500,
+        deliverables=["\U0001f4a5" * 200] * 20,
+        predicted_output_tokens=largest,
+        actual_output_tokens=1,
+        selected_budget=largest,
+        input_tokens=largest,
+    )
     assert await subject.store.write([row]) == 1
     await subject.store.close()
     assert subject.count() == 1

@@ -102,9 +102,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     coefficients: Coefficients | None
 
 
-def calibrate(
-    history: History, today: Coefficients, settings: Settings, *, source: str, estimator: str
-) -> Calibration:  # fmt: skip
+def calibrate(history: History, today: Coefficients, settings: Settings, *, source: str, estimator: str) -> Calibration:
     """New coefficients, where the history carries them; `source` and `estimator` name both for people."""
     refusal = _refusal(history.replies, settings)
     fitting, promising = dealt(history.replies, 2) if refusal is None else ([], history.replies)
@@ -206,9 +204,7 @@ def _budgets(
     def budget_before(reply: Reply) -> int:
         return _budget(today, reply, _predicted(before, today, reply))
 
-    return budgets_of(
-        replies, partial(_predicted, after, taken), budget_before, settings.alpha, today.budget_cap
-    )  # fmt: skip
+    return budgets_of(replies, partial(_predicted, after, taken), budget_before, settings.alpha, today.budget_cap)
 
 
 def _changes(replies: Sequence[Reply], before: Model, after: Model) -> Iterator[Change]:
@@ -256,9 +252,7 @@ def _marginals(table: Marginals, name: str, values: Mapping[str, float]) -> Marg
     return Marginals(**{kind: values.get(f"marginal.{name}.{kind}", getattr(table, kind)) for kind in KINDS})
 
 
-def _file(
-    taken: Coefficients, factors: Mapping[str, float], fitted: FitResult, settings: Settings
-) -> Coefficients:  # fmt: skip
+def _file(taken: Coefficients, factors: Mapping[str, float], fitted: FitResult, settings: Settings) -> Coefficients:
     parts = []
     if fitted.outcome == "better":
         parts.append(f"Fitted to {fitted.replies} recorded replies of {fitted.runs} runs.")

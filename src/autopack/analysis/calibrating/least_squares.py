@@ -21,9 +21,7 @@ class Equations:
         self._matrix = [[0.0] * marginals for _ in range(marginals)]
         self._side = [0.0] * marginals
 
-    def add(
-        self, stratum: str, own: float, shares: Sequence[tuple[int, float]], weight: float, pull: float
-    ) -> None:  # fmt: skip
+    def add(self, stratum: str, own: float, shares: Sequence[tuple[int, float]], weight: float, pull: float) -> None:
         """A row: `own` is the factor of its overhead, `shares` are the indices and factors of its marginals."""
         self._diagonal[stratum] += weight * own * own
         self._overhead_side[stratum] += pull * own

@@ -37,10 +37,14 @@ def parts(calibration: Calibration) -> Iterator[Part]:
     if fit.before is not None and fit.after is not None:
         yield "on runs not seen by the fit", ("", "in force", taken), list(_figures(fit))
     if fit.changes:
-        yield _shortened("coefficients", ("", "in force", taken, "replies"), [
-            (escape_terminal(change.name), f"{change.before:g}", f"{change.after:g}", str(change.replies))
-            for change in fit.changes
-        ])  # fmt: skip
+        yield _shortened(
+            "coefficients",
+            ("", "in force", taken, "replies"),
+            [
+                (escape_terminal(change.name), f"{change.before:g}", f"{change.after:g}", str(change.replies))
+                for change in fit.changes
+            ],
+        )
     if calibration.budgets:
         yield _shortened(
             f"budgets that at most {calibration.settings.alpha_percent:g} % of replies exceed",
@@ -54,9 +58,11 @@ def _about_fit(fit: FitResult) -> Iterator[str]:
     if comparison is None:
         yield f"coefficients: {fit.outcome}: {fit.reason}"
         return
-    yield (f"coefficients: {fit.outcome}: {comparison.replies} replies of {comparison.runs} runs in "
-           f"{comparison.folds} folds; typical error before {_factor(comparison.before)}, after "
-           f"{_factor(comparison.after)}")  # fmt: skip
+    yield (
+        f"coefficients: {fit.outcome}: {comparison.replies} replies of {comparison.runs} runs in "
+        f"{comparison.folds} folds; typical error before {_factor(comparison.before)}, after "
+        f"{_factor(comparison.after)}"
+    )
     ratio = comparison.improvement / comparison.standard_error if comparison.standard_error else math.inf
     yield f"  the improvement is {ratio:.1f} of its standard errors; more than {STANDARD_ERRORS:g} are asked for"
 
@@ -66,8 +72,10 @@ def _about_budgets(calibration: Calibration) -> Iterator[str]:
         yield "budgets: skipped: not asked for"
         return
     promised = [budget for budget in calibration.budgets if budget.factor is not None]
-    yield (f"budgets: promised for {len(promised)} of {len(calibration.budgets)} strata"
-           + (f"; price: {_price(promised)}" if promised else ""))  # fmt: skip
+    yield (
+        f"budgets: promised for {len(promised)} of {len(calibration.budgets)} strata"
+        + (f"; price: {_price(promised)}" if promised else "")
+    )
     for budget in calibration.budgets[:MOST_ROWS]:
         if budget.reason:
             yield f"  {escape_terminal(budget.stratum)}: refused: {budget.reason}"

@@ -87,8 +87,10 @@ def _refuse_what_is_not_ours(folder: Path) -> None:
         raise AnalysisError(f"{folder} is not a folder; give the path of one to be made or replaced")
     foreign = [path for path in folder.rglob("*") if not _OURS.fullmatch(path.relative_to(folder).as_posix())]
     if foreign:
-        raise AnalysisError(f"{folder} holds {foreign[0].relative_to(folder)}, which is not of an export; "
-                            "give another folder, this one would be replaced")  # fmt: skip
+        raise AnalysisError(
+            f"{folder} holds {foreign[0].relative_to(folder)}, which is not of an export; "
+            "give another folder, this one would be replaced"
+        )
 
 
 def _sync(folder: Path) -> None:

@@ -36,8 +36,10 @@ class FileLines:
         One without a line, or with headers only, is in order: there was nothing to export.
         """
         if self.claims and not events:
-            raise ReadError(f"{self._name}: none of its {self.claims} line(s) can be read as an event; "
-                            f"--source {self._source} takes {_EXPECTED[self._source]}")  # fmt: skip
+            raise ReadError(
+                f"{self._name}: none of its {self.claims} line(s) can be read as an event; "
+                f"--source {self._source} takes {_EXPECTED[self._source]}"
+            )
 
 
 @contextmanager

@@ -150,11 +150,15 @@ def rows_landed(destination: Destination) -> int:
 def _columns(reader: Reader, connection: Connection, destination: Destination) -> frozenset[str]:
     present = reader.column_names(connection, _TABLE.name)
     if not present:
-        raise ReadError(f"{destination} has no table {_TABLE.name}; record some events first (TELEMETRY_DB_ENABLED=1), "
-                        "or set DATABASE_URL to where they are")  # fmt: skip
+        raise ReadError(
+            f"{destination} has no table {_TABLE.name}; record some events first (TELEMETRY_DB_ENABLED=1), "
+            "or set DATABASE_URL to where they are"
+        )
     if missing := set(PLAN_COLUMNS) - present:
-        raise ReadError(f"{destination}: the table {_TABLE.name} has no column {', '.join(sorted(missing))}; "
-                        "autopack db upgrade mends that")  # fmt: skip
+        raise ReadError(
+            f"{destination}: the table {_TABLE.name} has no column {', '.join(sorted(missing))}; "
+            "autopack db upgrade mends that"
+        )
     return present
 
 

@@ -77,8 +77,10 @@ def _engine(destination: Destination) -> Engine:
     if destination.path is None:
         raise ReadError("a database in memory is gone with its process; set DATABASE_URL to a file")
     if not _exists(destination):
-        raise ReadError(f"there is no database at {destination.path}; record some events first "
-                        "(TELEMETRY_DB_ENABLED=1), or set DATABASE_URL to where they are")  # fmt: skip
+        raise ReadError(
+            f"there is no database at {destination.path}; record some events first "
+            "(TELEMETRY_DB_ENABLED=1), or set DATABASE_URL to where they are"
+        )
     return create_engine(
         "sqlite://", creator=partial(_connect, destination.path), poolclass=NullPool, hide_parameters=True
     )

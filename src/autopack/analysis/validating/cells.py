@@ -23,8 +23,17 @@ class Cell:
     pairs of predicted and, as a lower bound, actual tokens.
     """
 
-    __slots__ = ("failed", "maybe_over", "maybe_under", "over", "smapes", "truncated", "truncated_successes", "under",
-                 "wastes")  # fmt: skip
+    __slots__ = (
+        "failed",
+        "maybe_over",
+        "maybe_under",
+        "over",
+        "smapes",
+        "truncated",
+        "truncated_successes",
+        "under",
+        "wastes",
+    )
 
     def __init__(self) -> None:
         self.under = self.maybe_under = self.over = self.maybe_over = self.truncated = self.failed = 0
@@ -50,9 +59,15 @@ def cells_of(
     """
     cells: defaultdict[int, Cell] = defaultdict(Cell)
     for stratum, at_s, predicted, actual, budget, success, truncated in zip(
-        samples.stratum, samples.at_s, samples.predicted, samples.actual, samples.budget, samples.success,
-        samples.truncated, strict=True,
-    ):  # fmt: skip
+        samples.stratum,
+        samples.at_s,
+        samples.predicted,
+        samples.actual,
+        samples.budget,
+        samples.success,
+        samples.truncated,
+        strict=True,
+    ):
         cell = cells[3 * stratum + (0 if at_s < recent_since_s else 1 if at_s < math.inf else 2)]
         # A quotient is rounded once, and so compares exactly with a factor such as 1.1; a product would not.
         under, over = actual / predicted > underestimation_factor, actual > budget

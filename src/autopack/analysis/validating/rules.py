@@ -87,12 +87,25 @@ class Figure:
 
 
 FIGURES = (
-    Figure("underestimation_percent", "underestimation", "an underestimation rate", "percent", "samples",
-           "max_underestimation_percent"),
+    Figure(
+        "underestimation_percent",
+        "underestimation",
+        "an underestimation rate",
+        "percent",
+        "samples",
+        "max_underestimation_percent",
+    ),
     Figure("truncation_percent", "truncation", "a truncation rate", "percent", "samples", "max_truncation_percent"),
-    Figure("budget_overrun_percent", "budget overrun", "a budget overrun rate", "percent", "samples",
-           "max_budget_overrun_percent"),
+    Figure(
+        "budget_overrun_percent",
+        "budget overrun",
+        "a budget overrun rate",
+        "percent",
+        "samples",
+        "max_budget_overrun_percent",
+    ),
     Figure("waste_p90", "waste P90", "a P90 waste", "factor", "successes", "max_waste_p90", strict=True),
-    Figure("smape_median_percent", "SMAPE median", "a median SMAPE", "percent", "successes",
-           "max_smape_median_percent"),
-)  # fmt: skip
+    Figure(
+        "smape_median_percent", "SMAPE median", "a median SMAPE", "percent", "successes", "max_smape_median_percent"
+    ),
+)

@@ -171,9 +171,7 @@ def _more_needed(basis: Share | Quantile, figure: Figure, limit: float, rules: R
         bad = basis.events + basis.undetermined
         return samples_until(lambda count: _rate_is_shown(bad, count, limit, rules.level), basis.trials)
     bad = basis.beyond(limit, strict=figure.strict)
-    return samples_until(
-        lambda count: _quantile_is_shown(bad, count, basis.fraction, rules.level), len(basis.largest)
-    )  # fmt: skip
+    return samples_until(lambda count: _quantile_is_shown(bad, count, basis.fraction, rules.level), len(basis.largest))
 
 
 def _rate_is_shown(events: int, count: int, limit_percent: float, level: float) -> bool:
@@ -213,9 +211,7 @@ def _strata(samples: Samples, cells: Cells, rules: Rules) -> list[StratumResult]
 def _stratum(category: str, complexity: str, measures: Measures, rules: Rules) -> StratumResult:
     judged = not rules.strata or f"{category}/{complexity}" in rules.strata
     more = max(0, rules.min_per_stratum - measures.n) if judged else 0
-    return StratumResult(
-        category=category, complexity=complexity, judged=judged, more_needed=more, measures=measures
-    )  # fmt: skip
+    return StratumResult(category=category, complexity=complexity, judged=judged, more_needed=more, measures=measures)
 
 
 def _failures(results: Sequence[RuleResult]) -> Iterator[str]:
@@ -275,8 +271,10 @@ def _out_of_reach(count: int, rules: Rules) -> Iterator[str]:
     if least is None:
         yield f"a rate of {limit:g} % cannot be shown by any number of samples"
     elif count < least:
-        yield (f"a rate of {limit:g} % cannot be shown with {count} samples: even if it never happens it takes {least}"
-               "; --provisional judges by points only")  # fmt: skip
+        yield (
+            f"a rate of {limit:g} % cannot be shown with {count} samples: even if it never happens it takes {least}"
+            "; --provisional judges by points only"
+        )
 
 
 FIGURES_BY_NAME = {figure.name: figure for figure in FIGURES}

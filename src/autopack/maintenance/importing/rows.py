@@ -133,20 +133,22 @@ def _payload(timestamp_ns: int, given: dict[str, Any]) -> bytes:
 
 
 def _log_content(record: LogRecord) -> bytes:
-    return _encode_content([
-        None if record.at is None else record.at.isoformat(),
-        record.predicted_output_tokens,
-        record.actual_tokens,
-        record.actual_is_total,
-        record.selected_budget,
-        record.category,
-        record.complexity,
-        record.deliverable_count,
-        record.success,
-        record.truncated,
-        record.stop_reason,
-        record.model,
-    ])  # fmt: skip
+    return _encode_content(
+        [
+            None if record.at is None else record.at.isoformat(),
+            record.predicted_output_tokens,
+            record.actual_tokens,
+            record.actual_is_total,
+            record.selected_budget,
+            record.category,
+            record.complexity,
+            record.deliverable_count,
+            record.success,
+            record.truncated,
+            record.stop_reason,
+            record.model,
+        ]
+    )
 
 
 def _json_object(line: bytes) -> dict[str, Any]:

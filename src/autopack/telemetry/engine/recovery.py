@@ -55,8 +55,10 @@ def recover(
     store.load()
     total = Recovered()
     for fingerprint in fingerprints:
-        total = _sum(total, _recover_one(Journal(folder, fingerprint, settings, _wake_nobody), store, office, settings,
-                                         timeout_s))  # fmt: skip
+        total = _sum(
+            total,
+            _recover_one(Journal(folder, fingerprint, settings, _wake_nobody), store, office, settings, timeout_s),
+        )
         if total.left:
             break
     return total
@@ -67,9 +69,7 @@ def _recover_one(
 ) -> Recovered:
     orders, progress = Orders(), Progress()
     orders.close(timeout_s)
-    worker = Worker(
-        buffer=journal, store=store, office=office, settings=settings, orders=orders, progress=progress
-    )  # fmt: skip
+    worker = Worker(buffer=journal, store=store, office=office, settings=settings, orders=orders, progress=progress)
     try:
         anyio.run(worker.run)
         account = journal.account()

@@ -29,9 +29,27 @@ def to_row(event: Event) -> Row:
     """
     # In the order of Event's fields.
     (
-        timestamp_ns, sequence, run_id, phase_id, category, complexity, deliverables, predicted, actual, budget,
-        success, truncated, stop_reason, model, max_tokens, input_tokens, duration_ms, existing, attributes, unknown,
-    ) = astuple(event)  # fmt: skip
+        timestamp_ns,
+        sequence,
+        run_id,
+        phase_id,
+        category,
+        complexity,
+        deliverables,
+        predicted,
+        actual,
+        budget,
+        success,
+        truncated,
+        stop_reason,
+        model,
+        max_tokens,
+        input_tokens,
+        duration_ms,
+        existing,
+        attributes,
+        unknown,
+    ) = astuple(event)
     if unknown:
         raise ValueError(f"unknown field {next(iter(unknown))!r}")
     # PostgreSQL cannot store NUL in text and SQLite can: decided here, so that both end with the same rows.
@@ -41,14 +59,31 @@ def to_row(event: Event) -> Row:
     smape_percent, waste_ratio, underestimated = accuracy(predicted, actual)
     # In the order of Row's fields.
     return Row(
-        event_uid(timestamp_ns, sequence), run_id, phase_id,
+        event_uid(timestamp_ns, sequence),
+        run_id,
+        phase_id,
         # In parts: a timedelta of so many microseconds alone takes twice the time.
         _EPOCH + timedelta(0, timestamp_ns // 1_000_000_000, timestamp_ns // 1000 % 1_000_000),
-        category, complexity, count, deliverables_json, predicted, actual, budget, max_tokens, success, truncated,
-        stop_reason, model, smape_percent, waste_ratio, underestimated, input_tokens, duration_ms,
+        category,
+        complexity,
+        count,
+        deliverables_json,
+        predicted,
+        actual,
+        budget,
+        max_tokens,
+        success,
+        truncated,
+        stop_reason,
+        model,
+        smape_percent,
+        waste_ratio,
+        underestimated,
+        input_tokens,
+        duration_ms,
         None if existing is None else _count_and_json("existing", existing)[1],
         None if attributes is None else _attributes_json(attributes),
-    )  # fmt: skip
+    )
 
 
 def _reason_of_nul(event: Event) -> str:

@@ -71,9 +71,16 @@ class Header(NamedTuple):
     def pack(self) -> bytes:
         """One copy, with its checksum."""
         body = _HEADER.pack(
-            MAGIC, self.version, 0, FIRST_RECORD, self.size_bytes, self.created_ns, self.first_sequence, self.writer,
+            MAGIC,
+            self.version,
+            0,
+            FIRST_RECORD,
+            self.size_bytes,
+            self.created_ns,
+            self.first_sequence,
+            self.writer,
             self.fingerprint,
-        )  # fmt: skip
+        )
         return (body + _CHECKSUM.pack(crc32(body))).ljust(_COPY_BYTES, b"\0")
 
 

@@ -196,8 +196,10 @@ def _event_uid() -> str:
     instant = '"timestamp"::text::timestamptz'
     milliseconds = f"""lpad(to_hex(least(281474976710655, greatest(0, CASE WHEN isfinite({instant})
         THEN extract(epoch FROM {instant}) * 1000 ELSE 0 END))::bigint), 12, '0')"""
-    return (f"substr({milliseconds}, 1, 8) || '-' || substr({milliseconds}, 9, 4) || '-7' || substr({_RANDOM}, 1, 3) "
-            f"|| '-8' || substr({_RANDOM}, 1, 3) || '-' || substr({_RANDOM}, 1, 12)")  # fmt: skip
+    return (
+        f"substr({milliseconds}, 1, 8) || '-' || substr({milliseconds}, 9, 4) || '-7' || substr({_RANDOM}, 1, 3) "
+        f"|| '-8' || substr({_RANDOM}, 1, 3) || '-' || substr({_RANDOM}, 1, 12)"
+    )
 
 
 def _without_defaults(changed: Mapping[str, str], old: Mapping[str, _Column]) -> list[str]:
@@ -220,8 +222,10 @@ def refuse_views(bind: sa.Connection) -> None:
         {"table": TABLE},
     )
     if views := list(found.scalars()):
-        raise SchemaError(f"the columns of {TABLE} cannot change while a view shows them: drop {', '.join(views)}, "
-                          "start again, and make the views again")  # fmt: skip
+        raise SchemaError(
+            f"the columns of {TABLE} cannot change while a view shows them: drop {', '.join(views)}, "
+            "start again, and make the views again"
+        )
 
 
 def _loosened(foreign: Sequence[_Column], quote: Any) -> Iterator[str]:

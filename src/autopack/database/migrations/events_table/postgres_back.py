@@ -48,5 +48,7 @@ def _sequence() -> Iterator[str]:
     """The one that numbers the rows, behind the highest number that is there; the upgrade may have left it."""
     yield f"CREATE SEQUENCE IF NOT EXISTS {_SEQUENCE}"
     yield f"ALTER SEQUENCE {_SEQUENCE} AS bigint OWNED BY {TABLE}.event_id"
-    yield (f"SELECT setval('{_SEQUENCE}', coalesce(max(event_id), 0) + 1, false) "  # noqa: S608 (our own names)
-           f"FROM {TABLE}")  # fmt: skip
+    yield (
+        f"SELECT setval('{_SEQUENCE}', coalesce(max(event_id), 0) + 1, false) "  # noqa: S608 (our own names)
+        f"FROM {TABLE}"
+    )

@@ -27,10 +27,23 @@ UPGRADE_TIMEOUT_S = 600.0  # the rows of a large table are rewritten
 
 _APPLICATION_NAME = "autopack"
 # What asyncpg reads from a DSN, and only from there.
-_IN_DSN = frozenset({
-    "passfile", "service", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslnegotiation", "sslcrl", "sslpassword",
-    "ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib",
-})  # fmt: skip
+_IN_DSN = frozenset(
+    {
+        "passfile",
+        "service",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslnegotiation",
+        "sslcrl",
+        "sslpassword",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "krbsrvname",
+        "gsslib",
+    }
+)
 _ARRAY_OF = {"VARCHAR": "text[]", "TEXT": "text[]", "BIGINT": "bigint[]", "BOOLEAN": "boolean[]"}
 
 

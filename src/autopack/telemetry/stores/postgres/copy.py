@@ -27,10 +27,30 @@ def _line(row: Row) -> str:
     """One row; runs for every row under the GIL, hence written out, and with the common case first."""
     # In the order of Row's fields.
     (
-        event_uid, run_id, phase_id, timestamp, category, complexity, deliverable_count, deliverables_json, predicted,
-        actual, budget, max_tokens, success, truncated, stop_reason, model, smape_percent, waste_ratio, underestimated,
-        input_tokens, duration_ms, existing_json, attributes_json,
-    ) = astuple(row)  # fmt: skip
+        event_uid,
+        run_id,
+        phase_id,
+        timestamp,
+        category,
+        complexity,
+        deliverable_count,
+        deliverables_json,
+        predicted,
+        actual,
+        budget,
+        max_tokens,
+        success,
+        truncated,
+        stop_reason,
+        model,
+        smape_percent,
+        waste_ratio,
+        underestimated,
+        input_tokens,
+        duration_ms,
+        existing_json,
+        attributes_json,
+    ) = astuple(row)
     texts = f"{run_id}{phase_id}{category}{complexity}{deliverables_json}{stop_reason}{model}{existing_json}{attributes_json}"  # noqa: E501 (a line break in it would be one of the text)
     if "\\" in texts or not texts.isprintable():
         return "\t".join([_escaped(value) for value in astuple(row)]) + "\n"
