@@ -131,8 +131,8 @@ def _copy(source: Destination, destination: Destination, rejects: RejectFile, *,
     except StoreError as exc:
         raise click.ClickException(
             escape_terminal(
-                f"{destination} cannot be written ({exc.code}). What was copied before stays; run it again when that is "
-                "mended, nothing is written twice"
+                f"{destination} cannot be written ({exc.code}). What was copied before stays; run it again when that "
+                "is mended, nothing is written twice"
             )
         ) from exc
 
