@@ -197,20 +197,20 @@ class MemoryPlace(Place):
     def __init__(self, folder: Path, database: Database | None = None) -> None:
         super().__init__(folder, database)
         self._store = MemoryStore()
-        self._letters: list[MemoryDeadLetters] = []
+        self._sinks: list[MemoryDeadLetters] = []
 
     def open(self, **options: Any) -> Telemetry:
         telemetry = Telemetry(self._store, **options)
-        office = telemetry.dead_letters
-        assert isinstance(office, MemoryDeadLetters)
-        self._letters.append(office)
+        dead_letters = telemetry.dead_letters
+        assert isinstance(dead_letters, MemoryDeadLetters)
+        self._sinks.append(dead_letters)
         return telemetry
 
     def rows(self) -> list[dict[str, Any]]:
         return [msgspec.structs.asdict(row) for row in self._store.rows]
 
     def dead_letters(self) -> list[dict[str, Any]]:
-        letters = [letter for office in self._letters for letter in office.letters]
+        letters = [letter for sink in self._sinks for letter in sink.letters]
         return [msgspec.json.decode(msgspec.json.encode(letter)) for letter in letters]
 
 

@@ -35,7 +35,7 @@ def list_command(as_json: bool) -> None:
     """
     unreadable = 0
     shown = 0
-    for letter in _office().read():
+    for letter in _dead_letters().read():
         if letter is None:
             unreadable += 1
             continue
@@ -60,9 +60,9 @@ def retry_command() -> None:
     from autopack.maintenance.redelivery import resend
     from autopack.telemetry.stores.by_url import store_of
 
-    office = _office()
+    dead_letters = _dead_letters()
     try:
-        outcome = anyio.run(resend, office, store_of(current_destination()))
+        outcome = anyio.run(resend, dead_letters, store_of(current_destination()))
     except StoreError as exc:
         raise click.ClickException(f"the database cannot be written ({exc.code}); the dead letters stay") from exc
     click.echo(
@@ -71,7 +71,7 @@ def retry_command() -> None:
     sys.exit(1 if outcome.kept else 0)
 
 
-def _office() -> DeadLetterFile:
+def _dead_letters() -> DeadLetterFile:
     try:
         destination = current_destination()
     except DatabaseUrlError as exc:

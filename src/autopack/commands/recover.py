@@ -126,8 +126,8 @@ def _deliver(
 ) -> Recovered:
     fingerprints = sorted({bytes.fromhex(file.fingerprint) for file in files})
     store = store_of(destination)
-    office = DeadLetterFile(destination.telemetry_dir or folder)
-    return recover(folder, fingerprints, store, office, settings, timeout_s=timeout_s)
+    dead_letters = DeadLetterFile(destination.telemetry_dir or folder)
+    return recover(folder, fingerprints, store, dead_letters, settings, timeout_s=timeout_s)
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypeVar
 
-    from autopack.telemetry.engine.dead_letters import DeadLetterOffice
+    from autopack.telemetry.engine.dead_letters import DeadLetterSink
     from autopack.telemetry.engine.slow_path import Redact
     from autopack.telemetry.engine.stats import TelemetryStats
     from autopack.telemetry.engine.writer import Writer
@@ -277,7 +277,7 @@ class Telemetry:
         return self._writer
 
     @property
-    def dead_letters(self) -> DeadLetterOffice:
+    def dead_letters(self) -> DeadLetterSink:
         """Where refused events go: a `DeadLetterFile`, or `MemoryDeadLetters` for a database in memory."""
         return self._writer.dead_letters
 
@@ -376,7 +376,7 @@ class DisabledTelemetry(Telemetry):
         return False
 
     @property
-    def dead_letters(self) -> DeadLetterOffice:
+    def dead_letters(self) -> DeadLetterSink:
         """None are kept."""
         from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
 

@@ -69,7 +69,7 @@ def dead_letter(rejected: Rejected, *, kind: str, code: str | None = None, attem
     )
 
 
-class DeadLetterOffice(Protocol):
+class DeadLetterSink(Protocol):
     """Where dead letters go."""
 
     def append(self, letters: Sequence[DeadLetter]) -> int:
@@ -112,7 +112,7 @@ class DeadLetterFile:
     def read(self) -> Iterator[DeadLetter | None]:
         """All letters, oldest file first; None for a line that cannot be read, such as the torn end of a crash."""
         for path in self._files():
-            yield from letters_in(path)
+            yield from dead_letters_in(path)
 
     def claim(self) -> list[Path]:
         """Take the present letters out of the way of those that append; returns the files that now hold them."""
@@ -180,7 +180,7 @@ def _fitting(lines: Iterable[bytes], room: int) -> Iterator[bytes]:
         yield line
 
 
-def letters_in(path: Path) -> Iterator[DeadLetter | None]:
+def dead_letters_in(path: Path) -> Iterator[DeadLetter | None]:
     """The letters of one file; None for a line that cannot be read."""
     decoder = msgspec.json.Decoder(DeadLetter)
     with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:

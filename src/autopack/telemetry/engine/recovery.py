@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from autopack.telemetry.engine.control import Orders, Progress
-from autopack.telemetry.engine.dead_letters import DeadLetterOffice
+from autopack.telemetry.engine.dead_letters import DeadLetterSink
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.engine.worker import Worker
 from autopack.telemetry.journal.journal import Journal
@@ -42,7 +42,7 @@ def recover(
     folder: Path,
     fingerprints: Iterable[bytes],
     store: Store,
-    office: DeadLetterOffice,
+    dead_letters: DeadLetterSink,
     settings: Settings,
     *,
     timeout_s: float,
@@ -57,7 +57,9 @@ def recover(
     for fingerprint in fingerprints:
         total = _sum(
             total,
-            _recover_one(Journal(folder, fingerprint, settings, _wake_nobody), store, office, settings, timeout_s),
+            _recover_one(
+                Journal(folder, fingerprint, settings, _wake_nobody), store, dead_letters, settings, timeout_s
+            ),
         )
         if total.left:
             break
@@ -65,11 +67,13 @@ def recover(
 
 
 def _recover_one(
-    journal: Journal, store: Store, office: DeadLetterOffice, settings: Settings, timeout_s: float
+    journal: Journal, store: Store, dead_letters: DeadLetterSink, settings: Settings, timeout_s: float
 ) -> Recovered:
     orders, progress = Orders(), Progress()
     orders.close(timeout_s)
-    worker = Worker(buffer=journal, store=store, office=office, settings=settings, orders=orders, progress=progress)
+    worker = Worker(
+        buffer=journal, store=store, dead_letters=dead_letters, settings=settings, orders=orders, progress=progress
+    )
     try:
         anyio.run(worker.run)
         account = journal.account()

@@ -23,7 +23,7 @@ import anyio.lowlevel
 from autopack.errors import DataRejectedError, StoreError
 from autopack.telemetry import log
 from autopack.telemetry.engine.control import Orders, Progress
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterOffice, dead_letter
+from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, dead_letter
 from autopack.telemetry.engine.queue import Buffer
 from autopack.telemetry.engine.retry import Retries
 from autopack.telemetry.engine.settings import Settings
@@ -59,7 +59,7 @@ class Worker:
         *,
         buffer: Buffer,
         store: Store,
-        office: DeadLetterOffice,
+        dead_letters: DeadLetterSink,
         settings: Settings,
         orders: Orders,
         progress: Progress,
@@ -68,7 +68,7 @@ class Worker:
     ) -> None:
         self._buffer = buffer
         self._store = store
-        self._office = office
+        self._dead_letters = dead_letters
         self._settings = settings
         self._orders = orders
         self._progress = progress
@@ -77,7 +77,7 @@ class Worker:
         self._decode = Decoder()
         self._ahead: Batch | None = None
         self._in_outage = False
-        self._buried_since_said = 0
+        self._dead_lettered_since_logged = 0
         self._silent_until_s = 0.0
 
     async def run(self) -> None:
@@ -151,7 +151,7 @@ class Worker:
         return self._store.max_batch_rows if backlog else min(self._settings.batch_size, self._store.max_batch_rows)
 
     async def _deliver(self, batch: Batch) -> None:
-        self._bury(batch.invalid)
+        self._dead_letter(batch.invalid)
         if not batch.rows:
             return
         writing = self._write(list(batch.rows), batch.rows, batch.payloads)
@@ -175,7 +175,7 @@ class Worker:
                 return False
             if len(keys) == 1:
                 rejected = self._decode.rejected(payloads[keys[0]], f"the database refused it: {refused.code}")
-                self._bury({keys[0]: dead_letter(rejected, kind="data", code=refused.code, attempts=attempts)})
+                self._dead_letter({keys[0]: dead_letter(rejected, kind="data", code=refused.code, attempts=attempts)})
                 return True
         middle = len(keys) // 2
         first_refused = await self._write(keys[:middle], rows, payloads)
@@ -198,23 +198,23 @@ class Worker:
                 self._settle(keys, written=new, duplicates=len(keys) - new)
                 return None, retries.failures + 1
 
-    def _bury(self, letters: Mapping[int, DeadLetter]) -> None:
+    def _dead_letter(self, letters: Mapping[int, DeadLetter]) -> None:
         if not letters:
             return
-        lost = self._office.append(list(letters.values()))
+        lost = self._dead_letters.append(list(letters.values()))
         for _ in range(lost):
             self._progress.dead_letters_lost.add()
         self._settle(letters, dead_lettered=len(letters))
-        self._buried_since_said += len(letters)
-        self._say_buried(next(iter(letters.values())).reason)
+        self._dead_lettered_since_logged += len(letters)
+        self._log_dead_letters(next(iter(letters.values())).reason)
 
-    def _say_buried(self, reason: str) -> None:
+    def _log_dead_letters(self, reason: str) -> None:
         """Rarely: a logging pipeline that records what it logs must not feed itself. The line at close is exact."""
         now_s = self._clock_s()
         if now_s < self._silent_until_s:
             return
         self._silent_until_s = now_s + _SILENCE_S
-        count, self._buried_since_said = self._buried_since_said, 0
+        count, self._dead_lettered_since_logged = self._dead_lettered_since_logged, 0
         log.warning("%d event(s) went to the dead letters, the last because: %r", count, reason)
 
     def _settle(self, keys: Mapping[int, object] | list[int], **counts: int) -> None:

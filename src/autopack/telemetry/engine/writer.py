@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from autopack.telemetry import lifecycle, log
 from autopack.telemetry.counters import Drops
 from autopack.telemetry.engine.control import Orders, Progress
-from autopack.telemetry.engine.dead_letters import DeadLetterFile, DeadLetterOffice, MemoryDeadLetters
+from autopack.telemetry.engine.dead_letters import DeadLetterFile, DeadLetterSink, MemoryDeadLetters
 from autopack.telemetry.engine.queue import Buffer, MemoryBuffer
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.journal.journal import Journal, fingerprint_of
@@ -38,7 +38,7 @@ class Writer:
         self.buffer = self._make_buffer(store, settings, journal_folder)
         self.progress = Progress()
         self.drops = Drops()
-        self.dead_letters: DeadLetterOffice = (
+        self.dead_letters: DeadLetterSink = (
             MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
         )
         self._store = store
@@ -257,7 +257,7 @@ class Writer:
         return Worker(
             buffer=self.buffer,
             store=self._store,
-            office=self.dead_letters,
+            dead_letters=self.dead_letters,
             settings=self._settings,
             orders=self._orders,
             progress=self.progress,

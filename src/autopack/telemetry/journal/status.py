@@ -90,12 +90,12 @@ def journal_state(folder: Path, fingerprint: bytes) -> JournalState:
 
 def dead_letter_state(folder: Path) -> DeadLetterState:
     """The dead letters in a telemetry folder. Raises OSError where they cannot be read."""
-    office = DeadLetterFile(folder)
+    dead_letters = DeadLetterFile(folder)
     unreadable = waiting = 0
-    for letter in office.read():
+    for letter in dead_letters.read():
         unreadable += letter is None
         waiting += letter is not None
-    size_bytes = office.path.stat().st_size if office.path.exists() else 0
+    size_bytes = dead_letters.path.stat().st_size if dead_letters.path.exists() else 0
     return DeadLetterState(waiting, unreadable, full=size_bytes >= DEAD_LETTERS_MAX_BYTES - _LARGEST_LETTER_BYTES)
 
 
