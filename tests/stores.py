@@ -39,8 +39,8 @@ class WrappedStore:
         return self.inner.max_batch_rows
 
     @property
-    def works_elsewhere(self) -> bool:
-        return self.inner.works_elsewhere
+    def is_remote(self) -> bool:
+        return self.inner.is_remote
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -61,8 +61,8 @@ class WrappedStore:
         self.closes += 1
         await self.inner.close(final=final)
 
-    def forked(self) -> Store:
-        return self.inner.forked()
+    def reset_in_child(self) -> Store:
+        return self.inner.reset_in_child()
 
 
 class FlakyStore(WrappedStore):
@@ -138,7 +138,7 @@ class SlowStore(WrappedStore):
     """
 
     max_batch_rows = 10
-    works_elsewhere = True
+    is_remote = True
 
     def __init__(self, inner: Store | None = None, *, error: Exception | None = None) -> None:
         super().__init__(inner)

@@ -13,7 +13,7 @@ from tests.read_side import autopack, make_database
 from tests.write_side import dead_letter_file, phases_of
 
 from autopack.telemetry.engine.dead_letters import MAX_BYTES
-from autopack.telemetry.journal.segment import FORMAT_VERSION, Header
+from autopack.telemetry.journal.format import FORMAT_VERSION, Header
 
 
 @pytest.fixture

@@ -270,14 +270,14 @@ def test_a_full_batch_is_written_without_a_flush_and_without_the_interval(place:
     with place.open(batch_size=10, flush_interval_s=3600) as telemetry:
         for _ in range(21):
             telemetry.record(**event())
-        changed = telemetry.writer.progress.wait_for(lambda: telemetry.stats().written >= 20, 30)
+        changed = telemetry.writer.state.wait_for(lambda: telemetry.stats().written >= 20, 30)
         assert changed, telemetry.stats()
 
 
 def test_a_smaller_batch_is_written_when_the_interval_is_over(place: Place) -> None:
     with place.open(flush_interval_s=0.05) as telemetry:
         telemetry.record(**event())
-        assert telemetry.writer.progress.wait_for(lambda: telemetry.stats().written == 1, 30), telemetry.stats()
+        assert telemetry.writer.state.wait_for(lambda: telemetry.stats().written == 1, 30), telemetry.stats()
 
 
 def test_a_backlog_drains_in_one_close(place: Place) -> None:

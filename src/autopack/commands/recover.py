@@ -14,10 +14,10 @@ from autopack.database.destination import Destination, current_destination
 from autopack.errors import ConfigError
 from autopack.telemetry import log
 from autopack.telemetry.engine.dead_letters import DeadLetterFile
-from autopack.telemetry.engine.recovery import Recovered, recover
+from autopack.telemetry.engine.recovery import RecoveryResult, recover
 from autopack.telemetry.engine.settings import AUTO, Settings, journal_folder, resolve
 from autopack.telemetry.journal.journal import fingerprint_of
-from autopack.telemetry.journal.status import SegmentFile, journal_state
+from autopack.telemetry.journal.status import SegmentFile, journal_status
 from autopack.telemetry.stores.by_url import store_of
 
 
@@ -32,7 +32,7 @@ class Report(msgspec.Struct, frozen=True):
     database: str
     journal: str
     segments: int
-    events: Recovered
+    events: RecoveryResult
     left: int
     corrupt: list[str]
     left_alone: list[SegmentFile]
@@ -106,10 +106,10 @@ def _recover(
     destination: Destination, folder: Path, settings: Settings, timeout_s: float, *, any_destination: bool
 ) -> Report:
     ours = fingerprint_of(destination.identity or "")
-    before = journal_state(folder, ours)
+    before = journal_status(folder, ours)
     wanted = [file for file in before.orphaned if file.ours or any_destination]
-    events = _deliver(wanted, destination, folder, settings, timeout_s) if wanted else Recovered()
-    after = journal_state(folder, ours)
+    events = _deliver(wanted, destination, folder, settings, timeout_s) if wanted else RecoveryResult()
+    after = journal_status(folder, ours)
     return Report(
         database=str(destination),
         journal=str(folder),
@@ -123,7 +123,7 @@ def _recover(
 
 def _deliver(
     files: Sequence[SegmentFile], destination: Destination, folder: Path, settings: Settings, timeout_s: float
-) -> Recovered:
+) -> RecoveryResult:
     fingerprints = sorted({bytes.fromhex(file.fingerprint) for file in files})
     store = store_of(destination)
     dead_letters = DeadLetterFile(destination.telemetry_dir or folder)

@@ -8,9 +8,10 @@ import msgspec
 
 from autopack.analysis.reading.status import Status, database_status
 from autopack.database.destination import Destination
+from autopack.telemetry.engine.dead_letters import DeadLetterStatus, dead_letter_status
 from autopack.telemetry.engine.settings import AUTO, journal_folder
 from autopack.telemetry.journal.journal import fingerprint_of
-from autopack.telemetry.journal.status import DeadLetterState, JournalState, dead_letter_state, journal_state
+from autopack.telemetry.journal.status import JournalStatus, journal_status
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -22,10 +23,10 @@ class StatusReport(msgspec.Struct, frozen=True):
     """
 
     database: Status
-    journal: JournalState | None
+    journal: JournalStatus | None
     waiting: int
     waiting_of_dead_writers: int
-    dead_letters: DeadLetterState | None
+    dead_letters: DeadLetterStatus | None
     problems: list[str]
 
     @property
@@ -50,17 +51,17 @@ def status_report(destination: Destination) -> StatusReport:
     )
 
 
-def _journal(destination: Destination) -> JournalState | None:
+def _journal(destination: Destination) -> JournalStatus | None:
     folder = journal_folder(AUTO, destination.telemetry_dir) if destination.identity else None
-    return None if folder is None else journal_state(folder, fingerprint_of(destination.identity or ""))
+    return None if folder is None else journal_status(folder, fingerprint_of(destination.identity or ""))
 
 
-def _dead_letters(destination: Destination) -> DeadLetterState | None:
-    return None if destination.telemetry_dir is None else dead_letter_state(destination.telemetry_dir)
+def _dead_letters(destination: Destination) -> DeadLetterStatus | None:
+    return None if destination.telemetry_dir is None else dead_letter_status(destination.telemetry_dir)
 
 
 def _problems(
-    database: Status, dead: int, journal: JournalState | None, letters: DeadLetterState | None
+    database: Status, dead: int, journal: JournalStatus | None, letters: DeadLetterStatus | None
 ) -> Iterator[str]:
     if not database.reachable:
         yield "the database cannot be read"

@@ -225,7 +225,7 @@ def test_a_data_error_of_a_single_event_takes_one_statement_and_no_wait() -> Non
 
 def wait_until_taken(telemetry: Telemetry, backlog: int) -> None:
     end_s = time.monotonic() + 30
-    while telemetry.writer.buffer.backlog != backlog:
+    while telemetry.writer.queue.backlog != backlog:
         assert time.monotonic() < end_s
         threading.Event().wait(0.001)
 

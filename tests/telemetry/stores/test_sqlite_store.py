@@ -58,7 +58,7 @@ def store_at(path: Path) -> SqliteStore:
 
 def wait_until(telemetry: Telemetry, what: str) -> None:
     """Until the writer has told of an error that begins so."""
-    found = telemetry.writer.progress.wait_for(lambda: (telemetry.stats().last_error or "").startswith(what), 0)
+    found = telemetry.writer.state.wait_for(lambda: (telemetry.stats().last_error or "").startswith(what), 0)
     deadline_s = time.monotonic() + 30
     while not found and time.monotonic() < deadline_s:
         telemetry.flush(0.05)

@@ -147,7 +147,7 @@ def test_what_the_database_refuses_costs_one_event_wherever_it_stands(subject: S
 
 
 async def test_a_store_in_a_forked_child_is_another_one_for_the_same_place(subject: Subject) -> None:
-    child = subject.store.forked()
+    child = subject.store.reset_in_child()
     assert (child.identity, child.telemetry_dir) == (subject.store.identity, subject.store.telemetry_dir)
     assert child.max_batch_rows == subject.store.max_batch_rows
 

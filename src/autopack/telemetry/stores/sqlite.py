@@ -125,7 +125,7 @@ class SqliteStore:
     """One SQLite file, or a database in memory that lives as long as its connection."""
 
     max_batch_rows = _MAX_VARIABLES // len(Row.__struct_fields__)
-    works_elsewhere = False
+    is_remote = False
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
@@ -172,9 +172,9 @@ class SqliteStore:
         if final or self._destination.path is not None or self._driver is None:
             await self._disconnect()
 
-    def forked(self) -> SqliteStore:
-        """See `Store.forked`."""
-        lifecycle.keep(self)  # closing a copy of its connection would write into the parent's files
+    def reset_in_child(self) -> SqliteStore:
+        """See `Store.reset_in_child`."""
+        lifecycle.keep_uncollected(self)  # closing a copy of its connection would write into the parent's files
         return SqliteStore(self._destination)
 
     async def _write(self, rows: Sequence[Row]) -> Any:

@@ -44,7 +44,7 @@ class PostgresStore:
     """
 
     max_batch_rows = 2_000
-    works_elsewhere = True
+    is_remote = True
 
     def __init__(self, destination: Destination, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> None:
         assert destination.server is not None  # noqa: S101 (for the type checker; `by_url` chose this store for it)
@@ -129,9 +129,9 @@ class PostgresStore:
         """See `Store.close`."""
         await self._disconnect(politely=True)
 
-    def forked(self) -> PostgresStore:
-        """See `Store.forked`."""
-        lifecycle.keep(self)  # closing a copy of its connection would end the parent's session
+    def reset_in_child(self) -> PostgresStore:
+        """See `Store.reset_in_child`."""
+        lifecycle.keep_uncollected(self)  # closing a copy of its connection would end the parent's session
         return PostgresStore(self._destination, command_timeout_s=self._command_timeout_s)
 
     async def _connect(self) -> None:
