@@ -18,18 +18,18 @@ import msgspec
 from benchmarks.call_site import FIELDS, KEYWORDS, Loops
 from benchmarks.candidates import empty_named
 from benchmarks.report import Line, Options, Section, Table
-from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
+from benchmarks.rows import MAX_BATCH_ROWS, connect, insert_ready, make_database, make_rows
 
 from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.queue import MemoryQueue
 from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import Event
+from autopack.telemetry.event.schema import FIELD_NAMES, Event
 from autopack.telemetry.event.wire import encode
 from autopack.telemetry.stores.sqlite import SqliteStore
 
-_BATCH = SqliteStore.max_batch_rows
-_VALUES = (time.time_ns(), 1 << 40, *FIELDS.values(), None, None)
+_BATCH = MAX_BATCH_ROWS
+_VALUES = (time.time_ns(), 1 << 40, *FIELDS.values(), *[None] * (len(FIELD_NAMES) - len(FIELDS)))
 
 Step = Callable[[], Awaitable[float]]
 
@@ -67,7 +67,7 @@ async def _measure(folder: Path, repetitions: int) -> dict[str, list[float]]:
             return (time.process_time_ns() - begin) / _BATCH
 
         async def write_ready() -> float:
-            tuples = ready_tuples(make_rows(_BATCH))
+            tuples = make_rows(_BATCH)
             return _cpu_of(lambda: insert_ready(connection, tuples))
 
         payloads = [encode(_VALUES) for _ in range(_BATCH)]

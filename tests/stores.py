@@ -17,7 +17,7 @@ from autopack.database.destination import parse_database_url
 from autopack.errors import DataRejectedError, StoreError, TransientStoreError
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import Row, as_read
 from autopack.telemetry.stores import MemoryStore, Store
 
 
@@ -30,7 +30,7 @@ class WrappedStore:
         self.closes = 0
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Any]:
         assert isinstance(self.inner, MemoryStore)
         return self.inner.rows
 
@@ -160,12 +160,12 @@ class SlowStore(WrappedStore):
 class RefusingStore(WrappedStore):
     """Refuses a batch that holds a bad row, like a constraint that our own validation does not know of."""
 
-    def __init__(self, inner: Store | None = None, *, bad: Callable[[Row], bool]) -> None:
+    def __init__(self, inner: Store | None = None, *, bad: Callable[[Any], bool]) -> None:
         super().__init__(inner)
         self._bad = bad
 
     async def write(self, rows: Sequence[Row]) -> int:
-        if any(map(self._bad, rows)):
+        if any(map(self._bad, map(as_read, rows))):
             self.writes += 1
             raise DataRejectedError("CHECK")
         return await super().write(rows)
@@ -207,7 +207,7 @@ class MemoryPlace(Place):
         return telemetry
 
     def rows(self) -> list[dict[str, Any]]:
-        return [msgspec.structs.asdict(row) for row in self._store.rows]
+        return [row._asdict() for row in self._store.rows]
 
     def dead_letters(self) -> list[dict[str, Any]]:
         letters = [letter for sink in self._sinks for letter in sink.letters]

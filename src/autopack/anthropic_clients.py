@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from autopack._util.text import truncate_for_display
 from autopack.build.call_failures import describe_call_error
@@ -34,6 +34,8 @@ from autopack.estimation.deliverables import flatten_deliverables
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
+    from autopack.telemetry.event.schema import EventFields
+
 DEFAULT_MODEL = "claude-sonnet-5-5"  # claude-sonnet-4-5, on which the figures were measured, ends in November 2026
 CEILING_FLOOR_TOKENS = 16_384
 
@@ -43,7 +45,7 @@ logger = logging.getLogger(__name__)
 class EventSink(Protocol):
     """Takes events; `autopack.telemetry.Telemetry` is one."""
 
-    def record(self, **fields: Any) -> bool:
+    def record(self, **fields: Unpack[EventFields]) -> bool:
         """Takes one event; whether it was accepted."""
 
 

@@ -14,11 +14,11 @@ import msgspec
 
 from autopack.analysis.reading.records import EventRecord
 from autopack.maintenance.importing.rows import NoEvent, RowMaker
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import ROW_TYPES, TABLE, Row, positions
 
-COLUMNS = Row.__struct_fields__
-_TIMESTAMP = COLUMNS.index("timestamp")
-_FLAGS = tuple(map(COLUMNS.index, ("success", "truncated", "underestimated")))
+COLUMNS = TABLE.names
+_INSTANTS = positions("instant")
+_FLAGS = positions("truth")
 _TRUTH = {0: False, 1: True}
 
 
@@ -34,12 +34,14 @@ def from_columns(rows: Iterable[Sequence[Any]]) -> Iterator[Row | Misfit]:
     for values in rows:
         fields = list(values)
         try:
-            fields[_TIMESTAMP] = _instant(values[_TIMESTAMP])
+            for number in _INSTANTS:
+                fields[number] = _instant(fields[number])
             for flag in _FLAGS:
                 fields[flag] = _TRUTH.get(fields[flag], fields[flag])
-            yield msgspec.convert(dict(zip(COLUMNS, fields, strict=True)), Row)
+            row: Row = msgspec.convert(fields, ROW_TYPES)
+            yield row
         except (ValueError, TypeError) as exc:
-            yield Misfit(str(exc), _shown(dict(zip(COLUMNS, values, strict=True))))
+            yield Misfit(_by_name(str(exc)), _shown(dict(zip(COLUMNS, values, strict=True))))
 
 
 def from_records(records: Iterable[EventRecord]) -> Iterator[Row | Misfit]:
@@ -53,12 +55,20 @@ def from_records(records: Iterable[EventRecord]) -> Iterator[Row | Misfit]:
             yield Misfit(str(exc), line)
 
 
-def _instant(stored: Any) -> datetime:
+def _by_name(reason: str) -> str:
+    """Msgspec names a value by its position, `$[7]`; people know it by its column."""
+    for number, name in enumerate(COLUMNS):
+        reason = reason.replace(f"`$[{number}]`", f"`{name}`")
+    return reason
+
+
+def _instant(stored: Any) -> str:
     try:
         instant = datetime.fromisoformat(stored)
     except (TypeError, ValueError) as exc:
         raise ValueError("timestamp: not an instant") from exc
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    wall_clock = instant if instant.tzinfo is None else instant.astimezone(UTC).replace(tzinfo=None)
+    return wall_clock.isoformat(" ", "microseconds")
 
 
 def _shown(row: Any) -> bytes:

@@ -20,7 +20,7 @@ from autopack.maintenance.bulk_write import write_apart
 from autopack.maintenance.copy_rows import COLUMNS, Misfit, from_columns, from_records
 from autopack.maintenance.importing.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import Row, named
 from autopack.telemetry.stores.base import Store
 
 T = TypeVar("T")
@@ -69,14 +69,14 @@ async def copy(
     """
     read = written = 0
     for batch in _batches(iter(rows), min(_BATCH_ROWS, store.max_batch_rows) if store else _BATCH_ROWS):
-        fit = {read + number: row for number, row in enumerate(batch, 1) if isinstance(row, Row)}
+        fit = {read + number: row for number, row in enumerate(batch, 1) if not isinstance(row, Misfit)}
         new, refused = await write_apart(store, list(fit.values())) if store else (0, {})
         codes = {number: refused[place] for place, number in enumerate(fit) if place in refused}
         for number, row in enumerate(batch, read + 1):
             if isinstance(row, Misfit):
                 rejects.add(name, number, row.reason, row.text)
             elif number in codes:
-                rejects.add(name, number, f"the database refused it: {codes[number]}", msgspec.json.encode(row))
+                rejects.add(name, number, f"the database refused it: {codes[number]}", msgspec.json.encode(named(row)))
         read += len(batch)
         written += new
         progress(len(batch))

@@ -18,7 +18,6 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_co
 from autopack.analysis.reading import sqlite_reader
 from autopack.analysis.reading.records import (
     COLUMNS,
-    PLAN_COLUMNS,
     EventRecord,
     Unreadable,
     record_of,
@@ -30,6 +29,7 @@ from autopack.analysis.reading.streaming import Block
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 from autopack.models import TokenEstimationV2Event
+from autopack.telemetry.event.schema import HOST_COLUMNS
 
 _TABLE = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
 _ROW_NUMBER: ColumnElement[int] = literal_column("rowid")  # of SQLite only
@@ -154,7 +154,7 @@ def _columns(reader: Reader, connection: Connection, destination: Destination) -
             f"{destination} has no table {_TABLE.name}; record some events first (TELEMETRY_DB_ENABLED=1), "
             "or set DATABASE_URL to where they are"
         )
-    if missing := set(PLAN_COLUMNS) - present:
+    if missing := set(HOST_COLUMNS) - present:
         raise ReadError(
             f"{destination}: the table {_TABLE.name} has no column {', '.join(sorted(missing))}; "
             "autopack db upgrade mends that"

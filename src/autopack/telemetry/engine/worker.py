@@ -129,11 +129,11 @@ class Worker:
         rows: dict[int, Row] = {}
         invalid: dict[int, DeadLetter] = {}
         for number, (key, payload) in enumerate(payloads.items(), 1):
-            match self._decode(payload):
-                case Row() as row:
-                    rows[key] = row
-                case Rejected() as rejected:
-                    invalid[key] = dead_letter(rejected, kind="invalid")
+            decoded = self._decode(payload)
+            if isinstance(decoded, Rejected):
+                invalid[key] = dead_letter(decoded, kind="invalid")
+            else:
+                rows[key] = decoded
             if number % _SLICE_EVENTS == 0 and self._store.is_remote:
                 await anyio.lowlevel.checkpoint()
         return Batch(payloads, rows, invalid) if payloads else None
