@@ -23,10 +23,10 @@ from tests.write_side import rows_of
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines
 from autopack.errors import StoreUnusableError
-from autopack.maintenance.importing.importer import Imported, import_stream
-from autopack.maintenance.importing.reading import FileReader, ReadLine
-from autopack.maintenance.importing.rejects import RejectFile
-from autopack.maintenance.importing.rows import NoEvent, RowMaker
+from autopack.maintenance.import_lines import FileReader, ReadLine
+from autopack.maintenance.import_rows import NoEvent, RowMaker
+from autopack.maintenance.importing import Imported, import_stream
+from autopack.maintenance.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event
 
 FIELDS = (

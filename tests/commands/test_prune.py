@@ -24,8 +24,7 @@ from tests.write_side import event as recorded
 
 from autopack.analysis.reading.rows import count_and_newest
 from autopack.database.destination import Destination, parse_database_url
-from autopack.maintenance.ages import LEAST, MOST, parse_age
-from autopack.maintenance.pruning import Pace, count_older, prune
+from autopack.maintenance.pruning import LEAST_AGE, MOST_AGE, Pace, count_older, parse_age, prune
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import Telemetry
 
@@ -271,7 +270,7 @@ def test_no_text_is_an_age_out_of_bounds(text: str) -> None:
         age = parse_age(text)
     except ValueError:
         return
-    assert LEAST <= age <= MOST
+    assert LEAST_AGE <= age <= MOST_AGE
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Literal
 import click
 import msgspec
 
-from autopack._util.text import escape_json, escape_terminal
-from autopack.commands._explained import as_click_error
+from autopack._util.text import escape_terminal
+from autopack.commands._output import print_json
+from autopack.commands._reading import announced_database, as_click_error
 from autopack.database import migrations
-from autopack.database.destination import Destination, current_destination
 from autopack.database.preflight import database_problem
 from autopack.maintenance.schema import State, downgrade, state_of, upgrade
 
@@ -53,7 +53,7 @@ def upgrade_command() -> None:
 
     Example: autopack db upgrade
     """
-    destination = _announced()
+    destination = announced_database()
     if destination.in_memory:
         raise click.ClickException("a database in memory is gone with its process; set DATABASE_URL")
     if problem := database_problem(destination):
@@ -76,7 +76,7 @@ def downgrade_command() -> None:
 
     Example: autopack db downgrade --yes
     """
-    destination = _announced()
+    destination = announced_database()
     with as_click_error(destination, "cannot be downgraded"):
         downgrade(destination)
     click.echo(f"downgraded from {migrations.HEAD} to the plan's own table")
@@ -92,12 +92,11 @@ def current_command(as_json: bool) -> None:
 
     Example: autopack db current --json
     """
-    destination = _announced()
+    destination = announced_database()
     with as_click_error(destination, "cannot be read"):
         revision, state = state_of(destination)
     if as_json:
-        current = Current(str(destination), revision, migrations.HEAD, state)
-        click.echo(escape_json(msgspec.json.encode(current).decode()))
+        print_json(Current(str(destination), revision, migrations.HEAD, state))
     else:
         click.echo(
             f"revision: {escape_terminal(revision or 'none')}\nprogram:  {migrations.HEAD}\nstate:    {_SAID[state]}"
@@ -115,11 +114,5 @@ def sql_command(dialect: Literal["sqlite", "postgresql"] | None) -> None:
     Example: autopack db sql --dialect postgresql
     """
     if dialect is None:
-        dialect = _announced().dialect
+        dialect = announced_database().dialect
     click.echo(migrations.upgrade_sql(dialect), nl=False)
-
-
-def _announced() -> Destination:
-    destination = current_destination()
-    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
-    return destination

@@ -18,8 +18,8 @@ from autopack.analysis.exporting.text import Format, encoded_lines
 from autopack.analysis.reading.rows import Events, open_events
 from autopack.analysis.reading.selection import Selection
 from autopack.commands._options import selection_options
-from autopack.commands._standard_error import note, tracked
-from autopack.database.destination import current_destination
+from autopack.commands._output import note, tracked
+from autopack.commands._reading import database_to_read
 
 T = TypeVar("T")
 _BUFFER_BYTES = 1 << 16
@@ -49,9 +49,7 @@ def export_command(
     target = None if output is None else Path(output)
     into_folder = output is not None and output.endswith("/")
     _check_use(output_format, target, into_folder=into_folder)
-    destination = current_destination()
-    note(f"# Database: {destination}")
-    with open_events(destination, selection) as events:
+    with open_events(database_to_read(), selection) as events:
         note("# TokenEstimationV2 Telemetry Export")
         note(f"# Total events: {events.total}")
         if output_format == "parquet":

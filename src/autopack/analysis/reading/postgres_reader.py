@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, DateTime, Engine, Select, Text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import NullType
 
-from autopack.analysis.reading.streaming import Block, streamed
+from autopack.analysis.reading.reader import Block, streamed
 from autopack.database import engine_for
 from autopack.database.destination import Destination
 from autopack.database.driver_errors import describe_driver_error

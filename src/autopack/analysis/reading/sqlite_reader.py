@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
-from autopack.analysis.reading.streaming import Block, streamed
+from autopack.analysis.reading.reader import Block, streamed
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 

@@ -16,6 +16,7 @@ import msgspec
 
 from autopack.analysis.accuracy import DEFINITIONS, Accuracy, accuracy_of, percent
 from autopack.analysis.reading.records import SIMULATED_PREFIX
+from autopack.estimation.metrics import is_whole_call
 
 MAX_SYNTHETIC = 10_000
 
@@ -47,7 +48,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     attributes: Any = None
 
 
-class Counts(msgspec.Struct):
+class ReplayCounts(msgspec.Struct):
     """What became of the records: `read` is every one, `compared` those that the figures are made of.
 
     Left out: `skipped` (unreadable), `duplicates` (the same event again), `simulated`, `totals` (only the tokens of
@@ -84,12 +85,12 @@ class Group(msgspec.Struct, frozen=True):
     today: Accuracy
 
 
-class Report(msgspec.Struct, frozen=True):
+class ReplayReport(msgspec.Struct, frozen=True):
     """A whole replay; `overall` is None where nothing was left to compare."""
 
     source: str
     estimator: str
-    counts: Counts
+    counts: ReplayCounts
     overall: Group | None
     by_category: list[Group]
     by_complexity: list[Group]
@@ -101,7 +102,7 @@ class Replay:
     """Collects observations, then reports."""
 
     def __init__(self, predict: Predict, *, include_simulated: bool = False) -> None:
-        self.counts = Counts()
+        self.counts = ReplayCounts()
         self._predict = predict
         self._include_simulated = include_simulated
         self._recorded, self._today, self._actual, self._truncated = array("q"), array("q"), array("q"), array("b")
@@ -118,13 +119,13 @@ class Replay:
             elif self._is_wanted(observation):
                 self._compare(observation)
 
-    def report(self, source: str, estimator: str) -> Report:
+    def report(self, source: str, estimator: str) -> ReplayReport:
         """The figures so far."""
         by_category, by_complexity, by_deliverables = self._groups
         rows = range(len(self._actual))
         self.counts.phases = len(set(self._phases))
         self.counts.repeated_attempts = len(self._phases) - self.counts.phases
-        return Report(
+        return ReplayReport(
             source=source,
             estimator=estimator,
             counts=self.counts,
@@ -200,8 +201,7 @@ class Replay:
 
 def is_total(observation: Observation) -> bool:
     """Whether its count is of the whole call."""
-    attributes = observation.attributes
-    return observation.actual_is_total or (isinstance(attributes, dict) and attributes.get("usage") == "total")
+    return observation.actual_is_total or is_whole_call(observation.attributes)
 
 
 def is_synthetic(observation: Observation) -> bool:

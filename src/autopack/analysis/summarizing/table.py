@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from autopack._util.text import truncate_for_display
 from autopack.analysis.sampling.samples import Samples
 from autopack.analysis.summarizing.periods import Grid, Period, by_stratum, periods_of
+from autopack.analysis.tables import Part
 from autopack.analysis.validating.estimate_text import interval_text, point_text
 from autopack.analysis.validating.measures import Estimate, Measures
 from autopack.analysis.validating.rules import FIGURES, Figure
 from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, StratumResult, Validation
-from autopack.commands._tables import Part
 
 MOST_STRATA = 25
 MOST_PERIODS = 24

@@ -7,9 +7,10 @@ from typing import Any
 
 from autopack._util.text import truncate_for_display
 from autopack.analysis.reading.records import EventRecord
+from autopack.analysis.tables import padded
 
 HEADER = ("time (UTC)", "run/phase", "category/complexity", "predicted", "actual", "waste", "budget", "outcome, model")
-_WIDTHS = (19, 30, 24, 9, 9, 7, 9)
+_WIDTHS = (19, 30, 24, 9, 9, 7, 9, 0)
 _NUMBERS = range(3, 7)
 _ABOVE = 1000
 
@@ -24,7 +25,7 @@ class Line:
 
 def header_line() -> str:
     """What stands above the lines."""
-    return _aligned(HEADER)
+    return padded(HEADER, _WIDTHS, _NUMBERS)
 
 
 def line_of(record: EventRecord) -> Line:
@@ -40,7 +41,7 @@ def line_of(record: EventRecord) -> Line:
         _count(record.selected_budget),
         f"{', '.join(outcome) or 'ok'}  {truncate_for_display(str(record.model), 40)}",
     )
-    return Line(_aligned(cells), bool(outcome))
+    return Line(padded(cells, _WIDTHS, _NUMBERS), bool(outcome))
 
 
 def _outcome(record: EventRecord) -> list[str]:
@@ -67,11 +68,3 @@ def _count(value: Any) -> str:
 def _name(text: str, width: int) -> str:
     shown = truncate_for_display(text, 500)
     return shown if len(shown) <= width else f"{shown[: width // 2 - 1]}…{shown[-(width - width // 2) :]}"
-
-
-def _aligned(cells: tuple[str, ...]) -> str:
-    padded = [
-        cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=False))
-    ]
-    return "  ".join([*padded, cells[-1]])

@@ -9,7 +9,7 @@ from typing import Literal
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES
 from autopack.analysis.reading.logs import TAG, parse_line
-from autopack.maintenance.importing.rows import NoEvent, RowMaker
+from autopack.maintenance.import_rows import NoEvent, RowMaker
 from autopack.telemetry.event.schema import Row
 
 Format = Literal["auto", "log", "ndjson"]

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from autopack._util.ids import event_uid
 from autopack.analysis.reading.logs import LogRecord
 from autopack.analysis.reading.selection import parse_instant
+from autopack.estimation.metrics import WHOLE_CALL
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.decode import Decoder, encode_given
 from autopack.telemetry.event.missing import MISSING
@@ -78,7 +79,7 @@ class RowMaker:
             "truncated": record.truncated,
             "stop_reason": record.stop_reason,
             "model": record.model,
-            "attributes": {"usage": "total"} if record.actual_is_total else None,
+            "attributes": dict(WHOLE_CALL) if record.actual_is_total else None,
         }
         row = self._row(_nanoseconds(at), given)
         # An assumed time is the user's, and may be another one the next time: the id must not depend on it.
