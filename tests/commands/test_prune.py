@@ -212,7 +212,7 @@ def test_where_nobody_can_be_asked_it_deletes_nothing(database: Path) -> None:
         command, env=environment(database), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "nobody can be asked here; --yes deletes without a question" in done.stderr
+    assert "there is no terminal to ask; --yes deletes without a question" in done.stderr
     assert len(phases_of(database)) == 1
 
 

@@ -26,7 +26,7 @@ _EXIT_CODES: dict[State, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "
 
 
 class Current(msgspec.Struct, frozen=True):
-    """What `autopack db current` says. `revision` is None where no version of ours is noted."""
+    """What `autopack db current` says. `revision` is None where the database names none."""
 
     database: str
     revision: str | None
@@ -38,7 +38,7 @@ class Current(msgspec.Struct, frozen=True):
 def db_command() -> None:
     """The schema of the database that DATABASE_URL names: look at it, upgrade it, undo that, print its SQL.
 
-    Whoever writes events upgrades it by itself; this is for those who would rather do it before, or by hand.
+    A program that writes events upgrades it by itself; these commands do it before, or by hand.
 
     Example: autopack db upgrade
     """
@@ -68,7 +68,7 @@ def upgrade_command() -> None:
 @db_command.command("downgrade")
 @click.confirmation_option(prompt="Columns and what they hold will be gone. Go on?", help="Do not ask.")
 def downgrade_command() -> None:
-    """Bring the table back to the form of the plan's own system, which knows no other.
+    """Bring the table back to the form of the host system, which knows no other.
 
     Every row stays. Its columns event_uid, input_tokens, duration_ms, existing_json and attributes_json are gone with
     what they hold (autopack export keeps it), and on PostgreSQL event_id is the key again. End the writers before: the
@@ -79,7 +79,7 @@ def downgrade_command() -> None:
     destination = announced_database()
     with as_click_error(destination, "cannot be downgraded"):
         downgrade(destination)
-    click.echo(f"downgraded from {migrations.HEAD} to the plan's own table")
+    click.echo(f"downgraded from {migrations.HEAD} to the host system's table")
 
 
 @db_command.command("current")

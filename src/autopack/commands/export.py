@@ -113,6 +113,6 @@ def _standard_output() -> Iterator[BinaryIO]:
 
 
 def _with_progress(lines: Iterable[T], events: Events, output: Path | None) -> Iterable[T]:
-    """The lines or records, with a progress bar where it would disturb nobody."""
+    """The lines or records, with a progress bar unless they go to the same terminal."""
     would_disturb = output is None and is_terminal(sys.stdout)
     return lines if would_disturb else tracked(lines, "Exporting", events.total)

@@ -51,9 +51,9 @@ class PruneSummary(msgspec.Struct, frozen=True):
     help="How old: a number and s, m, h, d or w, at least 1h.",
 )
 @click.option("--dry-run", is_flag=True, help="Say how many it would be; delete nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask. Needed where nobody can answer, as in a cron job.")
+@click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal to ask, as in a cron job.")
 @click.option(
-    "--vacuum", "wants_vacuum", is_flag=True, help="SQLite: give the room back afterwards; nobody can write meanwhile."
+    "--vacuum", "wants_vacuum", is_flag=True, help="SQLite: give the room back afterwards; no writer gets in meanwhile."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 def prune_command(*, age: timedelta, dry_run: bool, yes: bool, wants_vacuum: bool, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def _confirm(events: int, before: datetime, *, yes: bool) -> None:
     if yes:
         return
     if not is_terminal(sys.stdin):
-        raise click.UsageError("nobody can be asked here; --yes deletes without a question, --dry-run only counts")
+        raise click.UsageError("there is no terminal to ask; --yes deletes without a question, --dry-run only counts")
     click.confirm(f"Delete {events} events from before {before:%Y-%m-%d %H:%M} UTC?", abort=True, err=True)
 
 

@@ -1,4 +1,4 @@
-"""The lines of a file, each told apart: a row, no event and why, or no business of ours. Pure."""
+"""The lines of a file, each classified: a row, no event and why, or a line that claims nothing. Pure."""
 
 from __future__ import annotations
 

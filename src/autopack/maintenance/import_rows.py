@@ -87,7 +87,7 @@ class RowMaker:
         return replace(row, event_uid=uid, deliverable_count=record.deliverable_count)
 
     def from_export(self, line: bytes) -> Row:
-        """The row of a line of NDJSON, ours or the plan's: with its own ids. Raises `NoEvent`."""
+        """The row of a line of NDJSON, autopack's or the host system's: with its own ids. Raises `NoEvent`."""
         record = _json_object(line)
         for name in _DERIVED:
             record.pop(name, None)

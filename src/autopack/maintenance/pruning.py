@@ -1,7 +1,7 @@
-"""Old events, taken out in batches: each its own short transaction, and a pause as long as it behind it.
+"""Old events: how old is old, and their deletion in short transactions, each followed by a pause as long as itself.
 
-SQLite has one writer at a time, and who waits looks for its turn only now and then: without the pause it would hardly
-find one. PostgreSQL leaves what was deleted in its indexes until a vacuum: each batch begins where the last one ended,
+SQLite has one writer at a time, and a waiting one retries only now and then: without the pause it would hardly get a
+turn. PostgreSQL leaves what was deleted in its indexes until a vacuum: each batch begins where the last one ended,
 or it would walk over all of that again. An event whose time cannot be read has no age, and stays.
 """
 
@@ -124,7 +124,7 @@ def prune(destination: Destination, before: datetime, pace: Pace | None = None) 
 
 
 def vacuum(destination: Destination) -> None:
-    """Give the room of deleted events in a SQLite file back. Nobody can write meanwhile.
+    """Give the room of deleted events in a SQLite file back. No writer gets in meanwhile.
 
     Raises sqlalchemy.exc.SQLAlchemyError.
     """

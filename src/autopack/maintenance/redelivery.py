@@ -45,7 +45,7 @@ async def _resend_lines(path: Path, office: DeadLetterFile, store: Store) -> Out
     results = [None if letter is None else await _resend_one(letter, decode, store) for letter in letters_in(path)]
     kept = [result for result in results if isinstance(result, DeadLetter)]
     if None in results or office.append(kept):
-        # Lines that nobody can read, or no room for those that stay: the file is left for a person.
+        # A line cannot be read, or there is no room for those that stay: the file is left for a person.
         return Outcome(results.count(1), results.count(0), len(kept) + results.count(None))
     office.discard(path)
     return Outcome(results.count(1), results.count(0), len(kept))

@@ -18,7 +18,7 @@ class Reader(Protocol):
     """What differs between kinds of databases when they are read."""
 
     def connected(self, destination: Destination, /) -> AbstractContextManager[Connection]:
-        """A connection in a transaction that sees one moment. Raises `ReadError`, also for what goes wrong in it."""
+        """A connection that reads one snapshot. Raises `ReadError`, also for what goes wrong in it."""
 
     def column_names(self, connection: Connection, table: str, /) -> frozenset[str]:
         """The columns of a table; none where there is no such table."""

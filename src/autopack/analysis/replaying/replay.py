@@ -55,7 +55,8 @@ class ReplayCounts(msgspec.Struct):
     the whole call are known), `without_counts` (a count is 0). Of those compared: `truncated`; `phases` and
     `repeated_attempts` by (run, phase); `synthetic` had no deliverables recorded; `cut` had more than are stored,
     and today's estimate sees the stored ones only; `existing_unknown` count all deliverables as new;
-    `without_stop_reason` may hold totals, which the plan's fallback stores that way (ours says `usage`: `total`).
+    `without_stop_reason` may hold totals, which the host system's fallback stores that way (autopack adds an attribute
+    `usage`: `total`).
     """
 
     read: int = 0
@@ -215,7 +216,7 @@ def is_beyond_synthesis(observation: Observation) -> bool:
 
 
 def deliverables_of(observation: Observation) -> list[str]:
-    """Those recorded, else the plan's synthetic ones, as many as were counted."""
+    """Those recorded, else the host system's synthetic ones, as many as were counted."""
     if is_synthetic(observation):
         return [f"src/file{number}.py" for number in range(observation.deliverable_count)]
     return observation.deliverables or []

@@ -13,6 +13,7 @@ HEADER = ("time (UTC)", "run/phase", "category/complexity", "predicted", "actual
 _WIDTHS = (19, 30, 24, 9, 9, 7, 9, 0)
 _NUMBERS = range(3, 7)
 _ABOVE = 1000
+_OK = "ok"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,12 @@ class Line:
     bad: bool
 
 
+def outcome_text(*, truncated: Any, failed: bool, over_budget: bool) -> str:
+    """How a call ended: `ok`, or all that went wrong."""
+    signs = (("truncated", truncated), ("failed", failed), ("over budget", over_budget))
+    return ", ".join(name for name, there in signs if there) or _OK
+
+
 def header_line() -> str:
     """What stands above the lines."""
     return padded(HEADER, _WIDTHS, _NUMBERS)
@@ -30,7 +37,11 @@ def header_line() -> str:
 
 def line_of(record: EventRecord) -> Line:
     """The line of an event. Waste is predicted / actual; of a truncated reply the actual tokens are a lower bound."""
-    outcome = _outcome(record)
+    outcome = outcome_text(
+        truncated=record.truncated,
+        failed=not record.success,
+        over_budget=_exceeds(record.actual_output_tokens, record.selected_budget),
+    )
     cells = (
         "-" if record.timestamp is None else record.timestamp[:19].replace("T", " "),
         _name(f"{record.run_id}/{record.phase_id}", _WIDTHS[1]),
@@ -39,15 +50,9 @@ def line_of(record: EventRecord) -> Line:
         ("≥" if record.truncated else "") + _count(record.actual_output_tokens),
         _waste(record),
         _count(record.selected_budget),
-        f"{', '.join(outcome) or 'ok'}  {truncate_for_display(str(record.model), 40)}",
+        f"{outcome}  {truncate_for_display(str(record.model), 40)}",
     )
-    return Line(padded(cells, _WIDTHS, _NUMBERS), bool(outcome))
-
-
-def _outcome(record: EventRecord) -> list[str]:
-    exceeded = _exceeds(record.actual_output_tokens, record.selected_budget)
-    signs = (("truncated", record.truncated), ("failed", not record.success), ("over budget", exceeded))
-    return [name for name, there in signs if there]
+    return Line(padded(cells, _WIDTHS, _NUMBERS), outcome != _OK)
 
 
 def _exceeds(actual: Any, budget: Any) -> bool:
