@@ -17,8 +17,8 @@ from tests.read_side import DATA, ROOT, autopack, environment, event, make_datab
 
 from autopack.analysis.accuracy import accuracy_of, percent, quantile
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines, exported
-from autopack.analysis.replaying.replay import Observation, Replay, ReplayReport, deliverables_group, deliverables_of
-from autopack.analysis.replaying.sources import Exported, from_log
+from autopack.analysis.replaying.observations import Exported, Observation, deliverables_of, from_log
+from autopack.analysis.replaying.replay import Replay, ReplayReport, deliverables_group
 from autopack.analysis.replaying.table import HEADER, sections
 from autopack.analysis.tables import plain_sections
 from autopack.commands._output import rich_sections

@@ -13,16 +13,16 @@ from autopack.commands._output import print_json
 from autopack.commands._reading import announced_database, as_click_error
 from autopack.database import migrations
 from autopack.database.preflight import database_problem
-from autopack.maintenance.schema import State, downgrade, state_of, upgrade
+from autopack.maintenance.schema import SchemaState, downgrade, state_of, upgrade
 
-_SAID: dict[State, str] = {
+_SAID: dict[SchemaState, str] = {
     "ours": "ours",
     "none": "there is no schema; autopack db upgrade makes it",
     "older": "older than this program's; autopack db upgrade brings it there",
     "newer": "newer than this program's; events stay in the journal until a newer autopack writes them",
     "no table": "the schema says so, but the table is gone; no upgrade mends that",
 }
-_EXIT_CODES: dict[State, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
+_EXIT_CODES: dict[SchemaState, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
 
 
 class Current(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class Current(msgspec.Struct, frozen=True):
     database: str
     revision: str | None
     program: str
-    state: State
+    state: SchemaState
 
 
 @click.group("db")

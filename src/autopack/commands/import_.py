@@ -18,7 +18,7 @@ from autopack.commands._options import Instant
 from autopack.commands._output import announce, print_json, tracked_file
 from autopack.database.destination import current_destination, database_url
 from autopack.errors import StoreError
-from autopack.maintenance.import_lines import FileReader, Format
+from autopack.maintenance.import_lines import FileReader, ImportFormat
 from autopack.maintenance.importing import Imported, import_stream
 from autopack.maintenance.rejects import RejectFile
 from autopack.telemetry.stores.base import Store
@@ -76,7 +76,7 @@ class ImportSummary(msgspec.Struct, frozen=True):
 def import_command(
     *,
     files: Sequence[Path],
-    file_format: Format,
+    file_format: ImportFormat,
     assume_time: datetime | None,
     rejects: Path | None,
     dry_run: bool,
@@ -120,7 +120,7 @@ def _beside(file: Path) -> Path:
 
 
 async def _import_all(
-    files: Sequence[Path], file_format: Format, assume_time: datetime | None, rejects: RejectFile, write: bool
+    files: Sequence[Path], file_format: ImportFormat, assume_time: datetime | None, rejects: RejectFile, write: bool
 ) -> list[Imported]:
     store: Store | None = store_for(database_url()) if write else None
     imported = []

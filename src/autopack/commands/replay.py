@@ -12,8 +12,8 @@ from autopack.analysis.reading.lines import exported
 from autopack.analysis.reading.records import converted
 from autopack.analysis.reading.rows import open_events
 from autopack.analysis.reading.selection import Selection, Source
-from autopack.analysis.replaying.replay import Observation, Predict, Replay, ReplayReport
-from autopack.analysis.replaying.sources import Exported, from_log
+from autopack.analysis.replaying.observations import Exported, Observation, from_log
+from autopack.analysis.replaying.replay import Predict, Replay, ReplayReport
 from autopack.analysis.replaying.table import ABOUT, HEADER, notes, sections
 from autopack.commands._options import check_source, selection_options, source_options
 from autopack.commands._output import note, print_json, print_sections

@@ -12,7 +12,7 @@ from autopack.analysis.reading.logs import TAG, parse_line
 from autopack.maintenance.import_rows import NoEvent, RowMaker
 from autopack.telemetry.event.schema import Row
 
-Format = Literal["auto", "log", "ndjson"]
+ImportFormat = Literal["auto", "log", "ndjson"]
 _TAG = TAG.encode()
 
 
@@ -36,7 +36,7 @@ class FileReader:
     it begins with `{` in an export. `passed_over` counts lines that claim nothing: headers, and what else is in a log.
     """
 
-    def __init__(self, wanted: Format = "auto", assumed_time: datetime | None = None) -> None:
+    def __init__(self, wanted: ImportFormat = "auto", assumed_time: datetime | None = None) -> None:
         self.format = wanted
         self.lines = 0
         self.passed_over = 0

@@ -12,11 +12,11 @@ from autopack.database.destination import Destination
 from autopack.errors import SchemaError
 from autopack.models import TokenEstimationV2Event
 
-State = Literal["ours", "none", "older", "newer", "no table"]
+SchemaState = Literal["ours", "none", "older", "newer", "no table"]
 _TABLE = TokenEstimationV2Event.__tablename__
 
 
-def state_of(destination: Destination) -> tuple[str | None, State]:
+def state_of(destination: Destination) -> tuple[str | None, SchemaState]:
     """The revision, None where there is none, and how it compares with this program's. Creates and changes nothing.
 
     `older` is also a table from before autopack's migrations, `no table` a revision without its table, which no
@@ -66,7 +66,7 @@ def downgrade(destination: Destination) -> None:
         migrations.downgrade(connection)
 
 
-def _state(revision: str | None, *, there: bool) -> State:
+def _state(revision: str | None, *, there: bool) -> SchemaState:
     if revision is None:
         return "older" if there else "none"
     if revision > migrations.HEAD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from autopack._util.text import escape_terminal
-from autopack.analysis.replaying.replay import Group, ReplayCounts, ReplayReport
+from autopack.analysis.replaying.replay import ReplayCounts, ReplayGroup, ReplayReport
 from autopack.analysis.tables import Section
 
 MOST_GROUPS = 25
@@ -57,7 +57,7 @@ def sections(report: ReplayReport) -> Iterator[Section]:
         yield f"by {title}", rows
 
 
-def _cells(group: Group) -> tuple[str, ...]:
+def _cells(group: ReplayGroup) -> tuple[str, ...]:
     then, now = group.recorded, group.today
     return (
         _name(group.name),
