@@ -30,6 +30,7 @@ from autopack.build.phase import ModelReply, PhaseCall, PhaseResult, describe_ca
 from autopack.build.streamed_reply import StreamedReply
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
+from autopack.estimation.metrics import WHOLE_CALL
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -133,7 +134,7 @@ class AnthropicBuilderClient:
 
     def _attributes(self, number: int, reply: ModelReply) -> dict[str, Any]:
         attributes = {"attempt": number, "provider": self._provider}
-        return attributes if reply.output_tokens is not None else {**attributes, "usage": "total"}
+        return attributes if reply.output_tokens is not None else {**attributes, **WHOLE_CALL}
 
     def _record(self, fields: dict[str, Any]) -> None:
         _record_safely(_process_wide_telemetry if self._telemetry is None else lambda: self._telemetry, fields)

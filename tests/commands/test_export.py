@@ -22,10 +22,10 @@ from tests.read_side import DATA, ROOT, START, autopack, environment, event, mak
 
 from autopack._util.files import atomic_write
 from autopack.analysis.exporting.text import encoded_lines
+from autopack.analysis.reading.reader import BLOCK_ROWS
 from autopack.analysis.reading.records import COLUMNS, RECORD_FIELDS, EventRecord, Unreadable, record_of
 from autopack.analysis.reading.rows import open_events
 from autopack.analysis.reading.selection import Selection, parse_instant
-from autopack.analysis.reading.streaming import BLOCK_ROWS
 from autopack.database.destination import Destination, parse_database_url
 from autopack.errors import ReadError
 

@@ -24,10 +24,10 @@ from tests.write_side import rows_of
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines
 from autopack.errors import StoreUnusableError
-from autopack.maintenance.importing.importer import Imported, import_stream
-from autopack.maintenance.importing.reading import FileReader
-from autopack.maintenance.importing.rejects import RejectFile
-from autopack.maintenance.importing.rows import NoEvent, RowMaker
+from autopack.maintenance.import_lines import FileReader
+from autopack.maintenance.import_rows import NoEvent, RowMaker
+from autopack.maintenance.importing import Imported, import_stream
+from autopack.maintenance.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry.event.schema import as_read
 

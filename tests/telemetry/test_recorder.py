@@ -235,7 +235,7 @@ def test_record_never_raises_and_answers_with_a_truth(place: Place) -> None:
 
 def test_positional_arguments_and_unknown_keywords_are_dead_lettered_with_their_values(place: Place) -> None:
     with place.open() as telemetry:
-        telemetry.record(1, **event())  # type: ignore[call-arg]
+        telemetry.record(1, **event())  # type: ignore[call-arg, arg-type, unused-ignore]
         telemetry.record(**event(deliverable="x.py"))
     reasons = [(letter["reason"], letter["event"]) for letter in place.dead_letters()]
     assert [reason for reason, _ in reasons] == ["unknown field 'args'", "unknown field 'deliverable'"]
@@ -491,7 +491,7 @@ def test_a_disabled_telemetry_has_every_method_and_does_nothing() -> None:
 
     asyncio.run(use())
     with telemetry:
-        assert not telemetry.record(1, **event(self=2))  # type: ignore[call-arg]
+        assert not telemetry.record(1, **event(self=2))  # type: ignore[call-arg, arg-type, unused-ignore]
     telemetry.begin_close()
     assert not telemetry.closed
     assert not telemetry.enabled

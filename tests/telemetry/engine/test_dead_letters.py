@@ -14,7 +14,7 @@ from tests.stores import RefusingStore
 from tests.write_side import dead_letter_file, dead_letters_of, event, phases_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url
-from autopack.maintenance.redelivery import Outcome, resend
+from autopack.maintenance.redelivery import Redelivered, resend
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.dead_letters import (
     DeadLetter,
@@ -269,7 +269,7 @@ async def test_a_retry_writes_what_is_good_now_under_its_own_id_and_keeps_the_re
     assert letters.keys() == {"curable", "incurable", "invalid"}
     dead_letters = DeadLetterFile(dead_letter_file(database).parent)
     again = RefusingStore(store_at(database), bad=lambda row: row.phase_id == "incurable")
-    assert await resend(dead_letters, again) == Outcome(written=1, duplicates=0, kept=2)
+    assert await resend(dead_letters, again) == Redelivered(written=1, duplicates=0, kept=2)
     assert phases_of(database) == ["good", "curable"]
     left = {found["event"]["phase_id"]: found for found in dead_letters_of(database)}
     assert left.keys() == {"incurable", "invalid"}
@@ -286,8 +286,8 @@ async def test_a_retry_that_was_cut_off_can_be_repeated_without_doubling(databas
         telemetry.record(**event())
     dead_letters = DeadLetterFile(dead_letter_file(database).parent)
     text = dead_letters.path.read_text()
-    assert await resend(dead_letters, store_at(database)) == Outcome(1, 0, 0)
+    assert await resend(dead_letters, store_at(database)) == Redelivered(1, 0, 0)
     dead_letters.path.with_suffix(".1-1.retrying").write_text(text)
-    assert await resend(dead_letters, store_at(database)) == Outcome(0, 1, 0)
+    assert await resend(dead_letters, store_at(database)) == Redelivered(0, 1, 0)
     assert phases_of(database) == ["p1"]
     assert list(dead_letters.read()) == []
