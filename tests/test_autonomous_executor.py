@@ -23,9 +23,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from autopack._util.signals import StopSignals
-from autopack.autonomous_executor import choose_provider, exit_code, run_command
-from autopack.build.phase import PhaseResult
+from autopack.autonomous_executor import choose_provider, run_command
 from autopack.build.progress import Outcome, outcome_line, summary_lines
+from autopack.build.reply import PhaseResult
+from autopack.build.run import exit_code
 from autopack.telemetry import TelemetryStats
 from autopack.telemetry.engine.settings import Settings
 

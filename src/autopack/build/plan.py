@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from autopack.errors import InputFileError
 from autopack._util.input_files import decode_input, read_input
 from autopack._util.text import truncate_for_display
+from autopack.errors import InputFileError
 
 SHIPPED_PLAN = "plan.json (shipped with autopack)"
 
@@ -65,7 +65,9 @@ def parse_plan(data: bytes, source: str) -> Plan:
         first = first_place.setdefault(phase.phase_id, number)
         if first != number:
             name = truncate_for_display(repr(phase.phase_id))
-            raise InputFileError(f"{truncate_for_display(source)}: phase {number} ({name}): phase {first} has the same phase_id")
+            raise InputFileError(
+                f"{truncate_for_display(source)}: phase {number} ({name}): phase {first} has the same phase_id"
+            )
     return Plan(phases, source)
 
 

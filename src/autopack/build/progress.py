@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from autopack.build.phase import PhaseResult
-from autopack._util.text import truncate_for_display
 from autopack._util.terminal import is_terminal
+from autopack._util.text import truncate_for_display
+from autopack.build.reply import PhaseResult
 
 if TYPE_CHECKING:
     from rich.console import Console
