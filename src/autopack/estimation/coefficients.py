@@ -1,4 +1,4 @@
-"""The estimator's figures: shipped with the package, replaceable by a file of the user's own."""
+"""The estimator's figures: shipped with the package, which a file of the user's may replace."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class MarginalTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All figures of the estimator, in output tokens; `overhead` is keyed by `category/complexity`.
 
-    So is `budget_factor`: where it has one, the budget is the prediction times that, rounded up, and neither
-    `budget_buffer` nor a floor has a say.
+    So is `budget_factor`: where it has a key, the budget is the prediction times that factor, rounded up;
+    `budget_buffer` and the floors do not count then.
     """
 
     safety_margin: Factor
@@ -58,7 +58,7 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_coefficients(environ: Mapping[str, str] | None = None) -> Coefficients:
-    """The coefficients of the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
+    """Return the coefficients of the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
 
     Raises:
         InputFileError: the named file cannot be read or is not of the form of the shipped one.
@@ -72,13 +72,13 @@ def load_coefficients(environ: Mapping[str, str] | None = None) -> Coefficients:
 
 
 def shipped_coefficients() -> Coefficients:
-    """The coefficients that come with the package."""
+    """Return the coefficients that come with the package."""
     data = resources.files("autopack").joinpath("data/estimator_coefficients.json").read_bytes()
     return parse_coefficients(data, "estimator_coefficients.json")
 
 
 def parse_coefficients(data: bytes, source: str) -> Coefficients:
-    """The coefficients in a JSON text; `source` names it in messages. Raises `InputFileError`."""
+    """Return the coefficients in a JSON text; `source` names it in messages. Raises `InputFileError`."""
     coefficients = decode_input(data, Coefficients, source)
     if FALLBACK_COMPLEXITY not in coefficients.budget_floor:
         raise InputFileError(
