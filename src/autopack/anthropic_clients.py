@@ -18,6 +18,7 @@ Which replies become events:
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -76,7 +77,7 @@ class AnthropicBuilderClient:
         self._provider = provider
         self._model = model
         self._telemetry = telemetry
-        self._coefficients = coefficients or load_coefficients()
+        self._coefficients = coefficients or load_coefficients(os.environ)
         self._ceiling_floor_tokens = ceiling_floor_tokens
         self._names_phases = names_phases
         self._clock = clock

@@ -168,7 +168,7 @@ def _prepare(
         raise click.UsageError("--fault is for --provider simulated")
     plan = load_plan(plan_path)
     source = _source(plan, recording, seed, faults) if chosen != "anthropic" else None
-    coefficients = load_coefficients()
+    coefficients = load_coefficients(os.environ)
     at = f", at {check_setup()}" if chosen == "anthropic" else ""
     click.echo(f"provider: {chosen} ({why}){at}", err=True)
     click.echo(f"plan: {truncate_for_display(plan.source)}, {len(plan.phases)} phases", err=True)

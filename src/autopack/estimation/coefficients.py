@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -57,14 +56,14 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     about: str = ""
 
 
-def load_coefficients(environ: Mapping[str, str] | None = None) -> Coefficients:
-    """Return the coefficients of the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
+def load_coefficients(environ: Mapping[str, str]) -> Coefficients:
+    """Return the coefficients in the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
 
     Raises:
         InputFileError: the named file cannot be read or is not of the form of the shipped one.
 
     """
-    name = (os.environ if environ is None else environ).get(ENVIRONMENT_NAME, "").strip()
+    name = environ.get(ENVIRONMENT_NAME, "").strip()
     if not name:
         return shipped_coefficients()
     source = f"{ENVIRONMENT_NAME}: {name}"
