@@ -23,10 +23,9 @@ from autopack.anthropic_clients import (
     open_client,
     open_loopback_client,
 )
-from autopack.build.call_failures import describe_call_error
-from autopack.build.credentials import check_setup
-from autopack.build.phase import ModelReply, PhaseResult, describe_call, log_line, prescribed_budget, prompt_of
-from autopack.build.streamed_reply import StreamedReply
+from autopack.build.phase import describe_call, prescribed_budget, prompt_of
+from autopack.build.reply import ModelReply, PhaseResult, StreamedReply, log_line
+from autopack.build.sdk import check_setup, describe_call_error
 from autopack.errors import ClientSetupError, MissingCredentialsError
 from autopack.estimation.coefficients import shipped_coefficients
 from autopack.loopback.replies import RecordedReplies, RecordedReply, Refusal, Reply, ReplyRequest, ReplySource

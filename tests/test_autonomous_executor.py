@@ -15,17 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import anyio
 import pytest
 from click.testing import CliRunner, Result
 
-from autopack._util.signals import StopSignals
-from autopack.autonomous_executor import choose_provider, exit_code, run_command
-from autopack.build.phase import PhaseResult
+from autopack.autonomous_executor import choose_provider, run_command
 from autopack.build.progress import Outcome, outcome_line, summary_lines
+from autopack.build.reply import PhaseResult
+from autopack.build.run import exit_code
 from autopack.telemetry import TelemetryStats
 from autopack.telemetry.engine.settings import Settings
 
@@ -488,26 +486,3 @@ def test_the_report_says_what_happened() -> None:
     recovered = summary_lines("r", [], 0, TelemetryStats(accepted=4, written=4, recovered=3), None)[-1]
     assert "pending=0 (recovered=3 of earlier runs) dropped=0" in recovered
     assert summary_lines("r", [], 0, None, None)[-1] == "telemetry: off, nothing was recorded"
-
-
-async def test_a_signal_cancels_the_bound_scope_and_calls_and_restores_the_handler_of_before() -> None:
-    heard = []
-
-    def earlier(number: int, _frame: FrameType | None) -> None:
-        heard.append(number)
-
-    original = signal.signal(signal.SIGTERM, earlier)
-    try:
-        with StopSignals() as stop:
-            with anyio.CancelScope() as scope, stop.cancelling(scope):
-                signal.raise_signal(signal.SIGTERM)
-                await anyio.sleep(30)
-            with anyio.CancelScope() as late, stop.cancelling(late):
-                await anyio.sleep(30)
-        assert signal.getsignal(signal.SIGTERM) is earlier
-    finally:
-        signal.signal(signal.SIGTERM, original)
-    assert heard == [signal.SIGTERM]
-    assert stop.signum == signal.SIGTERM
-    assert scope.cancelled_caught
-    assert late.cancelled_caught

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +107,13 @@ def test_the_plans_five_commands_work_as_printed(clone: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert_printed(["TokenEstimationV2 events in DB: 46"], done.stdout)
     assert len((clone / "telemetry_export.ndjson").read_text().splitlines()) == 46
+
+
+def test_git_and_pytest_leave_no_module_out(pytestconfig: pytest.Config) -> None:
+    """`build/` is a room of the package, and what many tools take for the output of a build."""
+    ignored = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "--", "src/*.py", "tests/*.py"]
+    assert subprocess.run(ignored, cwd=ROOT, capture_output=True, check=True, text=True).stdout == ""
+    assert not [pattern for pattern in pytestconfig.getini("norecursedirs") if fnmatch("build", pattern)]
 
 
 def test_the_commands_of_contributing_are_there() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack.build.workspace import find_existing
+from autopack.build.run import find_existing
 from autopack.errors import InputFileError
 from autopack.estimation.coefficients import load_coefficients, shipped_coefficients
 from autopack.estimation.deliverables import MAX_DEPTH, MAX_NODES, flatten_deliverables
