@@ -100,7 +100,8 @@ def test_a_damaged_line_is_skipped_or_read_but_never_raises(place: int, characte
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_every_line_of_the_recorded_log_is_read_as_a_regular_expression_reads_it() -> None:
+def test_every_line_of_a_log_is_read_as_a_regular_expression_does() -> None:
+    """Every line of the recorded log is read as a regular expression reads it."""
     text = (DATA / "token_estimation_2025-12-23.log").read_text()
     records = [record for line in text.splitlines() if (record := parse_line(line)) is not None]
     assert len(records) == 31

@@ -73,7 +73,8 @@ def independent_figures(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_every_figure_of_the_recorded_log_equals_an_independent_computation() -> None:
+def test_every_figure_of_a_log_equals_an_independent_computation() -> None:
+    """Every figure of the recorded log equals an independent computation."""
     lines = [
         dict(word.split("=") for word in line.split() if "=" in word) for line in RECORDED_LOG.read_text().splitlines()
     ]
@@ -198,7 +199,8 @@ def test_the_same_event_twice_counts_once_but_attempts_count_each() -> None:
     assert (counts.compared, counts.duplicates, counts.phases, counts.repeated_attempts) == (3, 1, 2, 1)
 
 
-def test_each_event_is_compared_by_its_own_deliverables_not_by_its_phase() -> None:
+def test_an_event_is_compared_by_its_deliverables_not_its_phase() -> None:
+    """Each event is compared by its own deliverables, not by those of its phase."""
     seen: list[list[str]] = []
 
     def predict(deliverables: Sequence[str], *_: object) -> int:
@@ -339,7 +341,8 @@ def test_the_plans_script_is_the_same(tmp_path: Path) -> None:
     assert script.stdout == autopack("replay", database=database).stdout
 
 
-def test_lines_that_are_no_records_are_skipped_and_counted_headers_are_not() -> None:
+def test_lines_that_are_no_records_are_counted_headers_are_not() -> None:
+    """Lines that are no records are skipped and counted; headers are skipped and not counted."""
     good = msgspec.json.encode(observation())
     lines = [
         b"# Total events: 3\n",
@@ -371,7 +374,8 @@ def test_an_event_that_names_its_very_many_deliverables_is_compared() -> None:
     assert replayed(*exported([msgspec.json.encode(many)], Exported)).counts.compared == 1
 
 
-def test_a_reply_without_usage_is_left_out_of_the_figures_by_every_source(tmp_path: Path) -> None:
+def test_every_source_leaves_out_a_reply_without_usage(tmp_path: Path) -> None:
+    """Every source leaves a reply without usage out of the figures."""
     fallback = event(1, stop_reason=None, attributes_json='{"attempt": 1, "usage": "total"}')
     make_database(tmp_path / "x.db", [fallback, event(2, attributes_json='["odd"]'), event(3)])
     autopack("export", "--output", tmp_path / "out", database=tmp_path / "x.db")
