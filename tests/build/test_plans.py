@@ -42,12 +42,14 @@ def test_the_shipped_plan_has_the_variety_that_replay_needs() -> None:
     assert plan.source == SHIPPED_PLAN
 
 
-def test_no_file_of_the_shipped_plan_is_taken_for_one_of_the_users_own() -> None:
+def test_no_file_of_the_shipped_plan_is_taken_for_a_users_file() -> None:
+    """No file of the shipped plan is taken for one of the user's own."""
     for phase in load_plan(None).phases:
         assert all(path.startswith("tidewater/") for path in flatten_deliverables(phase.deliverables))
 
 
-def test_a_simulated_run_of_the_shipped_plan_has_over_and_underestimated_categories() -> None:
+def test_a_simulated_run_over_and_underestimates_categories() -> None:
+    """A simulated run of the shipped plan has categories that are overestimated and others that are underestimated."""
     coefficients, plan = shipped_coefficients(), load_plan(None)
     source = SimulatedReplies(DEFAULT_SEED, plan.phases)
     under: Counter[str | None] = Counter()
