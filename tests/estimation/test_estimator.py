@@ -45,7 +45,8 @@ def test_the_shipped_figures_are_those_that_were_in_force() -> None:
 
 
 @needs_shared_data
-def test_all_recorded_predictions_but_one_and_all_recorded_budgets_follow_exactly() -> None:
+def test_all_recorded_predictions_but_one_follow_exactly() -> None:
+    """All recorded predictions but one, and all recorded budgets, follow exactly from the shipped figures."""
     phases = {phase["phase_id"]: phase for phase in shared_json("plan_v5.json")["phases"]}
     recording = shared_json("recording_v5.json")
     wrong = []
@@ -91,22 +92,25 @@ def test_what_exists_already_costs_less_than_what_is_new(paths: list[str], categ
     assert (modified.predicted_output_tokens < new.predicted_output_tokens) is bool(paths)
 
 
-def test_only_the_deliverables_that_exist_get_the_marginal_of_a_modification() -> None:
+def test_only_existing_deliverables_get_the_marginal_of_a_change() -> None:
+    """Only the deliverables that exist get the marginal of a modification."""
     both = estimate(["a.py", "b.py"], "implementation", "low", COEFFICIENTS, existing=["b.py", "other.py"])
     assert both.predicted_output_tokens == int((2000 + 2000 + 700) * 1.3)
 
 
 @pytest.mark.parametrize(("complexity", "floor"), [("low", 8192), ("medium", 12288), ("high", 16384), ("odd", 12288)])
-def test_without_deliverables_the_budget_is_the_floor_and_the_prediction_the_overhead(
+def test_without_deliverables_the_prediction_is_the_overhead(
     complexity: str, floor: int
 ) -> None:
+    """Without deliverables the budget is the floor, and the prediction is the overhead."""
     nothing = estimate([], "nothing known", complexity, COEFFICIENTS)
     assert nothing.selected_budget == floor
     assert nothing.predicted_output_tokens == 2600
     assert nothing.deliverable_count == 0
 
 
-def test_without_deliverables_not_even_a_large_overhead_lifts_the_budget_above_the_floor() -> None:
+def test_without_deliverables_no_overhead_lifts_the_budget() -> None:
+    """Without deliverables not even a large overhead lifts the budget above the floor."""
     heavy = msgspec.structs.replace(COEFFICIENTS, default_overhead=50_000.0)
     assert estimate([], "nothing known", "low", heavy).selected_budget == 8192
     assert estimate(["a.py"], "nothing known", "low", heavy).selected_budget == 64_000
