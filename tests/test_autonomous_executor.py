@@ -115,7 +115,8 @@ def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path) -> None
     assert differing == {"telemetry-v5-p15-cli-demo"}
 
 
-def test_without_key_plan_or_recording_the_shipped_plan_is_simulated_and_succeeds(place: Path) -> None:
+def test_without_key_plan_or_recording_the_shipped_plan_runs(place: Path) -> None:
+    """Without key, plan or recording, the shipped plan is simulated and succeeds."""
     done = run("--run-id", "first", "--concurrency", 8)
     assert done.exit_code == 0, done.output
     assert "provider: simulated (ANTHROPIC_API_KEY is not set)" in done.stderr
@@ -163,9 +164,10 @@ def test_a_failed_phase_does_not_stop_the_others(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_the_run_and_every_finished_call_is_in_the_database(
+def test_a_signal_stops_the_run_and_every_finished_call_is_kept(
     place: Path, signum: signal.Signals, code: int
 ) -> None:
+    """A signal stops the run, and every finished call is in the database."""
     options = ["--run-id", "r", "--concurrency", "8", "--fault", "stall=0.4"]
     with subprocess.Popen([*PROGRAM, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -206,9 +208,10 @@ def full_disk() -> int:
 
 @pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "autopack.cli", "run"]])
 @pytest.mark.parametrize("unwritable", [broken_pipe, full_disk])
-def test_a_standard_error_that_cannot_be_written_does_not_stop_the_run(
+def test_an_unwritable_standard_error_does_not_stop_the_run(
     place: Path, program: list[str], unwritable: Callable[[], int]
 ) -> None:
+    """A standard error that cannot be written does not stop the run."""
     stderr = unwritable()
     done = subprocess.run(
         [*program, "--run-id", "r"], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False, timeout=60
@@ -226,7 +229,8 @@ def test_a_closed_standard_error_does_not_stop_the_run(place: Path) -> None:
     assert done.stdout.splitlines()[0] == "run r: 45 phases, 45 ok, 0 failed"
 
 
-def test_a_reader_that_went_away_from_both_streams_changes_neither_the_run_nor_its_exit_code(place: Path) -> None:
+def test_a_reader_that_left_changes_neither_run_nor_exit_code(place: Path) -> None:
+    """A reader that went away from both streams changes neither the run nor its exit code."""
     both = broken_pipe()
     options = ["--run-id", "r", "--fault", "drop=0.3"]
     done = subprocess.run([*PROGRAM, *options], stdout=both, stderr=both, check=False, timeout=60)
@@ -293,9 +297,10 @@ def test_a_run_that_is_to_be_recorded_and_cannot_be_is_not_started(
     assert [path.name for path in place.iterdir()] == ["work"]
 
 
-def test_a_database_that_can_never_be_written_is_named_before_the_first_call(
+def test_an_unwritable_database_is_named_before_the_first_call(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A database that can never be written is named before the first call."""
     (place / "text").write_text("no database at all")
     for url, problem in (
         (f"{place}/text", f"{place}/text is not a SQLite database"),
@@ -347,7 +352,8 @@ def test_on_a_terminal_there_is_a_bar(place: Path) -> None:
     assert b"[TokenEstimationV2]" not in shown
 
 
-def test_existing_deliverables_of_the_workspace_are_recorded_and_counted_as_modified(place: Path) -> None:
+def test_existing_deliverables_are_recorded_as_modified(place: Path) -> None:
+    """Existing deliverables of the workspace are recorded, and counted as modified."""
     workspace = place / "project"
     workspace.mkdir()
     (workspace / "here.py").touch()
@@ -378,9 +384,10 @@ def test_names_from_a_plan_cannot_act_on_the_terminal(place: Path) -> None:
         (["--provider", "anthropic"], "set ANTHROPIC_API_KEY"),
     ],
 )
-def test_a_bad_file_or_no_key_is_one_clear_line_and_nothing_is_started(
+def test_a_bad_file_or_no_key_is_one_line_and_nothing_starts(
     place: Path, options: list[str], complaint: str
 ) -> None:
+    """A bad file or no key is one clear line, and nothing is started."""
     Path("text.txt").write_text("no json")
     Path("bad.json").write_text('{"phases": [{"phase_id": "p1"}, {"phase_id": "p2", "complexity": 3}]}')
     done = run("--run-id", "r", *options)
@@ -391,9 +398,10 @@ def test_a_bad_file_or_no_key_is_one_clear_line_and_nothing_is_started(
     assert [path.name for path in place.iterdir()] == ["work"]
 
 
-def test_with_a_url_of_ones_own_the_report_says_where_the_calls_go_and_why_they_fail(
+def test_with_another_base_url_the_output_says_why_calls_fail(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With a base URL of the user's, the output says where the calls go and why they fail."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
@@ -490,7 +498,8 @@ def test_the_report_says_what_happened() -> None:
     assert summary_lines("r", [], 0, None, None)[-1] == "telemetry: off, nothing was recorded"
 
 
-async def test_a_signal_cancels_the_bound_scope_and_calls_and_restores_the_handler_of_before() -> None:
+async def test_a_signal_cancels_the_scope_and_restores_the_handler() -> None:
+    """A signal cancels the bound scope, calls the handler of before, and restores it."""
     heard = []
 
     def earlier(number: int, _frame: FrameType | None) -> None:

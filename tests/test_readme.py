@@ -83,7 +83,8 @@ def assert_printed(expected: list[str], printed: str) -> None:
 @pytest.mark.parametrize(
     "block", [b for b in blocks("README.md") if b.language == "console"], ids=lambda b: b.text[:20]
 )
-def test_each_command_that_the_readme_shows_prints_what_the_readme_says(block: Block, clone: Path) -> None:
+def test_each_command_of_the_readme_prints_what_the_readme_says(block: Block, clone: Path) -> None:
+    """Each command that the README shows prints what the README says."""
     for command, expected in transcript(block.text):
         if command.startswith(NOT_RUN):
             assert os.access(ROOT / command, os.X_OK)
