@@ -445,9 +445,7 @@ def test_tokens_from_the_prompt_cache_count_as_used() -> None:
     assert (reply.input_tokens, reply.output_tokens, reply.total_tokens) == (1, 4000, 4321)
 
 
-def test_the_hosts_helper_follows_flag_and_url_at_each_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hosts_helper_follows_flag_and_url_at_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host system's helper records as the flag and the URL say at the time of the call."""
     arguments: tuple[Any, ...] = (
         "r",

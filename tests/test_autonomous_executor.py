@@ -164,9 +164,7 @@ def test_a_failed_phase_does_not_stop_the_others(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_the_run_and_every_finished_call_is_kept(
-    place: Path, signum: signal.Signals, code: int
-) -> None:
+def test_a_signal_stops_the_run_and_every_finished_call_is_kept(place: Path, signum: signal.Signals, code: int) -> None:
     """A signal stops the run, and every finished call is in the database."""
     options = ["--run-id", "r", "--concurrency", "8", "--fault", "stall=0.4"]
     with subprocess.Popen([*PROGRAM, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -297,9 +295,7 @@ def test_a_run_that_is_to_be_recorded_and_cannot_be_is_not_started(
     assert [path.name for path in place.iterdir()] == ["work"]
 
 
-def test_an_unwritable_database_is_named_before_the_first_call(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_database_is_named_before_the_first_call(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that can never be written is named before the first call."""
     (place / "text").write_text("no database at all")
     for url, problem in (
@@ -384,9 +380,7 @@ def test_names_from_a_plan_cannot_act_on_the_terminal(place: Path) -> None:
         (["--provider", "anthropic"], "set ANTHROPIC_API_KEY"),
     ],
 )
-def test_a_bad_file_or_no_key_is_one_line_and_nothing_starts(
-    place: Path, options: list[str], complaint: str
-) -> None:
+def test_a_bad_file_or_no_key_is_one_line_and_nothing_starts(place: Path, options: list[str], complaint: str) -> None:
     """A bad file or no key is one clear line, and nothing is started."""
     Path("text.txt").write_text("no json")
     Path("bad.json").write_text('{"phases": [{"phase_id": "p1"}, {"phase_id": "p2", "complexity": 3}]}')
@@ -398,9 +392,7 @@ def test_a_bad_file_or_no_key_is_one_line_and_nothing_starts(
     assert [path.name for path in place.iterdir()] == ["work"]
 
 
-def test_with_another_base_url_the_output_says_why_calls_fail(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_another_base_url_the_output_says_why_calls_fail(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a base URL of the user's, the output says where the calls go and why they fail."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

@@ -103,6 +103,7 @@ def test_what_no_number_of_samples_shows_is_none() -> None:
 
 def test_a_rate_of_two_percent_takes_189_samples_and_a_p90_36() -> None:
     """A rate of two percent takes 189 samples at least, and a P90 takes 36."""
+
     def rate_is_shown(count: int) -> bool:
         interval = wilson_interval(0, count, 0.95)
         return interval is not None and interval[1] <= 0.02

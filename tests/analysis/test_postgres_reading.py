@@ -98,9 +98,7 @@ def test_the_same_rows_are_the_same_records_in_the_same_order(
     assert count_and_newest(there) == count_and_newest(here)
 
 
-def test_columns_come_as_sqlite_gives_them_but_booleans_and_zeros(
-    postgres: Database, tmp_path: Path
-) -> None:
+def test_columns_come_as_sqlite_gives_them_but_booleans_and_zeros(postgres: Database, tmp_path: Path) -> None:
     """Columns come as SQLite gives them, except for booleans and the zeros behind a second."""
     both = [on_postgres(postgres, odd_events()), make_database(tmp_path / "x.db", odd_events())]
     found = []

@@ -82,6 +82,7 @@ def test_also_with_some_bad_ones_as_many_more_are_enough(bad: int) -> None:
 
 def test_the_successes_asked_for_by_a_quantile_are_exactly_enough() -> None:
     """For a quantile as many more successes as are asked for are enough, and one fewer is not."""
+
     def history(count: int) -> list[Event]:
         return [sample(n, predicted=9000 if n < 4 else 1300) for n in range(count)]
 
@@ -94,6 +95,7 @@ def test_the_successes_asked_for_by_a_quantile_are_exactly_enough() -> None:
 
 def test_a_value_at_a_strict_limit_is_bad_when_more_are_asked_for() -> None:
     """A value at a strict limit is a bad one when more are asked for."""
+
     def needed(predicted: int) -> int | None:
         history = [sample(n, predicted=predicted if n < 4 else 1300, actual=1000) for n in range(45)]
         return result(verdict_on(history), "waste_p90").more_needed

@@ -179,7 +179,8 @@ def test_a_row_that_holds_what_it_should_not_costs_only_itself(database: Path, c
 
 
 @pytest.mark.parametrize("stored", ["", "yesterday", "0000-00-00", None])
-def test_a_sample_without_a_readable_time_counts_and_is_in_neither_period(database: Path, stored: str | None) -> None:
+def test_a_sample_without_a_time_counts_and_is_in_neither_period(database: Path, stored: str | None) -> None:
+    """A sample without a readable time counts, and is in neither period."""
     destination = make_database(database, good(60))
     with engine_for(destination).begin() as connection:
         connection.exec_driver_sql(
@@ -284,7 +285,8 @@ def logged() -> list[dict[str, str]]:
 
 
 @needs_data
-def test_the_recorded_data_are_not_validated_and_every_figure_is_numpys_and_scipys(database: Path) -> None:
+def test_a_recorded_run_has_the_figures_of_numpy_and_scipy(database: Path) -> None:
+    """The recorded data are not validated, and every figure is what NumPy and SciPy compute."""
     make_database(database, recorded_rows())
     (log,) = DATA.glob("token_estimation*.log")
     assert autopack("import", log, database=database).returncode == 0

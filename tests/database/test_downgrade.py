@@ -146,7 +146,8 @@ def test_the_plans_own_system_writes_and_reads_the_table_again(kind: Kind) -> No
     assert [row["event_id"] for row in kind.read_as_the_plan()] == [1, 2, 3, 4, 5, 6]
 
 
-def test_an_index_and_a_trigger_of_the_users_stay_and_no_trigger_fires(kind: Kind) -> None:
+def test_a_users_index_and_trigger_stay_and_no_trigger_fires(kind: Kind) -> None:
+    """An index and a trigger of the user's stay, and no trigger fires."""
     kind.record("1")
     kind.run("CREATE TABLE log (x varchar)")
     kind.run(f"CREATE INDEX by_model ON {TABLE} (model)")

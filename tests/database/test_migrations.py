@@ -92,7 +92,8 @@ def schema_of(database: Path) -> list[tuple[str, str, str]]:
     return [(kind, name, sql) for kind, name, sql in found]
 
 
-def test_a_fresh_database_has_the_models_columns_and_they_are_those_of_a_row(database: Path) -> None:
+def test_a_fresh_database_has_the_columns_of_model_and_row(database: Path) -> None:
+    """A fresh database has the model's columns, and they are those of a row."""
     upgrade_by_recording(database)
     engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
     found = {column["name"]: column for column in inspect(engine).get_columns(TABLE)}
@@ -141,9 +142,10 @@ def test_an_upgrade_in_place_loses_no_row_and_no_column(old: Callable[..., Path]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_after_an_upgrade_a_row_needs_neither_a_run_nor_the_columns_of_the_old_system(
+def test_an_upgraded_table_needs_no_run_and_no_host_column(
     old: Callable[..., Path],
 ) -> None:
+    """After an upgrade a row needs neither a run nor the columns of the host system."""
     database = old()
     upgrade_by_recording(database, 3)
     for row in rows_of(database)[1:]:
@@ -216,7 +218,8 @@ def test_an_upgrade_survives_what_real_databases_hold(old: Callable[..., Path], 
 
 
 @pytest.mark.parametrize("name", ["text in the token columns", "no tokens"])
-def test_where_there_are_no_two_counts_the_derived_columns_become_null(old: Callable[..., Path], name: str) -> None:
+def test_without_two_counts_the_derived_columns_become_null(old: Callable[..., Path], name: str) -> None:
+    """Where there are no two counts, the derived columns become NULL."""
     upgrade_by_recording(database := old(*COMPLICATIONS[name]))
     kept = rows_of(database)[0]
     assert (kept["smape_percent"], kept["waste_ratio"]) == (None, None)
@@ -264,9 +267,10 @@ tokens = st.integers(1, 200_000)
 
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.lists(st.tuples(tokens, tokens), min_size=50, max_size=200))
-def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored(
+def test_derived_columns_of_old_rows_are_as_record_stores_them(
     tmp_path: Path, plan_table_sql: str, pairs: list[tuple[int, int]]
 ) -> None:
+    """The derived columns of old rows are those that `record()` would have stored."""
     database = tmp_path / f"{hashlib.sha256(repr(pairs).encode()).hexdigest()}.db"
     if database.exists():
         return
@@ -285,7 +289,8 @@ def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored
         assert (row["smape_percent"], row["waste_ratio"], bool(row["underestimated"])) == accuracy(predicted, actual)
 
 
-def test_ten_processes_that_start_at_once_end_with_one_schema_and_all_rows(database: Path) -> None:
+def test_ten_processes_at_once_end_with_one_schema_and_all_rows(database: Path) -> None:
+    """Ten processes that start at once end with one schema and all rows."""
     code = """
         from autopack.telemetry import Telemetry
         from autopack.database import migrations
@@ -336,9 +341,8 @@ def test_an_upgrade_that_is_cut_off_leaves_the_old_table_as_it_was(old: Callable
     assert len(rows_of(database)) == 2
 
 
-def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one_never_half_of_one(
-    database: Path, plan_table_sql: str
-) -> None:
+def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one(database: Path, plan_table_sql: str) -> None:
+    """A killed upgrade leaves the old table or the new one, never half of one."""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(plan_table_sql)
         insert(connection)
@@ -380,7 +384,8 @@ def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one_never_half_of_one(
     upgrade_by_recording(database, timeout_s=30)
 
 
-def test_a_newer_schema_is_left_alone_with_a_clear_reason_and_nothing_is_lost(database: Path) -> None:
+def test_a_newer_schema_is_left_alone_and_nothing_is_lost(database: Path) -> None:
+    """A newer schema is left alone, with a clear reason, and nothing is lost."""
     upgrade_by_recording(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
@@ -399,7 +404,8 @@ def test_a_newer_schema_is_left_alone_with_a_clear_reason_and_nothing_is_lost(da
     assert [row["phase_id"] for row in rows_of(database)] == ["new0", "later", "new0"]
 
 
-def test_a_table_that_lacks_what_we_need_keeps_its_rows_and_takes_ours(database: Path) -> None:
+def test_a_table_that_lacks_columns_keeps_its_rows_and_takes_more(database: Path) -> None:
+    """A table that lacks needed columns keeps its rows, and takes new ones."""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"CREATE TABLE {TABLE} (event_id INTEGER PRIMARY KEY, run_id TEXT)")
         connection.execute(f"INSERT INTO {TABLE} VALUES (1, 'r')")

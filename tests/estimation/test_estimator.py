@@ -99,9 +99,7 @@ def test_only_existing_deliverables_get_the_marginal_of_a_change() -> None:
 
 
 @pytest.mark.parametrize(("complexity", "floor"), [("low", 8192), ("medium", 12288), ("high", 16384), ("odd", 12288)])
-def test_without_deliverables_the_prediction_is_the_overhead(
-    complexity: str, floor: int
-) -> None:
+def test_without_deliverables_the_prediction_is_the_overhead(complexity: str, floor: int) -> None:
     """Without deliverables the budget is the floor, and the prediction is the overhead."""
     nothing = estimate([], "nothing known", complexity, COEFFICIENTS)
     assert nothing.selected_budget == floor

@@ -210,9 +210,7 @@ def test_a_refusal_says_when_to_ask_again(kind: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_dropped_reply_ends_in_the_middle_and_logs_nothing(
-    stream: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dropped_reply_ends_in_the_middle_and_logs_nothing(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A dropped reply ends in the middle, and leaves nothing in the log."""
     with connected(Answers(a_reply(drops=True))) as http:
         with pytest.raises(httpx2.RemoteProtocolError):

@@ -397,9 +397,7 @@ def test_without_javascript_every_table_is_there(browser: Browser, report: Path)
         assert bare.page.get_by_text("Plots and filters need JavaScript").is_visible()
 
 
-def test_a_hundred_thousand_events_make_no_larger_page(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_a_hundred_thousand_events_make_no_larger_page(browser: Browser, tmp_path: Path) -> None:
     """A hundred thousand events make no larger page, and the page says what it shows."""
     path, output = tmp_path / "x.db", tmp_path / "x.html"
     make_database(path, [event(0)])

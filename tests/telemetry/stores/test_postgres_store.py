@@ -237,7 +237,8 @@ def test_many_processes_write_one_database_and_every_event_is_there_once(
     assert len(found) == len(set(found)) == processes * events
 
 
-def test_ten_processes_that_start_at_once_end_with_one_schema_and_all_rows(postgres: Database) -> None:
+def test_ten_processes_at_once_end_with_one_schema_and_all_rows(postgres: Database) -> None:
+    """Ten processes that start at once end with one schema and all rows."""
     work = """
         def work(url, name):
             telemetry = Telemetry(url, shutdown_timeout_s=100)
