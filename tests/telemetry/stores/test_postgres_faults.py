@@ -72,7 +72,8 @@ def test_when_the_answer_to_a_commit_is_lost_each_row_is_there_once(
     assert each_once(postgres, 21)
 
 
-def test_when_backends_are_terminated_all_the_time_nothing_is_lost_and_nothing_doubled(postgres: Database) -> None:
+def test_terminated_backends_lose_nothing_and_double_nothing(postgres: Database) -> None:
+    """When backends are terminated all the time, nothing is lost and nothing doubled."""
     terminated = 0
     with Telemetry(postgres.url, batch_size=50) as telemetry:
         for turn in range(20):
@@ -105,7 +106,8 @@ def test_a_server_that_refuses_is_waited_for(postgres: Database, proxy: Proxy) -
     assert each_once(postgres, 200)
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up_and_tried_again(postgres: Database, proxy: Proxy) -> None:
+def test_a_server_that_accepts_and_says_nothing_is_tried_again(postgres: Database, proxy: Proxy) -> None:
+    """A server that accepts a connection and says nothing is given up, and tried again."""
     proxy.hang()
     with Telemetry(url_through(postgres, proxy, options="&connect_timeout=1")) as telemetry:
         record(telemetry, 0, 10)
@@ -115,9 +117,8 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up_and_tried_again(post
     assert each_once(postgres, 10)
 
 
-def test_a_server_that_stops_answering_in_the_middle_is_given_up_and_the_batch_is_sent_again(
-    postgres: Database, proxy: Proxy
-) -> None:
+def test_a_server_that_stops_answering_gets_the_batch_again(postgres: Database, proxy: Proxy) -> None:
+    """A server that stops answering in the middle is given up, and the batch is sent again."""
     destination = parse_database_url(url_through(postgres, proxy, options="&connect_timeout=1"))
     with Telemetry(PostgresStore(destination, command_timeout_s=0.5)) as telemetry:
         record(telemetry, 0, 1)
@@ -130,9 +131,8 @@ def test_a_server_that_stops_answering_in_the_middle_is_given_up_and_the_batch_i
     assert each_once(postgres, 11)
 
 
-def test_close_keeps_its_deadline_while_the_server_hangs_and_the_next_writer_delivers(
-    postgres: Database, proxy: Proxy
-) -> None:
+def test_close_keeps_its_deadline_while_the_server_hangs(postgres: Database, proxy: Proxy) -> None:
+    """A close keeps its deadline while the server hangs, and the next writer delivers."""
     url = url_through(postgres, proxy)
     telemetry = Telemetry(url)
     record(telemetry, 0, 1)
@@ -277,7 +277,8 @@ def test_a_database_that_does_not_exist_yet_is_waited_for(postgres: Database) ->
             postgres.execute(f"DROP DATABASE {later.name} WITH (FORCE)")
 
 
-def test_a_table_that_is_missing_is_said_and_when_it_is_back_the_events_drain(postgres: Database) -> None:
+def test_a_missing_table_is_said_and_drained_to_once_it_is_back(postgres: Database) -> None:
+    """A table that is missing is said, and when it is back the events drain."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
         assert telemetry.flush(30)
@@ -290,7 +291,8 @@ def test_a_table_that_is_missing_is_said_and_when_it_is_back_the_events_drain(po
     assert each_once(postgres, 2)
 
 
-def test_a_column_of_another_type_is_the_tables_fault_and_keeps_every_event(postgres: Database) -> None:
+def test_a_column_of_another_type_keeps_every_event(postgres: Database) -> None:
+    """A column of another type is the table's fault, and keeps every event."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
         assert telemetry.flush(30)
@@ -330,9 +332,10 @@ def test_a_row_that_a_trigger_leaves_out_is_not_counted_as_written(postgres: Dat
     assert sorted(postgres.phases()) == ["0", "1", "3"]
 
 
-def test_a_newer_schema_is_left_alone_and_its_events_are_delivered_when_the_program_fits(
+def test_a_newer_schema_is_left_alone_until_the_program_fits(
     postgres: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A newer schema is left alone, and its events are delivered when the program fits."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
     postgres.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
@@ -349,7 +352,7 @@ def test_a_newer_schema_is_left_alone_and_its_events_are_delivered_when_the_prog
     assert each_once(postgres, 12)
 
 
-def test_a_row_without_a_partition_waits_for_one_and_is_no_dead_letter(postgres: Database) -> None:
+def test_a_row_without_a_partition_waits_and_is_no_dead_letter(postgres: Database) -> None:
     """PostgreSQL says of it what it says of a violated check."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
@@ -366,7 +369,8 @@ def test_a_row_without_a_partition_waits_for_one_and_is_no_dead_letter(postgres:
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
-def test_with_several_servers_the_next_one_is_used_when_the_first_is_gone(postgres: Database, fault: str) -> None:
+def test_of_several_servers_the_next_is_used_when_one_is_gone(postgres: Database, fault: str) -> None:
+    """With several servers the next one is used when the first is gone."""
     with proxy_to(postgres.address()) as first, proxy_to(postgres.address()) as second:
         url = url_through(postgres, first, second, options="&connect_timeout=1")
         with Telemetry(url) as telemetry:
