@@ -377,7 +377,7 @@ def test_an_environment_that_the_sdk_cannot_use_is_one_clear_line(
     assert capfd.readouterr().err == ""
 
 
-def test_a_phase_that_says_little_gets_the_plans_fallbacks() -> None:
+def test_a_phase_that_says_little_gets_the_hosts_fallbacks() -> None:
     call = describe_call({}, COEFFICIENTS)
     assert (call.run_id, call.phase_id, call.category, call.complexity) == (
         "unknown",
@@ -478,7 +478,7 @@ def test_the_hosts_helper_follows_flag_and_url_at_each_call(tmp_path: Path, monk
         assert [(row[0], json.loads(row[1]), *row[2:]) for row in rows] == [("r", ["a.py", "b.py"], 40, 66)]
 
 
-def test_the_plans_helper_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hosts_helper_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_DB_ENABLED", "1")
     garbage: Any = object()
     for url in ("mysql://x", f"sqlite:///{tmp_path}/three.db"):

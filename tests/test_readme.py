@@ -101,7 +101,7 @@ def test_the_lines_of_library_use_write_one_row(clone: Path) -> None:
     assert (clone / "autopack.db").is_file()
 
 
-def test_the_plans_five_commands_work_as_printed(clone: Path) -> None:
+def test_the_hosts_five_commands_work_as_printed(clone: Path) -> None:
     (commands,) = [block.text for block in blocks("README.md") if block.language == "bash"]
     done = run(commands, clone)
     assert done.returncode == 0, done.stdout

@@ -300,7 +300,7 @@ def test_existing_deliverables_are_modifications(tmp_path: Path) -> None:
     assert report["counts"]["existing_unknown"] == 0
 
 
-def test_an_export_of_ours_gives_what_the_database_gives(tmp_path: Path) -> None:
+def test_an_export_gives_what_the_database_gives(tmp_path: Path) -> None:
     database = filled(tmp_path)
     autopack("export", "--output", tmp_path / "events.ndjson", database=database)
     from_file = replay_json("--source", "ndjson", tmp_path / "events.ndjson")
@@ -334,7 +334,7 @@ def test_only_simulated_events_are_said_and_are_no_error(tmp_path: Path) -> None
     assert "by category" in autopack("replay", "--include-simulated", database=tmp_path / "x.db").stdout
 
 
-def test_the_plans_script_is_the_same(tmp_path: Path) -> None:
+def test_the_hosts_script_is_the_same(tmp_path: Path) -> None:
     database = filled(tmp_path)
     run = [sys.executable, str(ROOT / "scripts" / "replay_telemetry.py"), "--source", "db"]
     script = subprocess.run(run, env=environment(database), capture_output=True, check=True, encoding="utf-8")

@@ -147,7 +147,7 @@ def test_the_hosts_export_script_runs_unchanged_and_agrees(database: Path, tmp_p
     assert [record["waste_ratio"] for record in ours] == [2.0, 1.23, 2.0]
 
 
-def test_the_plans_own_check_runs_unchanged(database: Path) -> None:
+def test_the_hosts_own_check_runs_unchanged(database: Path) -> None:
     run = [sys.executable, "-c", PLAN_CHECK]
     printed = subprocess.run(run, env=environment(database), capture_output=True, check=True, text=True).stdout
     assert printed == "TokenEstimationV2 events in DB: 3\nLatest event: p3, implementation/medium, 2 deliverables\n"

@@ -206,7 +206,7 @@ def test_what_is_not_clear_deletes_nothing(database: Path, arguments: list[str],
     assert len(phases_of(database)) == 1
 
 
-def test_where_nobody_can_be_asked_it_deletes_nothing(database: Path) -> None:
+def test_without_a_terminal_to_ask_at_it_deletes_nothing(database: Path) -> None:
     make_database(database, [aged(1, 100)])
     command = [sys.executable, "-m", "autopack.cli", "prune", "--older-than", "90d"]
     done = subprocess.run(

@@ -132,7 +132,7 @@ def test_a_living_writer_keeps_its_segment(database: Path) -> None:
     abandon(living)
 
 
-def test_a_damaged_file_is_named_and_set_aside(database: Path, journal: Path) -> None:
+def test_a_damaged_file_is_named_and_quarantined(database: Path, journal: Path) -> None:
     (segment,) = segments_in(journal)
     data = bytearray(segment.read_bytes())
     data[data.index(b"p1")] ^= 0xFF

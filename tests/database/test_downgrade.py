@@ -126,7 +126,7 @@ def test_down_and_up_again_every_row_stays_and_gets_another_identity(kind: Kind)
     assert (after[0]["input_tokens"], after[3]["input_tokens"]) == (None, 7)
 
 
-def test_the_plans_own_system_writes_and_reads_the_table_again(kind: Kind) -> None:
+def test_the_host_system_writes_and_reads_the_table_again(kind: Kind) -> None:
     kind.record("1", "2")
     downgrade(kind.destination)
     keys = [kind.write_as_the_plan(), kind.write_as_the_plan()]
@@ -166,7 +166,7 @@ def test_a_users_index_and_trigger_stay_and_no_trigger_fires(kind: Kind) -> None
         assert connection.exec_driver_sql("SELECT count(*) FROM log").scalar() == 1
 
 
-def test_only_a_schema_of_ours_can_be_gone_back_from(kind: Kind) -> None:
+def test_only_autopacks_own_schema_can_be_downgraded(kind: Kind) -> None:
     for _ in range(2):
         with pytest.raises(SchemaError, match=f"no schema {migrations.HEAD}"):
             downgrade(kind.destination)

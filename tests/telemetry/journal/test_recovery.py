@@ -171,7 +171,7 @@ STRANGERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-def test_a_stranger_in_the_folder_is_left_alone_and_disturbs_nobody(database: Path, kind: str) -> None:
+def test_a_foreign_file_in_the_folder_is_left_alone(database: Path, kind: str) -> None:
     if kind == "foreign owner" and os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     folder = folder_of(database)
