@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from tests import postgres as postgres_servers
-from tests.stores import PLACES, Place
 from tests.write_side import DATA, url_of
 
 from autopack.telemetry import lifecycle
@@ -44,13 +43,6 @@ def postgres(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with postgres_servers.new_database(postgres_server) as database:
         yield database
-
-
-@pytest.fixture(params=sorted(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Each kind of store in turn."""
-    kind = PLACES[request.param]
-    return kind(tmp_path, request.getfixturevalue("postgres") if kind.on_postgres else None)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
+from tests.analysis.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
 from tests.read_side import autopack, event, make_database
 
 from autopack.analysis.calibrating.calibration import Calibration, Settings, calibrate

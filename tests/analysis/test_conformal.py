@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cost_models import TODAY, history, lognormal, other_costs
+from tests.analysis.cost_models import TODAY, history, lognormal, other_costs
 from tests.read_side import autopack
 
 from autopack.analysis.calibrating.calibration import Settings, calibrate

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from tests.analysis.test_postgres_reading import PLAN_ROW, PLAN_TABLE, odd_events, on_postgres
+from tests.misbehaving_stores import FlakyStore, RefusingStore
 from tests.postgres import Database
 from tests.read_side import autopack, environment, event, make_database, measured
-from tests.stores import FlakyStore, RefusingStore
 from tests.write_side import TABLE, url_of
 
 from autopack.analysis.reading.records import EventRecord

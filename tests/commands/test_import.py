@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.misbehaving_stores import FlakyStore, RefusingStore, WrappedStore
 from tests.read_side import DATA, autopack, autopack_process, environment, event, make_database
-from tests.stores import FlakyStore, RefusingStore, WrappedStore
 from tests.write_side import event as fields_of_an_event
 from tests.write_side import rows_of
 

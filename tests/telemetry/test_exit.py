@@ -148,7 +148,7 @@ def test_exit_with_several_hanging_stores_waits_for_the_longest_only(database: P
         run_python(
             """
             from autopack.telemetry import Telemetry
-            from tests.stores import HangingStore
+            from tests.misbehaving_stores import HangingStore
             stores = [HangingStore() for _ in range(int(sys.argv[1]))]
             instances = [Telemetry(store, shutdown_timeout_s=2) for store in stores]
             for telemetry in instances:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.stores import HangingStore, Place, WrappedStore
+from tests.misbehaving_stores import HangingStore, WrappedStore
+from tests.telemetry.places import Place
+from tests.waiting import wait_for
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url
@@ -208,7 +210,7 @@ def test_a_hanging_store_holds_up_neither_record_nor_close(
     assert telemetry.stats().pending == 501
     assert caplog.messages[-1].startswith("Closed; of 501 accepted event(s): 501 not written")
     store.released.set()
-    assert telemetry.writer.progress.wait_for(lambda: not telemetry.stats().worker_alive, 30)
+    wait_for(telemetry, lambda stats: not stats.worker_alive)
 
 
 def test_a_thread_that_cannot_start_is_started_at_the_next_chance() -> None:

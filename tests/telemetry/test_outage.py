@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 from tests.journals import child, folder_of, recover_into, segments_in
-from tests.stores import FlakyStore, WrappedStore
+from tests.misbehaving_stores import FlakyStore, WrappedStore
 from tests.write_side import event, phases_of, rows_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url

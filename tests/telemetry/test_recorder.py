@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.misbehaving_stores import FlakyStore, HangingStore, RefusingStore, WrappedStore
 from tests.postgres import Database
-from tests.stores import (
-    FlakyStore,
-    HangingStore,
-    MemoryPlace,
-    Place,
-    PostgresPlace,
-    RefusingStore,
-    SqlitePlace,
-    WrappedStore,
-)
 from tests.telemetry.event.test_event import POISON, nested
+from tests.telemetry.places import MemoryPlace, Place, PostgresPlace, SqlitePlace
+from tests.waiting import wait_for
 from tests.write_side import event, run_python
 
 from autopack.telemetry import Telemetry, TelemetryStats
@@ -274,14 +267,13 @@ def test_a_full_batch_is_written_without_flush_or_interval(place: Place) -> None
     with place.open(batch_size=10, flush_interval_s=3600) as telemetry:
         for _ in range(21):
             telemetry.record(**event())
-        changed = telemetry.writer.progress.wait_for(lambda: telemetry.stats().written >= 20, 30)
-        assert changed, telemetry.stats()
+        wait_for(telemetry, written=20)
 
 
 def test_a_smaller_batch_is_written_when_the_interval_is_over(place: Place) -> None:
     with place.open(flush_interval_s=0.05) as telemetry:
         telemetry.record(**event())
-        assert telemetry.writer.progress.wait_for(lambda: telemetry.stats().written == 1, 30), telemetry.stats()
+        wait_for(telemetry, written=1)
 
 
 def test_a_backlog_drains_in_one_close(place: Place) -> None:

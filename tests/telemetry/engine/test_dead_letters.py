@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stores import RefusingStore
+from tests.misbehaving_stores import RefusingStore
 from tests.write_side import dead_letter_file, dead_letters_of, event, phases_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.stores import FaultStore, FlakyStore, RefusingStore, SlowStore, WrappedStore
+from tests.misbehaving_stores import FaultStore, FlakyStore, RefusingStore, SlowStore, WrappedStore
 from tests.write_side import event
 
 from autopack.errors import DataRejectedError, StoreError, StoreUnusableError, TransientStoreError

@@ -24,7 +24,7 @@ from tests.journals import (
     recover_into,
     segments_in,
 )
-from tests.stores import FlakyStore
+from tests.misbehaving_stores import FlakyStore
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url

@@ -6,20 +6,8 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from tests.journals import (
-    SMALL,
-    abandon,
-    at_c_call,
-    at_call,
-    at_return,
-    drained,
-    fill,
-    in_another_thread,
-    make_journal,
-    payload,
-    recover_into,
-    segments_in,
-)
+from tests.journals import SMALL, abandon, drained, fill, make_journal, payload, recover_into, segments_in
+from tests.telemetry.journal.interrupts import at_c_call, at_call, at_return, in_another_thread
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.errors import QueueRejected
@@ -166,7 +154,7 @@ def test_an_append_held_up_while_the_segment_changed_goes_on(tmp_path: Path) -> 
 def test_a_close_in_the_making_of_a_segment_ends(database: Path, when: str) -> None:
     """As a handler of SIGTERM may do, of the first segment and of a later one."""
     code = """
-        from tests.journals import at_c_call
+        from tests.telemetry.journal.interrupts import at_c_call
         from autopack.telemetry import Telemetry
 
         telemetry = Telemetry(sys.argv[1])

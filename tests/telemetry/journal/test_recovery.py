@@ -255,10 +255,11 @@ def test_a_second_death_during_recovery_loses_nothing(database: Path) -> None:
     left_behind(folder_of(database), identity_of(database), phases(20_000, "old"), LARGE)
     code = """
         from autopack.telemetry import Telemetry
+        from tests.waiting import wait_for
         telemetry = Telemetry(sys.argv[1])
         telemetry.record(**event(phase_id="later"))
         at_least = int(sys.argv[2])
-        telemetry.writer.progress.wait_for(lambda: telemetry.stats().written >= at_least, 30)
+        wait_for(telemetry, written=at_least)
         os._exit(3)
     """
     for at_least in (1, 1000, 500):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.postgres import Database
-from tests.proxy import proxy_to
+from tests.telemetry.stores.proxy import proxy_to
 from tests.write_side import TABLE, event
 
 from autopack.database.destination import parse_database_url

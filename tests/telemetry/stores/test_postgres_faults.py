@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 from tests.postgres import Database
-from tests.proxy import Proxy, proxy_to
+from tests.telemetry.stores.proxy import Proxy, proxy_to
+from tests.waiting import wait_for_error
 from tests.write_side import TABLE, event
 
 from autopack.database.destination import parse_database_url
@@ -37,14 +38,6 @@ def url_through(postgres: Database, *proxies: Proxy, options: str = "") -> str:
 def record(telemetry: Telemetry, first: int, last: int) -> None:
     for number in range(first, last):
         assert telemetry.record(**event(phase_id=str(number)))
-
-
-def wait_until(telemetry: Telemetry, what: str) -> None:
-    """Until the writer has told of an error that begins so."""
-    deadline_s = time.monotonic() + 30
-    while not (telemetry.stats().last_error or "").startswith(what):
-        assert time.monotonic() < deadline_s, telemetry.stats()
-        telemetry.flush(0.02)
 
 
 def each_once(postgres: Database, count: int) -> bool:
@@ -93,13 +86,13 @@ def test_a_server_that_refuses_is_waited_for(postgres: Database, proxy: Proxy) -
     proxy.refuse()
     with Telemetry(url_through(postgres, proxy)) as telemetry:
         record(telemetry, 0, 100)
-        wait_until(telemetry, "ConnectionRefusedError")
+        wait_for_error(telemetry, "ConnectionRefusedError")
         assert telemetry.stats().pending == 100
         proxy.heal()
         assert telemetry.flush(30)
         proxy.refuse()
         record(telemetry, 100, 200)
-        wait_until(telemetry, "ConnectionRefusedError")
+        wait_for_error(telemetry, "ConnectionRefusedError")
         proxy.heal()
         assert telemetry.flush(30)
     assert (telemetry.stats().written, telemetry.stats().duplicates) == (200, 0)
@@ -111,7 +104,7 @@ def test_a_server_that_accepts_and_says_nothing_is_tried_again(postgres: Databas
     proxy.hang()
     with Telemetry(url_through(postgres, proxy, options="&connect_timeout=1")) as telemetry:
         record(telemetry, 0, 10)
-        wait_until(telemetry, "TimeoutError")
+        wait_for_error(telemetry, "TimeoutError")
         proxy.heal()
         assert telemetry.flush(30)
     assert each_once(postgres, 10)
@@ -125,7 +118,7 @@ def test_a_server_that_stops_answering_gets_the_batch_again(postgres: Database, 
         assert telemetry.flush(30)
         proxy.hang()
         record(telemetry, 1, 11)
-        wait_until(telemetry, "TimeoutError")
+        wait_for_error(telemetry, "TimeoutError")
         proxy.heal()
         assert telemetry.flush(30)
     assert each_once(postgres, 11)
@@ -161,7 +154,7 @@ def test_a_read_only_server_is_waited_for(postgres: Database) -> None:
         postgres.execute(f"ALTER DATABASE {postgres.name} SET default_transaction_read_only = on")
         postgres.terminate_others()
         record(telemetry, 1, 11)
-        wait_until(telemetry, "ReadOnlySQLTransactionError 25006")
+        wait_for_error(telemetry, "ReadOnlySQLTransactionError 25006")
         assert telemetry.stats().pending == 10
         with postgres.connect(options="-c default_transaction_read_only=off") as connection:
             connection.execute(f"ALTER DATABASE {postgres.name} RESET default_transaction_read_only".encode())
@@ -184,7 +177,7 @@ def test_a_statement_that_the_server_ends_for_its_time_is_tried_again(postgres: 
         assert telemetry.flush(30)
         with table_locked(postgres):
             record(telemetry, 1, 11)
-            wait_until(telemetry, "QueryCanceledError 57014")
+            wait_for_error(telemetry, "QueryCanceledError 57014")
             assert telemetry.stats().pending == 10
         assert telemetry.flush(30)
     assert each_once(postgres, 11)
@@ -235,7 +228,7 @@ def test_a_server_without_a_free_connection_is_waited_for(postgres: Database) ->
         postgres.execute(f"ALTER ROLE {name} CONNECTION LIMIT 0")
         with Telemetry(url) as telemetry:
             record(telemetry, 0, 10)
-            wait_until(telemetry, "TooManyConnectionsError 53300")
+            wait_for_error(telemetry, "TooManyConnectionsError 53300")
             postgres.execute(f"ALTER ROLE {name} CONNECTION LIMIT -1")
             assert telemetry.flush(30)
         assert each_once(postgres, 10)
@@ -257,7 +250,7 @@ def test_a_missing_privilege_keeps_everything_until_it_is_granted(postgres: Data
             assert telemetry.flush(30)
             postgres.execute(f"REVOKE INSERT ON {TABLE} FROM {name}")
             record(telemetry, 1, 11)
-            wait_until(telemetry, "InsufficientPrivilegeError 42501")
+            wait_for_error(telemetry, "InsufficientPrivilegeError 42501")
             assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (10, 0)
             postgres.execute(f"GRANT INSERT ON {TABLE} TO {name}")
             assert telemetry.flush(30)
@@ -268,7 +261,7 @@ def test_a_database_that_does_not_exist_yet_is_waited_for(postgres: Database) ->
     later = postgres.sibling(f"{postgres.name}_later")
     with Telemetry(later.url) as telemetry:
         record(telemetry, 0, 10)
-        wait_until(telemetry, "InvalidCatalogNameError 3D000")
+        wait_for_error(telemetry, "InvalidCatalogNameError 3D000")
         postgres.execute(f"CREATE DATABASE {later.name}")
         try:
             assert telemetry.flush(30)
@@ -284,7 +277,7 @@ def test_a_missing_table_is_said_and_drained_to_once_it_is_back(postgres: Databa
         assert telemetry.flush(30)
         postgres.execute(f"ALTER TABLE {TABLE} RENAME TO elsewhere")
         record(telemetry, 1, 2)
-        wait_until(telemetry, f"the schema says {HEAD} but the table is gone")
+        wait_for_error(telemetry, f"the schema says {HEAD} but the table is gone")
         assert telemetry.stats().dead_lettered == 0
         postgres.execute(f"ALTER TABLE elsewhere RENAME TO {TABLE}")
         assert telemetry.flush(30)
@@ -298,7 +291,7 @@ def test_a_column_of_another_type_keeps_every_event(postgres: Database) -> None:
         assert telemetry.flush(30)
         postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN success TYPE integer USING success::integer")
         record(telemetry, 1, 11)
-        wait_until(telemetry, "DatatypeMismatchError 42804")
+        wait_for_error(telemetry, "DatatypeMismatchError 42804")
         assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (10, 0)
         postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN success TYPE boolean USING success <> 0")
         assert telemetry.flush(30)
@@ -341,7 +334,7 @@ def test_a_newer_schema_is_left_alone_until_the_program_fits(
     postgres.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     telemetry = Telemetry(postgres.url)
     record(telemetry, 1, 11)
-    wait_until(telemetry, f"schema 9999 is newer than this program's {HEAD}")
+    wait_for_error(telemetry, f"schema 9999 is newer than this program's {HEAD}")
     telemetry.close(0.2)
     assert telemetry.stats().pending == 10
     assert len([line for line in caplog.messages if "schema 9999 is newer" in line and "tried again" in line]) == 1
@@ -361,7 +354,7 @@ def test_a_row_without_a_partition_waits_and_is_no_dead_letter(postgres: Databas
     postgres.execute(f"ALTER TABLE {TABLE} ADD PRIMARY KEY (run_id, event_uid)")
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 10)
-        wait_until(telemetry, "CheckViolationError 23514")
+        wait_for_error(telemetry, "CheckViolationError 23514")
         assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (10, 0)
         postgres.execute(f"CREATE TABLE part PARTITION OF {TABLE} FOR VALUES IN ('nightly')")
         assert telemetry.flush(30)

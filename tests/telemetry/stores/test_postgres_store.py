@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from sqlalchemy import select, text
 from tests.journals import RECORD_UNTIL_KILLED, accepted_by, child
 from tests.postgres import Database
-from tests.proxy import parse_names, proxy_to
+from tests.telemetry.stores.proxy import parse_names, proxy_to
 from tests.write_side import TABLE, event, read_dead_letters, run_python
 
 from autopack.cli import cli

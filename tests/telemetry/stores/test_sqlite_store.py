@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.waiting import wait_for_error
 from tests.write_side import TABLE, dead_letters_of, event, phases_of, rows_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url
@@ -54,16 +55,6 @@ def rows(count: int, start: int = 0) -> list[Row]:
 
 def store_at(path: Path) -> SqliteStore:
     return SqliteStore(parse_database_url(f"sqlite:///{path}"))
-
-
-def wait_until(telemetry: Telemetry, what: str) -> None:
-    """Until the writer has told of an error that begins so."""
-    found = telemetry.writer.progress.wait_for(lambda: (telemetry.stats().last_error or "").startswith(what), 0)
-    deadline_s = time.monotonic() + 30
-    while not found and time.monotonic() < deadline_s:
-        telemetry.flush(0.05)
-        found = (telemetry.stats().last_error or "").startswith(what)
-    assert found, telemetry.stats()
 
 
 async def test_the_largest_batch_is_one_statement(database: Path) -> None:
@@ -128,7 +119,7 @@ def test_a_locked_database_that_is_released_drains_by_itself(database: Path, dat
         with locked(database):
             for number in range(100):
                 assert telemetry.record(**event(phase_id=str(number)))
-            wait_until(telemetry, "OperationalError SQLITE_BUSY")
+            wait_for_error(telemetry, "OperationalError SQLITE_BUSY")
             assert telemetry.stats().pending == 100
         assert telemetry.flush(30)
         assert telemetry.stats().duplicates == 0
@@ -140,7 +131,7 @@ def test_a_database_locked_before_the_first_event_drains_later(database: Path, d
     with Telemetry(database_url) as telemetry:
         with locked(database):
             telemetry.record(**event())
-            wait_until(telemetry, "OperationalError SQLITE_BUSY")
+            wait_for_error(telemetry, "OperationalError SQLITE_BUSY")
         assert telemetry.flush(30)
     assert phases_of(database) == ["p1"]
 
@@ -227,7 +218,7 @@ def test_a_missing_table_is_said_and_drained_to_once_it_is_back(database: Path, 
         with closing(sqlite3.connect(database)) as connection:
             connection.execute(f"ALTER TABLE {TABLE} RENAME TO elsewhere")
         telemetry.record(**event(phase_id="after"))
-        wait_until(telemetry, f"the schema says {HEAD} but the table is gone")
+        wait_for_error(telemetry, f"the schema says {HEAD} but the table is gone")
         assert telemetry.stats().dead_lettered == 0
         with closing(sqlite3.connect(database)) as connection:
             connection.execute(f"ALTER TABLE elsewhere RENAME TO {TABLE}")
@@ -239,7 +230,7 @@ def test_a_folder_in_place_of_the_file_is_waited_for(database: Path, database_ur
     with Telemetry(database_url, journal_dir=None) as telemetry:
         database.mkdir()
         telemetry.record(**event())
-        wait_until(telemetry, "OperationalError SQLITE_CANTOPEN")
+        wait_for_error(telemetry, "OperationalError SQLITE_CANTOPEN")
         database.rmdir()
         assert telemetry.flush(30)
     assert phases_of(database) == ["p1"]
@@ -249,7 +240,7 @@ def test_a_file_that_is_no_database_loses_nothing_and_is_left_alone(database: Pa
     database.write_text("my diary, " * 500)
     with Telemetry(database_url, journal_dir=None) as telemetry:
         telemetry.record(**event())
-        wait_until(telemetry, "DatabaseError SQLITE_NOTADB")
+        wait_for_error(telemetry, "DatabaseError SQLITE_NOTADB")
         assert database.read_text() == "my diary, " * 500
         assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (1, 0)
         database.unlink()
@@ -439,7 +430,7 @@ def test_a_read_only_database_is_said_and_drains_once_writable(database: Path, d
     database.chmod(0o400)
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event())
-        wait_until(telemetry, "OperationalError SQLITE_READONLY")
+        wait_for_error(telemetry, "OperationalError SQLITE_READONLY")
         database.chmod(0o600)
         assert telemetry.flush(30)
 

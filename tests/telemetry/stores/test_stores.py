@@ -8,8 +8,8 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from tests.misbehaving_stores import RefusingStore
 from tests.postgres import Database
-from tests.stores import RefusingStore
 from tests.write_side import event, rows_of, url_of
 
 from autopack.database.destination import parse_database_url
