@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 import pytest
 from click.testing import CliRunner, Result
+from tests.recorded import RecordedRun
 
 from autopack._util.signals import StopSignals
 from autopack.autonomous_executor import choose_provider, exit_code, run_command
@@ -29,7 +30,6 @@ from autopack.build.progress import Outcome, outcome_line, summary_lines
 from autopack.telemetry import TelemetryStats
 from autopack.telemetry.engine.settings import Settings
 
-SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 PROGRAM = [sys.executable, "-m", "autopack.autonomous_executor"]
 UNSET = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "AUTOPACK_ESTIMATOR_COEFFICIENTS")
 
@@ -67,19 +67,17 @@ def plan_file(place: Path, *phases: Mapping[str, Any]) -> Path:
     return path
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the recorded data is not beside this clone (../shared/data)")
-def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path) -> None:
-    plan, recording = SHARED_DATA / "plan_v5.json", SHARED_DATA / "recording_v5.json"
+def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path, recorded: RecordedRun) -> None:
+    plan, recording = recorded.plan, recorded.replies
     options = ["--run-id", "v5", "--provider", "recorded", "--plan", str(plan), "--recording", str(recording)]
     done = subprocess.run([*PROGRAM, *options], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr.count("FAILED") == 1
-    assert "FAILED  telemetry-v5-d3-design-notes: 404 not_found_error: no recorded reply" in done.stderr
+    assert f"FAILED  {recorded.never_run}: 404 not_found_error: no recorded reply" in done.stderr
     assert done.stdout.splitlines()[0] == "run v5: 25 phases, 24 ok, 1 failed"
     assert "accepted=25 written=25 duplicates=0 dead_lettered=0 pending=0 dropped=0" in done.stdout
 
     deliverables = {phase["phase_id"]: phase["deliverables"] for phase in json.loads(plan.read_bytes())["phases"]}
-    recorded = json.loads(recording.read_bytes())
     names = (
         "phase_id",
         "model",
@@ -106,13 +104,13 @@ def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path) -> None
             deliverables[entry["phase_id"]],
             entry["predicted_output_tokens"],
         )
-        for entry in recorded
+        for entry in json.loads(recording.read_bytes())
     ]
     assert len(found) == 25
     assert sorted(map(str, (row[:-1] for row in found))) == sorted(map(str, (row[:-1] for row in expected)))
     predictions = {row[0]: row[-1] for row in found}
     differing = {row[0] for row in expected if predictions[row[0]] != row[-1]}
-    assert differing == {"telemetry-v5-p15-cli-demo"}
+    assert differing == {recorded.predicted_by_others}
 
 
 def test_without_key_plan_or_recording_the_shipped_plan_runs(place: Path) -> None:

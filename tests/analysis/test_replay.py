@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.read_side import DATA, ROOT, autopack, environment, event, make_database
+from tests.read_side import ROOT, autopack, environment, event, make_database
+from tests.recorded import RecordedRun
 
 from autopack.analysis.accuracy import accuracy_of, percent, quantile
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines, exported
@@ -21,7 +22,6 @@ from autopack.analysis.replaying.replay import Observation, Replay, Report, deli
 from autopack.analysis.replaying.sources import Exported, from_log
 from autopack.analysis.replaying.table import HEADER, plain_table, rich_table
 
-RECORDED_LOG = DATA / "token_estimation_2025-12-23.log"
 FIGURES = ["median_smape_percent", "mean_smape_percent", "median_waste", "p90_waste", "underestimated_percent"]
 
 
@@ -72,13 +72,10 @@ def independent_figures(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
     return dict(zip(FIGURES, figures, strict=True))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_every_figure_of_a_log_equals_an_independent_computation() -> None:
+def test_every_figure_of_a_log_equals_an_independent_computation(recorded: RecordedRun) -> None:
     """Every figure of the recorded log equals an independent computation."""
-    lines = [
-        dict(word.split("=") for word in line.split() if "=" in word) for line in RECORDED_LOG.read_text().splitlines()
-    ]
-    figures = json.loads((DATA / "estimator_coefficients.json").read_text())
+    lines = recorded.logged()
+    figures = json.loads((ROOT / "src/autopack/data/estimator_coefficients.json").read_text())
 
     def today(line: dict[str, str]) -> int:
         overhead = figures["overhead"][f"{line['category']}/{line['complexity']}"]
@@ -96,7 +93,7 @@ def test_every_figure_of_a_log_equals_an_independent_computation() -> None:
             "today": independent_figures(now),
         }
 
-    report = replay_json("--source", "log", RECORDED_LOG)
+    report = replay_json("--source", "log", recorded.log)
     assert (report["counts"]["read"], report["counts"]["skipped"], report["counts"]["compared"]) == (31, 0, 31)
     assert (report["counts"]["synthetic"], report["counts"]["existing_unknown"]) == (31, 31)
     assert_close(report["overall"], expected("all", lines))
@@ -119,15 +116,24 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert found[key] == pytest.approx(expected[key], rel=1e-12)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_the_table_shows_the_log_and_says_what_it_assumed() -> None:
-    done = autopack("replay", "--source", "log", RECORDED_LOG)
+def test_the_table_shows_the_log_and_says_what_it_assumed(recorded: RecordedRun) -> None:
+    """Each cell shows a figure as recorded, and as today's estimator has it."""
+    done = autopack("replay", "--source", "log", recorded.log)
+    shown = json.loads(autopack("replay", "--json", "--source", "log", recorded.log).stdout)["overall"]
+    then, now = shown["recorded"], shown["today"]
     assert done.returncode == 0
     assert "31 read, 0 skipped, 31 compared" in done.stdout
     assert done.stderr == "WARNING: no deliverables found for 31 events, using synthetic\n"
     assert all(len(line) <= 120 for line in done.stdout.splitlines())
     (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("all ")]
-    assert row == ["all", "31", "120/86", "124/105", "0.31/2.50", "3.61/52.4", "58/0", "0"]
+    assert row == [
+        "all",
+        "31",
+        *(f"{then[name]:.0f}/{now[name]:.0f}" for name in ("median_smape_percent", "mean_smape_percent")),
+        *(f"{then[name]:#.3g}/{now[name]:#.3g}" for name in ("median_waste", "p90_waste")),
+        f"{then['underestimated_percent']:.0f}/{now['underestimated_percent']:.0f}",
+        "0",
+    ]
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=2), st.integers(2, 20))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.recorded import RecordedRun
 
 from autopack.build.plan import SHIPPED_PLAN, load_plan, parse_plan
 from autopack.errors import InputFileError
@@ -15,17 +16,14 @@ from autopack.estimation.estimator import estimate
 from autopack.loopback.replies import Reply, ReplyRequest
 from autopack.loopback.simulation import DEFAULT_SEED, SimulatedReplies
 
-SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
 
 def plan_text(*phases: Any) -> bytes:
     return json.dumps({"run_id": "r", "phases": phases}).encode()
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the recorded data is not beside this clone (../shared/data)")
-def test_a_recorded_plan_is_read_whole() -> None:
-    plan = load_plan(SHARED_DATA / "plan_v5.json")
-    theirs = json.loads((SHARED_DATA / "plan_v5.json").read_bytes())["phases"]
+def test_a_recorded_plan_is_read_whole(recorded: RecordedRun) -> None:
+    plan = load_plan(recorded.plan)
+    theirs = json.loads(recorded.plan.read_bytes())["phases"]
     assert [(phase.phase_id, phase.deliverables) for phase in plan.phases] == [
         (phase["phase_id"], phase["deliverables"]) for phase in theirs
     ]

@@ -18,7 +18,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.read_side import DATA, ROOT, START, autopack, environment, event, make_database
+from tests import host_system
+from tests.read_side import ROOT, START, autopack, environment, event, make_database
 
 from autopack._util.files import atomic_write
 from autopack.analysis.exporting.text import FIELDS, encoded_lines
@@ -572,12 +573,11 @@ def test_a_reader_and_a_writer_do_not_wait_for_each_other(tmp_path: Path) -> Non
     assert read(destination) == []
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
 def test_a_host_database_is_exported_with_metrics_in_our_form(tmp_path: Path) -> None:
     """A database of the host system is exported with its metrics in autopack's form."""
     path = tmp_path / "x.db"
     with sqlite3.connect(path) as connection:
-        connection.executescript((DATA / "plan_table.sql").read_text())
+        connection.executescript(host_system.ON_SQLITE)
         connection.execute(
             "INSERT INTO token_estimation_v2_events VALUES (1, 'r', 'p', '2025-12-29 19:40:01.000000', 'docs', 'low', "
             "1, '[\"a.md\"]', 3000, 2000, 8192, 16384, 1, 0, 'end_turn', 'm', 40.1, 1.5, 0, 0, NULL, '2025-12-29')"

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.misbehaving_stores import FlakyStore, RefusingStore, WrappedStore
-from tests.read_side import DATA, autopack, autopack_process, environment, event, make_database
+from tests.read_side import autopack, autopack_process, environment, event, make_database
+from tests.recorded import RecordedRun
 from tests.write_side import event as fields_of_an_event
 from tests.write_side import rows_of
 
@@ -479,10 +480,9 @@ def test_a_maker_says_no_with_an_exception_of_its_own() -> None:
         RowMaker().from_export(b"{}")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_the_recorded_log_is_imported_completely(tmp_path: Path, database: Path) -> None:
-    log = tmp_path / "build.log"
-    shutil.copyfile(DATA / "token_estimation_2025-12-23.log", log)
+def test_the_recorded_log_is_imported_completely(tmp_path: Path, database: Path, recorded: RecordedRun) -> None:
+    log = tmp_path / "copy.log"
+    shutil.copyfile(recorded.log, log)
     done = autopack("import", log, database=database)
     assert done.returncode == 0
     rows = rows_of(database)

@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests import host_system
 from tests.postgres import Database
 from tests.write_side import TABLE, event, run_python
 
@@ -59,19 +60,11 @@ def insert(postgres: Database, **changes: Any) -> None:
 
 
 @pytest.fixture
-def old(postgres: Database, plan_table_sql: str) -> Callable[..., Database]:
-    """Makes a database of the plan's own system, as SQLAlchemy makes it on PostgreSQL, with a row in it."""
-    translated = plan_table_sql
-    for of_sqlite, of_postgres in (
-        ("INTEGER NOT NULL PRIMARY KEY", "SERIAL PRIMARY KEY"),
-        ("DATETIME", "TIMESTAMP"),
-        ("FLOAT", "DOUBLE PRECISION"),
-    ):
-        assert of_sqlite in translated
-        translated = translated.replace(of_sqlite, of_postgres)
+def old(postgres: Database) -> Callable[..., Database]:
+    """Makes a database of the host system, as SQLAlchemy makes it on PostgreSQL, with a row in it."""
 
     def make(*statements: str, **changes: Any) -> Database:
-        postgres.execute(translated)
+        postgres.execute(host_system.ON_POSTGRESQL)
         insert(postgres, **changes)
         for statement in statements:
             postgres.execute(statement)

@@ -152,10 +152,9 @@ async def test_a_store_in_a_forked_child_is_another_one_for_the_same_place(subje
     assert child.max_batch_rows == subject.store.max_batch_rows
 
 
+@pytest.mark.parametrize("subject", ["sqlite", "postgresql"], indirect=True)
 async def test_a_refusal_leaves_a_usable_store_and_nothing_of_the_batch(subject: Subject) -> None:
-    """A refusal leaves the store usable, and nothing of the batch behind."""
-    if isinstance(subject.store, MemoryStore):
-        pytest.skip("memory refuses nothing")
+    """A refusal leaves the store usable, and nothing of the batch behind. Memory refuses nothing."""
     good = rows(5)
     (bad,) = rows(1, start=100)
     await subject.store.write(good[:1])
