@@ -84,7 +84,8 @@ def assert_printed(expected: list[str], printed: str) -> None:
 @pytest.mark.parametrize(
     "block", [b for b in blocks("README.md") if b.language == "console"], ids=lambda b: b.text[:20]
 )
-def test_each_command_that_the_readme_shows_prints_what_the_readme_says(block: Block, clone: Path) -> None:
+def test_each_command_of_the_readme_prints_what_the_readme_says(block: Block, clone: Path) -> None:
+    """Each command that the README shows prints what the README says."""
     for command, expected in transcript(block.text):
         if command.startswith(NOT_RUN):
             assert os.access(ROOT / command, os.X_OK)
@@ -101,7 +102,7 @@ def test_the_lines_of_library_use_write_one_row(clone: Path) -> None:
     assert (clone / "autopack.db").is_file()
 
 
-def test_the_plans_five_commands_work_as_printed(clone: Path) -> None:
+def test_the_hosts_five_commands_work_as_printed(clone: Path) -> None:
     (commands,) = [block.text for block in blocks("README.md") if block.language == "bash"]
     done = run(commands, clone)
     assert done.returncode == 0, done.stdout
