@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
-import msgspec
 
-from autopack._util.text import escape_json, escape_terminal
+from autopack._util.text import escape_terminal
+from autopack.analysis.tables import padded
+from autopack.commands._output import print_json
+from autopack.commands._reading import announced_database
 from autopack.database.destination import current_destination
-from autopack.errors import DatabaseUrlError
 from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterFile
 
-_COLUMNS = "{:<36}  {:<8}  {:<24}  {:<24}  {}"
+_HEADER = ("event", "kind", "run", "phase", "reason")
+_WIDTHS = (36, 8, 24, 24, 0)
 
 
 @click.group("dead-letters")
@@ -40,9 +41,12 @@ def list_command(as_json: bool) -> None:
             unreadable += 1
             continue
         if shown == 0 and not as_json:
-            click.echo(_COLUMNS.format("event", "kind", "run", "phase", "reason"))
+            click.echo(padded(_HEADER, _WIDTHS, figures=()))
         shown += 1
-        click.echo(escape_json(msgspec.json.encode(letter).decode()) if as_json else _line(letter))
+        if as_json:
+            print_json(letter)
+        else:
+            click.echo(_line(letter))
     click.echo(f"{shown} dead letter(s)" + (f", {unreadable} unreadable line(s)" if unreadable else ""), err=True)
 
 
@@ -72,12 +76,7 @@ def retry_command() -> None:
 
 
 def _dead_letters() -> DeadLetterFile:
-    try:
-        destination = current_destination()
-    except DatabaseUrlError as exc:
-        raise click.ClickException(f"DATABASE_URL: {exc}") from exc
-    click.echo(f"database: {escape_terminal(str(destination))}", err=True)
-    folder: Path | None = destination.telemetry_dir
+    folder = announced_database().telemetry_dir
     if folder is None:
         raise click.ClickException("a database in memory has no dead letters on disk; set DATABASE_URL")
     return DeadLetterFile(folder)
@@ -85,4 +84,5 @@ def _dead_letters() -> DeadLetterFile:
 
 def _line(letter: DeadLetter) -> str:
     run, phase = (escape_terminal(str(letter.event.get(name, "-"))) for name in ("run_id", "phase_id"))
-    return _COLUMNS.format(letter.event_uid, letter.kind, run, phase, escape_terminal(letter.reason))
+    cells = (letter.event_uid, letter.kind, run, phase, escape_terminal(letter.reason))
+    return padded(cells, _WIDTHS, figures=())

@@ -1,4 +1,4 @@
-"""What a driver says went wrong, as one line for people: without a row, a statement or a password."""
+"""A driver's error as one line: without a row, a statement or a password."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from autopack._util.text import mask
 
 
 def describe_driver_error(exc: BaseException) -> str:
-    """The reason in an exception of SQLAlchemy's, or of a driver's.
+    """Return the reason in an exception of SQLAlchemy or of a driver.
 
     Of PostgreSQL's own errors it is the first line, which names no value; of a failed connection all that libpq says of
     each server. It is foreign text, to be made safe where it is shown.

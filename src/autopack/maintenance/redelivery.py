@@ -12,7 +12,7 @@ from autopack.telemetry.event.schema import Rejected
 from autopack.telemetry.stores.base import Store
 
 
-class Outcome(NamedTuple):
+class Redelivered(NamedTuple):
     """What became of the dead letters, in events; `kept` counts lines that cannot be read as well."""
 
     written: int
@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
     kept: int
 
 
-async def resend(dead_letters: DeadLetterFile, store: Store) -> Outcome:
+async def resend(dead_letters: DeadLetterFile, store: Store) -> Redelivered:
     """Send all dead letters of a file to a store.
 
     Raises:
@@ -31,24 +31,24 @@ async def resend(dead_letters: DeadLetterFile, store: Store) -> Outcome:
         outcomes = [await _resend_file(path, dead_letters, store) for path in dead_letters.claim()]
     finally:
         await store.close()
-    return Outcome(*map(sum, zip(*outcomes, strict=True))) if outcomes else Outcome(0, 0, 0)
+    return Redelivered(*map(sum, zip(*outcomes, strict=True))) if outcomes else Redelivered(0, 0, 0)
 
 
-async def _resend_file(path: Path, dead_letters: DeadLetterFile, store: Store) -> Outcome:
+async def _resend_file(path: Path, dead_letters: DeadLetterFile, store: Store) -> Redelivered:
     """One claimed file; it is removed when every line of it is in the database, or in the file again."""
     with dead_letters.claimed(path) as mine:
-        return await _resend_lines(path, dead_letters, store) if mine else Outcome(0, 0, 0)
+        return await _resend_lines(path, dead_letters, store) if mine else Redelivered(0, 0, 0)
 
 
-async def _resend_lines(path: Path, dead_letters: DeadLetterFile, store: Store) -> Outcome:
+async def _resend_lines(path: Path, dead_letters: DeadLetterFile, store: Store) -> Redelivered:
     decode = Decoder()
     results = [None if letter is None else await _resend_one(letter, decode, store) for letter in dead_letters_in(path)]
     kept = [result for result in results if isinstance(result, DeadLetter)]
     if None in results or dead_letters.append(kept):
-        # Lines that nobody can read, or no room for those that stay: the file is left for a person.
-        return Outcome(results.count(1), results.count(0), len(kept) + results.count(None))
+        # A line cannot be read, or there is no room for those that stay: the file is left for a person.
+        return Redelivered(results.count(1), results.count(0), len(kept) + results.count(None))
     dead_letters.discard(path)
-    return Outcome(results.count(1), results.count(0), len(kept))
+    return Redelivered(results.count(1), results.count(0), len(kept))
 
 
 async def _resend_one(letter: DeadLetter, decode: Decoder, store: Store) -> DeadLetter | int:
