@@ -25,15 +25,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from autopack.build.phase import PhaseCall, describe_call, phase_headers, prompt_of
-from autopack.build.reply import (
-    Attempt,
-    ModelReply,
-    PhaseResult,
-    StreamedReply,
-    event_fields,
-    log_line,
-    phase_result,
-)
+from autopack.build.reply import Attempt, ModelReply, PhaseResult, StreamedReply, event_fields, log_line, phase_result
 from autopack.build.sdk import describe_call_error, open_loopback_sdk, open_sdk
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
@@ -41,7 +33,7 @@ from autopack.estimation.deliverables import flatten_deliverables
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
-    from autopack.telemetry.event.schema import EventFields
+    from autopack.telemetry.event import EventFields
 
 DEFAULT_MODEL = "claude-sonnet-5-5"  # claude-sonnet-4-5, on which the figures were measured, ends in November 2026
 CEILING_FLOOR_TOKENS = 16_384

@@ -42,8 +42,7 @@ from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.loopback.replies import RecordedReplies, ReplySource, parse_recording
 from autopack.loopback.server import serve_messages
 from autopack.loopback.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
-from autopack.telemetry import Telemetry
-from autopack.telemetry.recorder import is_enabled
+from autopack.telemetry import Telemetry, is_enabled
 
 Provider = Literal["anthropic", "recorded", "simulated"]
 

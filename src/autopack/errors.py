@@ -9,6 +9,7 @@ AutopackError
 ├── AnalysisError             a figure or a page cannot be made
 │   └── ReadError                 the database, table or file that was asked for cannot be read
 ├── SchemaError               the database's schema is one that this program cannot write to
+├── DatabaseError             the database or its driver refused what was asked
 ├── TelemetryError            the writer raised it
 │   ├── ConfigError               a setting is impossible: change it
 │   ├── StoreError                a batch was not written, and the class says what to do with it
@@ -64,6 +65,10 @@ class ReadError(AnalysisError):
 
 class SchemaError(AutopackError):
     """The database's schema is one that this program cannot write to; the message says why."""
+
+
+class DatabaseError(AutopackError):
+    """The database or its driver refused what was asked; the message names the database and the reason."""
 
 
 class TelemetryError(AutopackError):

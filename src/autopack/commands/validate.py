@@ -19,14 +19,7 @@ from autopack.analysis.sampling.sources import from_log, from_ndjson
 from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.table import after_tables, before_tables, parts
 from autopack.analysis.validating.validation import Validation, Verdict, validate
-from autopack.commands._options import (
-    FiniteRange,
-    Instant,
-    StoredText,
-    check_source,
-    selection_options,
-    source_options,
-)
+from autopack.commands._options import FiniteRange, Instant, StoredText, check_source, selection_options, source_options
 from autopack.commands._output import print_json, print_tables
 from autopack.commands._reading import opened_lines
 from autopack.commands._verdicts import collect_database

@@ -110,3 +110,25 @@ The segments of all writers in a folder together hold at most `journal_bytes`. B
 as `journal_full`, and for 0.25 s no further segment is tried. What is deferred is at most as much as a new segment has
 room for.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autopack._util.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from autopack.telemetry.journal.journal import fingerprint_of
+    from autopack.telemetry.journal.status import JournalStatus, SegmentFile, journal_status
+
+__all__ = ["JournalStatus", "SegmentFile", "fingerprint_of", "journal_status"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "JournalStatus": "status",
+        "SegmentFile": "status",
+        "fingerprint_of": "journal",
+        "journal_status": "status",
+    },
+)
