@@ -1,7 +1,7 @@
 """The write side: `record()` never waits and never raises; a background worker writes to the user's own database.
 
-Public names: `Telemetry`, `TelemetryStats`, `get_telemetry`, `ConfigError`, `TelemetryError`, and `MemoryStore` in
-`autopack.telemetry.stores`.
+Public names: `Telemetry`, `TelemetryStats`, `get_telemetry`, `is_enabled`, `ConfigError`, `TelemetryError`; and
+`MemoryStore` in `autopack.telemetry.stores`.
 
 # Reading path
 
