@@ -33,6 +33,7 @@ from autopack.build.progress import Outcome, summary_lines
 from autopack.build.reply import PhaseResult
 from autopack.build.run import exit_code, find_existing, run_phases
 from autopack.build.sdk import check_setup
+from autopack.commands._output import note
 from autopack.commands._run_progress import RunReport, open_run_report
 from autopack.database import migrations
 from autopack.database.destination import current_destination, database_url, describe_database
@@ -219,16 +220,12 @@ def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
         with open_run_report(phase_count) as report:
             anyio.run(_run, job, telemetry, report, stop, outcomes)
         if telemetry.enabled:
-            drain(telemetry, patience_of(), say=_say, is_stopped=lambda: stop.signum is not None)
+            drain(telemetry, patience_of(), say=note, is_stopped=lambda: stop.signum is not None)
     stats = telemetry.stats() if telemetry.enabled else None
     with suppress(BrokenPipeError):  # a reader that has enough of the summary does not change how the run ended
         for line in summary_lines(job.run_id, outcomes, phase_count, stats, stop.signum):
             click.echo(line)
     return exit_code(outcomes, stop.signum)
-
-
-def _say(line: str) -> None:
-    click.echo(truncate_for_display(line), err=True)
 
 
 async def _run(job: Job, telemetry: Telemetry, report: RunReport, stop: StopSignals, outcomes: list[Outcome]) -> None:
