@@ -20,7 +20,7 @@ _SAID: dict[State, str] = {
     "none": "there is no schema; autopack db upgrade makes it",
     "older": "older than this program's; autopack db upgrade brings it there",
     "newer": "newer than this program's; events stay in the journal until a newer autopack writes them",
-    "no table": "the schema says so, but the table is gone; no upgrade mends that",
+    "no table": "the schema says so, but the table is gone; autopack db upgrade makes it again",
 }
 _EXIT_CODES: dict[State, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
 

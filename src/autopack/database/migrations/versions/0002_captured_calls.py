@@ -6,6 +6,8 @@ that is there already, under the same name, stays as it is.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context, op
 
@@ -16,7 +18,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-COLUMNS: dict[str, type[sa.types.TypeEngine[object]]] = {
+COLUMNS: dict[str, type[sa.types.TypeEngine[Any]]] = {
     "provider": sa.String,
     "call_id": sa.String,
     "attempt": sa.BigInteger,
