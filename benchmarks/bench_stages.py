@@ -22,7 +22,7 @@ from benchmarks.rows import MAX_BATCH_ROWS, connect, insert_ready, make_database
 
 from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
-from autopack.telemetry.engine.queue import MemoryBuffer
+from autopack.telemetry.engine.queue import MemoryQueue
 from autopack.telemetry.event.decode import Decoder
 from autopack.telemetry.event.schema import FIELD_NAMES, Event
 from autopack.telemetry.event.wire import encode
@@ -118,9 +118,8 @@ def _timed_calls(call: Callable[..., object], telemetry: Telemetry | None = None
 
 
 def _through(payloads: list[bytes]) -> None:
-    buffer = MemoryBuffer(len(payloads) + 1, 64 << 20)
+    queue = MemoryQueue(len(payloads) + 1, 64 << 20)
     for payload in payloads:
-        buffer.take_slot()
-        buffer.append(payload)
-    taken = list(buffer.take(len(payloads)))
-    buffer.settle(taken, written=len(taken))
+        queue.append(payload)
+    taken = list(queue.take(len(payloads)))
+    queue.settle(taken, written=len(taken))

@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from autopack._util.ids import new_event_uid
-from autopack.telemetry.event.schema import TABLE, Kind
+from autopack.telemetry.event import TABLE, Kind
 
 
 class UtcDateTime(TypeDecorator[datetime]):

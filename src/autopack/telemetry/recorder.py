@@ -1,9 +1,9 @@
 """`Telemetry`: the hot path, and what it says of itself.
 
 `record()` takes no lock, makes no system call but the clock, and does the same few steps for every common event:
-encode, take a slot, append, compare a length. Anything uncommon (a full queue, a closed instance, a value that cannot
+encode, append, compare a length. Anything uncommon (a full queue, a closed instance, a value that cannot
 be encoded, an unknown keyword, an event larger than its share of the queue) ends up in an exception there and is sorted
-out by `UncommonPath`, so that the common path pays for none of it.
+out by `SlowPath`, so that the common path pays for none of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypeVar, Unpack
 
-    from autopack.telemetry.engine.dead_letters import DeadLetterOffice
+    from autopack.telemetry.engine.dead_letters import DeadLetterSink
     from autopack.telemetry.engine.slow_path import Redact
     from autopack.telemetry.engine.stats import TelemetryStats
     from autopack.telemetry.engine.writer import Writer
@@ -43,7 +43,7 @@ def is_enabled(environ: Mapping[str, str] | None = None) -> bool:
     return environ.get(ENABLED_VARIABLE, "").strip().lower() in _ON
 
 
-class _Uncommon(Exception):  # noqa: N818 (not an error)
+class _TakeSlowPath(Exception):  # noqa: N818 (not an error)
     """The event needs more than the common path does."""
 
 
@@ -87,7 +87,7 @@ class Telemetry:
         }
         self._redact = redact
         with lifecycle.importing():
-            lifecycle.attach()
+            lifecycle.pause_writers_at_forks()
             from autopack.telemetry.engine.settings import journal_folder, resolve
             from autopack.telemetry.stores.by_url import store_for
 
@@ -219,12 +219,11 @@ class Telemetry:
             try:
                 payload = self._encode(event)
                 if unknown or args or len(payload) > self._slot_bytes:
-                    raise _Uncommon  # noqa: TRY301 (the one way out of the common path)
-                wake = self._take_slot()
-                self._append(payload)
+                    raise _TakeSlowPath  # noqa: TRY301 (the one way out of the common path)
+                wake = self._append(payload)
             except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
                 try:
-                    return self._uncommon.record(event, payload, args, unknown)
+                    return self._slow_path.record(event, payload, args, unknown)
                 except RecursionError:  # so near to the limit that not even this can be called
                     next(self._unencodable)
                     return False
@@ -266,7 +265,7 @@ class Telemetry:
 
     def stats(self) -> TelemetryStats:
         """The counts as they are now."""
-        return self._snapshot(self._writer, self._uncommon.redaction_failures.value)
+        return self._snapshot(self._writer, self._slow_path.redaction_failures.value)
 
     def __enter__(self) -> Self:
         return self
@@ -290,41 +289,40 @@ class Telemetry:
         return self._writer
 
     @property
-    def dead_letters(self) -> DeadLetterOffice:
+    def dead_letters(self) -> DeadLetterSink:
         """Where refused events go: a `DeadLetterFile`, or `MemoryDeadLetters` for a database in memory."""
         return self._writer.dead_letters
 
     def _begin(self) -> None:
-        """A writer of our own, and what the hot path needs of it at hand."""
-        from autopack.telemetry.engine.slow_path import UncommonPath
+        """A writer of its own, and what the hot path needs of it at hand."""
+        from autopack.telemetry.engine.slow_path import SlowPath
         from autopack.telemetry.engine.stats import snapshot
         from autopack.telemetry.engine.writer import Writer
         from autopack.telemetry.event.wire import encode
 
         self._writer = Writer(self._store, self._settings, self._journal_folder)
-        buffer = self._writer.buffer
+        queue = self._writer.queue
         self._snapshot = snapshot  # here, since a signal handler may ask for it while it is first asked for
-        self._encode = encode if self._redact is None else _refuse_common
+        self._encode = encode if self._redact is None else _take_slow_path
         self._sequence = itertools.count(random_sequence_start())
-        self._uncommon = UncommonPath(self._writer, self._settings, self._redact)
+        self._slow_path = SlowPath(self._writer, self._settings, self._redact)
         self._unencodable = self._writer.drops.counter("unencodable").ticks
-        self._slot_bytes = min(buffer.slot_bytes, self._settings.max_event_bytes)
-        self._take_slot = buffer.take_slot
-        self._append = buffer.append
+        self._slot_bytes = min(queue.slot_bytes, self._settings.max_event_bytes)
+        self._append = queue.append
 
-    def start_afresh(self) -> None:
+    def reset_in_child(self) -> None:
         """For `process`, in a forked child: leave everything of the parent's untouched, and begin again, empty."""
         was_closing = self._writer.closing
-        self._writer.forget()
-        lifecycle.keep(self._writer)
-        self._store = self._store.forked()
+        self._writer.reset_in_child()
+        lifecycle.keep_uncollected(self._writer)
+        self._store = self._store.reset_in_child()
         self._begin()
         if was_closing:
             self._writer.begin_close(0)
 
 
-def _refuse_common(_event: tuple[Any, ...]) -> bytes:
-    raise _Uncommon
+def _take_slow_path(_event: tuple[Any, ...]) -> bytes:
+    raise _TakeSlowPath
 
 
 class DisabledTelemetry(Telemetry):
@@ -400,7 +398,7 @@ class DisabledTelemetry(Telemetry):
         return False
 
     @property
-    def dead_letters(self) -> DeadLetterOffice:
+    def dead_letters(self) -> DeadLetterSink:
         """None are kept."""
         from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
 

@@ -12,13 +12,13 @@ from msgspec.structs import astuple
 from autopack._util.text import escape_json, escape_terminal
 from autopack.analysis.reading.records import RECORD_FIELDS, EventRecord
 
-Format = Literal["ndjson", "csv"]
+ExportFormat = Literal["ndjson", "csv"]
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _PLAIN = frozenset({int, float, type(None)})  # a number is no formula, also when it is negative
 
 
 def encoded_lines(
-    records: Iterable[EventRecord], output_format: Format, *, raw: bool, to_terminal: bool
+    records: Iterable[EventRecord], output_format: ExportFormat, *, raw: bool, to_terminal: bool
 ) -> Iterator[bytes]:
     """The records as lines, each with its line break; CSV begins with a header row.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from autopack.database.migrations import HEAD, VERSION_TABLE
 from autopack.database.migrations.names import INDEX, UNIQUE
-from autopack.telemetry.event.schema import TABLE, Column, Kind
+from autopack.telemetry.event import TABLE, Column, Kind
 
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
@@ -20,7 +20,8 @@ _TYPES: dict[Kind, str] = {
 
 
 def _definition(column: Column) -> str:
-    return f"{column.name} {_TYPES[column.kind]}{'' if column.nullable else ' NOT NULL'}"
+    type_ = "VARCHAR(36)" if column.name == "event_uid" else _TYPES[column.kind]
+    return f"{column.name} {type_}{'' if column.nullable else ' NOT NULL'}"
 
 
 SQLITE = (

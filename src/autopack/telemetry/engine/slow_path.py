@@ -23,8 +23,8 @@ _FIRST_FIELD = 2  # behind the instant and the sequence
 _PATHS = {number: field for number, field in enumerate(FIELDS) if field.kind == "paths"}
 
 
-class UncommonPath:
-    """The way of such an event into the buffer of one writer."""
+class SlowPath:
+    """The way of such an event into the queue of one writer."""
 
     def __init__(self, writer: Writer, settings: Settings, redact: Redact | None) -> None:
         self.redaction_failures = AtomicCounter()
@@ -60,9 +60,9 @@ class UncommonPath:
         if len(payload) > self._max_event_bytes:
             return "too_large"
         try:
-            wake = self._writer.buffer.offer(payload)
+            wake = self._writer.queue.append_any(payload)
         except QueueRejected as exc:
-            self._writer.ensure_thread()  # where none could be started, a full buffer would stay full
+            self._writer.ensure_thread()  # where none could be started, a full queue would stay full
             return "closed" if self._writer.closing else exc.reason
         if not redacted:
             self.redaction_failures.add()

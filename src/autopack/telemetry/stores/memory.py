@@ -20,7 +20,7 @@ class MemoryStore:
     """
 
     max_batch_rows = 10_000
-    works_elsewhere = False
+    is_remote = False
     telemetry_dir: Path | None = None
     identity: str | None = None
 
@@ -55,7 +55,7 @@ class MemoryStore:
     async def close(self, *, final: bool = True) -> None:
         """The rows stay."""
 
-    def forked(self) -> MemoryStore:
+    def reset_in_child(self) -> MemoryStore:
         """The child's copy of the memory: the parent never sees what is written to it."""
         return self
 

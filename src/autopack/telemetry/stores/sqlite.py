@@ -13,15 +13,17 @@ loaded only where an older schema has to be brought to ours.
 *The files are the ones that the path names.* In WAL mode a commit into a file that was deleted or replaced succeeds,
 and so does one into a write-ahead log whose name is gone (`rm x.db-wal x.db-shm; cp backup x.db`): no reader would ever
 see it. All three files are compared before each write, and again before it counts. A connection whose files are gone
-is never closed by SQLite's rules, since that would copy its log into the file that stands there now.
+is closed without the copying of its log that SQLite does at the last close: it would go into what stands there now.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -72,7 +74,12 @@ def translate(exc: BaseException) -> StoreError:
 
 
 class _BulkConnection(sqlite3.Connection):
-    """A connection whose `executemany` is one transaction and one statement."""
+    """A connection whose `executemany` is one transaction and one statement, into the files that its path names.
+
+    files: what it was opened with; None in memory.
+    """
+
+    files: _Files | None = None
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         """Run `sql`, an INSERT with its rows as `{rows}`, for all rows of `parameters` at once."""
@@ -80,9 +87,11 @@ class _BulkConnection(sqlite3.Connection):
         statement = _for_rows(sql, rows)
         try:
             values = list(chain.from_iterable(rows))
+            self._check_files()
             self.execute("BEGIN IMMEDIATE")
             cursor = self.execute(statement, values)
             self.execute("COMMIT")
+            self._check_files()
         except (OverflowError, UnicodeError, TypeError, ValueError) as exc:
             self._abandon()
             raise DataRejectedError(type(exc).__name__) from exc
@@ -90,6 +99,18 @@ class _BulkConnection(sqlite3.Connection):
             self._abandon()
             raise
         return cursor
+
+    def close(self) -> None:
+        """Close it, and let SQLite copy its write-ahead log only into the database that the log belongs to."""
+        if self.files is None or self.files.are_in_place():
+            super().close()
+            return
+        with _no_checkpoint(self, self.files):
+            super().close()
+
+    def _check_files(self) -> None:
+        if self.files is not None and not self.files.are_in_place():
+            raise TransientStoreError("database file replaced")
 
     def _abandon(self) -> None:
         if self.in_transaction:
@@ -113,7 +134,7 @@ def _insert_template(table: Table) -> str:
 class SqliteStore:
     """One SQLite file, or a database in memory that lives as long as its connection."""
 
-    works_elsewhere = False
+    is_remote = False
 
     def __init__(self, destination: Destination, table: Table = TABLE) -> None:
         self.max_batch_rows = _MAX_VARIABLES // len(table.columns)
@@ -121,7 +142,6 @@ class SqliteStore:
         self._destination = destination
         self._connection: aiosqlite.Connection | None = None
         self._direct: sqlite3.Connection | None = None
-        self._files: _Files | None = None
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -140,9 +160,7 @@ class SqliteStore:
     async def write(self, rows: Sequence[Row]) -> int:
         """See `Store.write`."""
         try:
-            self._check_files()
             cursor = await self._executemany(rows)
-            self._check_files()
         except Exception as exc:
             error = translate(exc)
             if not isinstance(error, DataRejectedError):
@@ -186,29 +204,10 @@ class SqliteStore:
         if final or self._destination.path is not None:
             await self._disconnect()
 
-    def forked(self) -> SqliteStore:
-        """See `Store.forked`."""
-        lifecycle.keep(self)  # closing a copy of its connection would write into the parent's files
+    def reset_in_child(self) -> SqliteStore:
+        """See `Store.reset_in_child`."""
+        lifecycle.keep_uncollected(self)  # closing a copy of its connection would write into the parent's files
         return SqliteStore(self._destination, self._table)
-
-    def _check_files(self) -> None:
-        """Raises TransientStoreError where the connection's files are not the ones that the path names."""
-        if self._files is None or self._files.are_in_place():
-            return
-        self._strand()
-        raise TransientStoreError("database file replaced")
-
-    def _strand(self) -> None:
-        """Give up a connection whose files are gone, without letting SQLite copy its log into what stands there now."""
-        connection, self._connection = self._connection, None
-        direct, self._direct = self._direct, None
-        self._files = None
-        raw = direct or (None if connection is None else connection._connection)  # noqa: SLF001 (it has no public name)
-        if raw is not None:
-            _never_close(raw)
-        if connection is not None:
-            connection._connection = None  # noqa: SLF001 (so that its thread ends and closes nothing)
-            connection.stop()
 
     async def _executemany(self, rows: Sequence[Row]) -> Any:
         await self._open()
@@ -248,12 +247,10 @@ class SqliteStore:
             # From Python 3.12 on no thread can be started while the interpreter exits, and aiosqlite needs one. This is
             # the last chance to write, and nothing else is left to be kept from running: do it in this thread.
             self._direct = _opened(self._destination, self._table)
-        self._files = None if self._destination.path is None else _Files(self._destination.path)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         direct, self._direct = self._direct, None
-        self._files = None
         try:
             if direct is not None:
                 direct.close()
@@ -279,6 +276,7 @@ def _opened(destination: Destination, table: Table) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         if not _is_current(connection, table) and not _made_fresh(connection):
             _migrate(destination)
+        connection.files = None if destination.path is None else _Files(destination.path)
     except BaseException:
         connection.close()
         raise
@@ -344,6 +342,14 @@ class _Files:
         self._paths = [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
         self._seen = list(map(_inode_of, self._paths))
 
+    def opened_again(self) -> int | None:
+        """The database itself, by way of a file that this process has open; None where it cannot be had that way."""
+        for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():  # noqa: PTH112, PTH208
+            with contextlib.suppress(OSError):
+                if _inode_of(path := Path("/proc/self/fd", name)) == self._seen[0]:
+                    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return None
+
     def are_in_place(self) -> bool:
         """Whether each path still leads to the same file; one that came into being since counts from now on."""
         now = list(map(_inode_of, self._paths))
@@ -362,15 +368,33 @@ def _inode_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _never_close(connection: sqlite3.Connection) -> None:
-    """Keep a connection open until the process ends, not even closed by the interpreter's own end.
+@contextlib.contextmanager
+def _no_checkpoint(connection: sqlite3.Connection, files: _Files) -> Iterator[None]:
+    """While open, closing this connection copies nothing into its database and deletes no file by name.
 
-    Closing it would copy its write-ahead log into the file that now stands under the path.
+    From Python 3.12 on SQLite is told so. Before, a lock on the open database keeps the connection from being the last
+    one that uses it: one of the kind that belongs to the open file and not to the process, which Linux has.
     """
-    import ctypes
+    if hasattr(connection, "setconfig"):
+        connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)
+        yield
+        return
+    file = files.opened_again()
+    if file is None:
+        yield
+        return
+    lock_type = fcntl.F_RDLCK
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(lock_type, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0))
+    yield
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0))
+    # Not closed: that would drop the locks that other connections of this process have on the same database.
+    lifecycle.keep_uncollected(file)
 
-    lifecycle.keep(connection)
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+_NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
+# The bytes that each user of a database holds a shared lock on (sqlite3's os.h), and Linux's `struct flock`.
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+_FLOCK = struct.Struct("hhqqi4x")
 
 
 def _create_private(path: Path | None) -> None:

@@ -42,7 +42,7 @@ class PostgresStore:
     """
 
     max_batch_rows = 2_000
-    works_elsewhere = True
+    is_remote = True
 
     def __init__(
         self, destination: Destination, table: Table = TABLE, *, command_timeout_s: float = COMMAND_TIMEOUT_S
@@ -175,9 +175,9 @@ class PostgresStore:
         """See `Store.close`."""
         await self._disconnect(politely=True)
 
-    def forked(self) -> PostgresStore:
-        """See `Store.forked`."""
-        lifecycle.keep(self)  # closing a copy of its connection would end the parent's session
+    def reset_in_child(self) -> PostgresStore:
+        """See `Store.reset_in_child`."""
+        lifecycle.keep_uncollected(self)  # closing a copy of its connection would end the parent's session
         return PostgresStore(self._destination, self._table, command_timeout_s=self._command_timeout_s)
 
     async def _connect(self) -> None:

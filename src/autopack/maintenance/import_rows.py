@@ -21,10 +21,20 @@ import msgspec
 from autopack._util.ids import event_uid
 from autopack.analysis.reading.logs import LogRecord
 from autopack.analysis.reading.selection import parse_instant
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.event.decode import Decoder, encode_given
-from autopack.telemetry.event.schema import FIELD_NAMES, MAX_COUNT, OPTIONAL, TABLE, Rejected, Row, replaced
-from autopack.telemetry.event.wire import encode
+from autopack.estimation.metrics import WHOLE_CALL
+from autopack.telemetry.engine import Settings
+from autopack.telemetry.event import (
+    FIELD_NAMES,
+    MAX_COUNT,
+    OPTIONAL,
+    TABLE,
+    Decoder,
+    Rejected,
+    Row,
+    encode,
+    encode_given,
+    replaced,
+)
 
 RUN_PREFIX = "imported"
 
@@ -77,7 +87,7 @@ class RowMaker:
             "truncated": record.truncated,
             "stop_reason": record.stop_reason,
             "model": record.model,
-            "attributes": {"usage": "total"} if record.actual_is_total else None,
+            "attributes": dict(WHOLE_CALL) if record.actual_is_total else None,
         }
         row = self._row(_nanoseconds(at), given)
         # An assumed time is the user's, and may be another one the next time: the id must not depend on it.
@@ -85,7 +95,7 @@ class RowMaker:
         return replaced(row, event_uid=uid, deliverable_count=record.deliverable_count)
 
     def from_export(self, line: bytes) -> Row:
-        """The row of a line of NDJSON, ours or the plan's: with its own ids. Raises `NoEvent`."""
+        """The row of a line of NDJSON, autopack's or the host system's: with its own ids. Raises `NoEvent`."""
         record = _json_object(line)
         for name in _DERIVED:
             record.pop(name, None)
