@@ -201,11 +201,12 @@ def _open_telemetry() -> Telemetry:
 def _load_libraries(job: Job, *, recorded: bool) -> None:
     """Import what takes seconds now, while a signal still ends the program at once.
 
-    The writer's libraries too: on a slow machine its own import of them would still go on when the run ends.
+    The writer's libraries too, where they are many: on a slow machine its own import of them would still go on when
+    the run ends.
     """
     for name in ("anthropic",) if job.source is None else ("anthropic", "starlette.applications", "uvicorn"):
         import_module(name)
-    if recorded:
+    if recorded and current_destination().server is not None:
         migrations.load()
 
 
