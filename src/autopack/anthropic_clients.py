@@ -28,6 +28,7 @@ from autopack._util.text import truncate_for_display
 from autopack.build.call_failures import describe_call_error
 from autopack.build.phase import ModelReply, PhaseCall, PhaseResult, describe_call, log_line, phase_headers, prompt_of
 from autopack.build.streamed_reply import StreamedReply
+from autopack.errors import require
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
 
@@ -142,7 +143,9 @@ async def open_client(**options: Any) -> AsyncIterator[AnthropicBuilderClient]:
     """A client of the real API, with the credentials that the SDK finds in the environment; closed at the end.
 
     Options are those of `AnthropicBuilderClient`. Without credentials every call is a failed result.
+    Raises `MissingExtraError` where the SDK is not installed.
     """
+    require("anthropic", "anthropic", "open_client()")
     from anthropic import AsyncAnthropic
 
     async with AsyncAnthropic() as sdk:
@@ -155,7 +158,9 @@ async def open_loopback_client(base_url: str, **options: Any) -> AsyncIterator[A
 
     It tells the server which phase each request is for. Proxies of the environment are not used: they could not
     reach the server. The SDK's default HTTP client would use them even with `trust_env=False`, so it gets another.
+    Raises `MissingExtraError` where the SDK is not installed.
     """
+    require("anthropic", "anthropic", "open_loopback_client()")
     import httpx2
     from anthropic import AsyncAnthropic
 

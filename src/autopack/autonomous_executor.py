@@ -5,7 +5,8 @@ so many at a time; close the client, the server, and telemetry last, within its 
 the phases and leave the rest of that order as it is, so every call that was finished is recorded. Before that,
 while files are read and libraries loaded, they end the program at once.
 
-Exit code: 0 all phases succeeded, 1 some failed, 2 nothing was started, 130 and 143 stopped by a signal.
+Exit code: 0 all phases succeeded, 1 some failed, or a library is missing that an extra installs, 2 nothing was started
+for another reason, 130 and 143 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from autopack.build.progress import Outcome, Report, open_report, summary_lines
 from autopack.build.workspace import find_existing
 from autopack.database.destination import current_destination, database_url, describe_database
 from autopack.database.preflight import database_problem
-from autopack.errors import ClientSetupError, ConfigError, DatabaseUrlError, InputFileError
+from autopack.errors import ClientSetupError, ConfigError, DatabaseUrlError, InputFileError, require
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.loopback.replies import RecordedReplies, ReplySource, parse_recording
-from autopack.loopback.server import serve_messages
+from autopack.loopback.server import require_server, serve_messages
 from autopack.loopback.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
 from autopack.telemetry import Telemetry
 from autopack.telemetry.recorder import is_enabled
@@ -163,9 +164,10 @@ def _prepare(
 ) -> Job:
     """Reads and checks everything; nothing is started.
 
-    Raises `InputFileError`, `ClientSetupError` or `click.UsageError`.
+    Raises `InputFileError`, `ClientSetupError`, `MissingExtraError` or `click.UsageError`.
     """
     chosen, why = choose_provider(provider, os.environ)
+    _require_libraries(chosen)
     if (chosen == "recorded") is not (recording is not None):
         raise click.UsageError("--provider recorded and --recording FILE go together")
     if faults is not None and chosen != "simulated":
@@ -179,6 +181,13 @@ def _prepare(
     return Job(run_id, plan, chosen, source, model, coefficients, workspace, concurrency)
 
 
+def _require_libraries(provider: Provider) -> None:
+    """Checks that what this provider needs is installed. Raises `MissingExtraError`."""
+    require("anthropic", "anthropic" if provider == "anthropic" else "simulate", f"--provider {provider}")
+    if provider != "anthropic":
+        require_server()
+
+
 def _source(plan: Plan, recording: Path | None, seed: int, faults: Faults | None) -> ReplySource:
     if recording is None:
         return SimulatedReplies(seed, plan.phases, faults)
@@ -188,7 +197,7 @@ def _source(plan: Plan, recording: Path | None, seed: int, faults: Faults | None
 def _open_telemetry() -> Telemetry:
     """What the environment asks for; unlike a library, a run that is to be recorded and cannot be is not started.
 
-    Raises `ConfigError`.
+    Raises `ConfigError`, and `MissingExtraError` where the database's driver is not installed.
     """
     if not is_enabled():
         return Telemetry.from_env()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -41,13 +42,19 @@ class Report(Protocol):
 
 @contextmanager
 def open_report(phase_count: int) -> Iterator[Report]:
-    """A progress bar where stderr is a terminal, plain lines and the log elsewhere."""
+    """A progress bar where stderr is a terminal and rich is installed, plain lines and the log elsewhere."""
+    console = _terminal()
+    with _plain(phase_count) if console is None else _bar(console, phase_count) as report:
+        yield report
+
+
+def _terminal() -> Console | None:
+    if not is_terminal(sys.stderr) or find_spec("rich") is None:
+        return None
     from rich.console import Console
 
     console = Console(stderr=True)
-    on_terminal = is_terminal(sys.stderr) and not console.is_dumb_terminal
-    with _bar(console, phase_count) if on_terminal else _plain(phase_count) as report:
-        yield report
+    return None if console.is_dumb_terminal else console
 
 
 def outcome_line(outcome: Outcome) -> str:

@@ -12,13 +12,14 @@ import msgspec
 from autopack._util.terminal import is_terminal
 from autopack._util.text import escape_json, escape_terminal
 from autopack.commands._explained import as_click_error
+from autopack.commands._options import ParamType
 from autopack.commands._progress import progress
 from autopack.database.destination import Destination, current_destination
 from autopack.maintenance.ages import parse_age
 from autopack.maintenance.pruning import count_older, prune, vacuum
 
 
-class Age(click.ParamType[timedelta]):
+class Age(ParamType[timedelta]):
     """An age on the command line."""
 
     name = "age"

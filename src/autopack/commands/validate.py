@@ -26,7 +26,7 @@ from autopack.commands._gathering import collect_database
 from autopack.commands._options import FiniteRange, Instant, StoredText, selection_options
 from autopack.commands._source_options import Source, check_source, source_options
 from autopack.commands._tables import plain_tables, rich_tables
-from autopack.errors import AnalysisError, DatabaseUrlError, describe_error
+from autopack.errors import AnalysisError, DatabaseUrlError, MissingExtraError, describe_error
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
 WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here
@@ -65,7 +65,7 @@ class VerdictCommand(click.Command):
             raise WrongCommandLine(exc.format_message(), ctx) from exc
         except BrokenPipeError:
             raise
-        except (AnalysisError, DatabaseUrlError, OSError) as exc:
+        except (AnalysisError, DatabaseUrlError, MissingExtraError, OSError) as exc:
             raise NothingToRead(describe_error(exc)) from exc
 
 
