@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from autopack.errors import ConfigError, TelemetryError
 from autopack.telemetry.default import get_telemetry
-from autopack.telemetry.recorder import Telemetry
+from autopack.telemetry.recorder import Telemetry, is_enabled
 
 if TYPE_CHECKING:
     from autopack.telemetry.engine.stats import TelemetryStats
 
-__all__ = ["ConfigError", "Telemetry", "TelemetryError", "TelemetryStats", "get_telemetry"]
+__all__ = ["ConfigError", "Telemetry", "TelemetryError", "TelemetryStats", "get_telemetry", "is_enabled"]
 
 
 def __getattr__(name: str) -> Any:
