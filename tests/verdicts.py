@@ -33,6 +33,7 @@ def sample(number: int, **changes: Any) -> Event:
         "at_s": NOW_S - 90 * DAY_S + number,
         "has_paths": True,
         "is_total": False,
+        "work": 7,
     }
     return Event(**values | changes)
 
