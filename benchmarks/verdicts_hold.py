@@ -120,8 +120,16 @@ def share(question: Question, plan: Plan, rate: float, rules: Rules, histories: 
         return sum(pool.starmap(question, work, chunksize=10)) / histories
 
 
-FORMER = Rules(rules="plan", one_look=True, assume_independent=True, max_underestimation_percent=100,
-               max_waste_p90=1e9, max_smape_median_percent=200, min_categories=0, min_complexities=0)
+FORMER = Rules(
+    rules="plan",
+    one_look=True,
+    assume_independent=True,
+    max_underestimation_percent=100,
+    max_waste_p90=1e9,
+    max_smape_median_percent=200,
+    min_categories=0,
+    min_complexities=0,
+)
 ONE_LOOK, REPEATED = Rules(one_look=True), Rules()
 PLAN_ONE_LOOK, PLAN_REPEATED = Rules(one_look=True, population="plan"), Rules(population="plan")
 CORRELATIONS = ((0.0, 0.0), (0.0, 0.1), (0.46, 0.1), (0.46, 0.32), (0.8, 0.0))
@@ -142,9 +150,11 @@ def power_table(histories: int, processes: int) -> Iterator[str]:
             share(validated, plan, 0.002, rules, histories, processes)
             for rules in (FORMER, PLAN_ONE_LOOK, PLAN_REPEATED)
         ]
-        yield f"| 25 × 60, `--population plan` | {by_phase:g}, {by_run:g} | " + " | ".join(
-            f"{one:.0%}" for one in found
-        ) + " |"
+        yield (
+            f"| 25 × 60, `--population plan` | {by_phase:g}, {by_run:g} | "
+            + " | ".join(f"{one:.0%}" for one in found)
+            + " |"
+        )
 
 
 def false_table(histories: int, processes: int) -> Iterator[str]:
@@ -159,9 +169,11 @@ def false_table(histories: int, processes: int) -> Iterator[str]:
                 found = [
                     share(validated, plan, rate, rules, histories, processes) for rules in (FORMER, ONE_LOOK, REPEATED)
                 ]
-                yield f"| {phases} × {runs} | {by_phase:g}, {by_run:g} | {rate:.0%} | " + " | ".join(
-                    f"{one:.1%}" for one in (*found, covered)
-                ) + " |"
+                yield (
+                    f"| {phases} × {runs} | {by_phase:g}, {by_run:g} | {rate:.0%} | "
+                    + " | ".join(f"{one:.1%}" for one in (*found, covered))
+                    + " |"
+                )
 
 
 def looks_table(histories: int, looks: int, processes: int) -> Iterator[str]:
@@ -171,7 +183,8 @@ def looks_table(histories: int, looks: int, processes: int) -> Iterator[str]:
     for by_phase, by_run in ((0.0, 0.0), (0.0, 0.1), (0.46, 0.32)):
         plan = Plan(25, looks, by_phase, by_run)
         found = [
-            share(ever_validated, plan, 0.02, rules, histories, processes) for rules in (FORMER, REPEATED, PLAN_REPEATED)
+            share(ever_validated, plan, 0.02, rules, histories, processes)
+            for rules in (FORMER, REPEATED, PLAN_REPEATED)
         ]
         yield f"| {by_phase:g}, {by_run:g} | 2% | {looks} | " + " | ".join(f"{one:.1%}" for one in found) + " |"
 
@@ -194,8 +207,17 @@ def main() -> None:
 
 
 NO_COUNTS = Counts(
-    read=0, unreadable=0, simulated=0, repeated=0, totals=0, without_counts=0, without_deliverables=0, used=0,
-    imported=0, failed=0, truncated=0,
+    read=0,
+    unreadable=0,
+    simulated=0,
+    repeated=0,
+    totals=0,
+    without_counts=0,
+    without_deliverables=0,
+    used=0,
+    imported=0,
+    failed=0,
+    truncated=0,
 )
 
 if __name__ == "__main__":

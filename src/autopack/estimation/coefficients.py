@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -75,6 +76,12 @@ def shipped_coefficients() -> Coefficients:
     """The coefficients that come with the package."""
     data = resources.files("autopack").joinpath("data/estimator_coefficients.json").read_bytes()
     return parse_coefficients(data, "estimator_coefficients.json")
+
+
+def fingerprint_of(coefficients: Coefficients) -> str:
+    """8 hexadecimal digits that stand for all figures that predictions and budgets are made from."""
+    figures = msgspec.structs.replace(coefficients, about="")
+    return blake2b(msgspec.json.encode(figures, order="deterministic"), digest_size=4).hexdigest()
 
 
 def parse_coefficients(data: bytes, source: str) -> Coefficients:

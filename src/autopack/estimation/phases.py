@@ -1,4 +1,4 @@
-"""Which executions are of the same phase: one rule for the verdict, for what is learned and for what is looked up. Pure."""
+"""Which executions are of the same phase: one rule for verdict, learning and lookup. Pure."""
 
 from __future__ import annotations
 

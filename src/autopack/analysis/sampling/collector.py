@@ -43,7 +43,7 @@ class SampleCollector:
         self._include_imported = include_imported
         self._estimator = estimator
         self._simulated = self._others = 0
-        self._strata, self._models, self._estimators = _Numbering(), _Numbering(), _Numbering()
+        self._strata, self._model_names, self._estimator_names = _Numbering(), _Numbering(), _Numbering()
         self._stratum, self._at_s, self._flags = array("i"), array("d"), bytearray()
         self._predicted, self._actual, self._budget = array("q"), array("q"), array("q")
         self._phase, self._work_phase, self._run = array("q"), array("q"), array("q")  # hashes
@@ -93,8 +93,8 @@ class SampleCollector:
             truncated=kept.translate(_table(lambda value: value & _TRUNCATED)),
             phase=_numbered(compress(self._work_phase, used)),
             run=_numbered(compress(self._run, used)),
-            models=_counted(self._models, compress(self._model, used)),
-            estimators=_counted(self._estimators, compress(self._made_by, used)),
+            models=_counted(self._model_names, compress(self._model, used)),
+            estimators=_counted(self._estimator_names, compress(self._made_by, used)),
         )
 
     def _taken(self, block: Block) -> Block:
@@ -118,8 +118,8 @@ class SampleCollector:
         self._predicted.extend(block.predicted)
         self._actual.extend(block.actual)
         self._budget.extend(block.budget)
-        self._model.extend(map(self._models.__getitem__, block.model))
-        self._made_by.extend(map(self._estimators.__getitem__, block.estimator))
+        self._model.extend(map(self._model_names.__getitem__, block.model))
+        self._made_by.extend(map(self._estimator_names.__getitem__, block.estimator))
         self._phase.extend(_phases(block, rows))
         self._work_phase.extend(_work_phases(block, rows))
         self._run.extend(_runs(block))
@@ -131,8 +131,8 @@ class SampleCollector:
             )
 
     def _summed(self, flags: bytearray) -> dict[int, tuple[int, int, int]]:
-        """Flag later attempts and further turns; of each execution of several turns, by the row of its first, the sum of
-        their tokens, and the tokens and the budget of the turn that came nearest to its budget.
+        """Flag later attempts and further turns. Of each execution of several turns, by the row of its first: the sum
+        of their tokens, and the tokens and the budget of the turn that came nearest to its budget.
         """
         summed: dict[int, tuple[int, int, int]] = {}
         for rows in _repeated(self._phase):

@@ -17,8 +17,8 @@ def executions(rows: Sequence[int], turns: Mapping[int, Turn]) -> list[list[int]
     """The executions of the first attempt of a phase among its calls, `rows`, given in the order of their time.
 
     A turn continues, of the executions whose last turn is the one before it, that which has waited longest: calls at
-    once in one phase are executions of their own. A turn whose predecessor is missing is in none: what the others took is
-    not known.
+    once in one phase are executions of their own. A turn whose predecessor is missing is in none: what the others took
+    is not known.
     """
     first = min(turns[row].attempt for row in rows)
     ordered = sorted((row for row in rows if turns[row].attempt == first), key=lambda row: turns[row].turn)

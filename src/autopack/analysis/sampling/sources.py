@@ -111,7 +111,9 @@ class _Exported(msgspec.Struct, frozen=True, gc=False):
 
 def _clean(columns: Sequence[Sequence[Any]]) -> Block | None:
     """The columns as a block; None where one of them holds what it should not."""
-    *texts, count, predicted, actual, budget, success, truncated, at, paths, attributes, made_by, attempt, turn = columns
+    *texts, count, predicted, actual, budget, success, truncated, at, paths, attributes, made_by, attempt, turn = (
+        columns
+    )
     try:
         counts = [array("q", column) for column in (predicted, actual, budget)]  # takes integers only
     except (TypeError, OverflowError):

@@ -12,9 +12,9 @@ of each phase and over those of each run
     n_eff = min(n, max(1, T / V))
 
 V is Cameron, Gelbach and Miller's two-way cluster variance (2011) of a mean with their small-sample correction replaced
-by D, which leaves out the pairs that a mean of y = z - mean has lost, and not below either one-way variance. Where all z
-are equal there is no variance to tell by, and n_eff is the smaller number of clusters. A rate with 0 < events < n has
-the same with its indicator for z, and takes the smaller n_eff of the two. The intervals are for
+by D, which leaves out the pairs that y = z - mean has lost, and not below either one-way variance. Where all z are
+equal there is no variance to tell by, and n_eff is the smaller number of clusters. A rate with 0 < events < n has the
+same with its indicator for z, and takes the smaller n_eff of the two. The intervals are for
 
     n* = max(1, n_eff · (z_level / t_df)²),  df = min(phases, runs) - 1
 
@@ -29,7 +29,7 @@ The counts and sums of a cluster are packed into one such number, which is added
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add
@@ -61,6 +61,7 @@ _SUCCESS_SUM_AT = _SUM_AT + _WIDE
 class Clusters(msgspec.Struct, frozen=True, kw_only=True):
     """What stands behind the samples of a group, as the logarithms of actual / predicted tell it.
 
+    kinds               distinct phases, also where a population of `plan` makes every sample a phase of its own
     n_effective         how many independent samples they are worth; None where that cannot be told
     design_effect       samples for each of those
     phase_correlation   of two samples of a phase, 0 … 1, and `run_correlation` of two of a run; None without such pairs
@@ -68,6 +69,7 @@ class Clusters(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     phases: int
+    kinds: int
     runs: int
     n_effective: float | None
     design_effect: float | None
@@ -111,7 +113,7 @@ class _Moments(NamedTuple):
         return self.phases[0] == self.runs[0] == self.n
 
     def variances(self) -> tuple[float, float, float, float] | None:
-        """q / n, A / n², B / n² and V; None where there are too few clusters."""
+        """Q / n, A / n², B / n² and V; None where there are too few clusters."""
         n, total = self.n, self.total
         pairs = n * n + n - self.phases[1] - self.runs[1]
         if pairs <= 0:
@@ -141,7 +143,7 @@ class _Moments(NamedTuple):
         if self.is_apart:
             return self.n or None
         fewest = min(self.phases[0], self.runs[0])
-        if n_effective is None or self.runs[0] < LEAST_RUNS or fewest < 2:
+        if n_effective is None or self.runs[0] < LEAST_RUNS or fewest <= 1:
             return None
         return max(1.0, n_effective * _penalty(fewest - 1, level))
 
@@ -173,6 +175,7 @@ class Tally:
     success_squares: int = 0
     phases: Vector = _NO_CLUSTERS
     runs: Vector = _NO_CLUSTERS
+    kinds: int | None = None
 
     def sizes(self, level: float) -> Sizes:
         """The sizes for intervals of this level."""
@@ -188,7 +191,7 @@ class Tally:
             shares[name] = every.size(effective, level)
         of_successes = _Moments(successes, success_total, self.success_squares, self.phases[-4:], self.runs[-4:])
         return Sizes(
-            clusters=_described(every, own, level),
+            clusters=_described(every, own, level, self.kinds),
             shares=shares,
             quantiles=of_successes.size(of_successes.n_effective(), level),
         )
@@ -208,6 +211,7 @@ class Tallies:
         self._phases: defaultdict[int, int] = defaultdict(int)
         self._runs: defaultdict[int, int] = defaultdict(int)
         self._phase_stratum: dict[int, int] = {}
+        self._kinds = _kinds(samples) if population == "plan" else {}
         self._add(samples, underestimation_factor, recent_since_s, with_phases=population == "new")
 
     def by_stratum(self) -> dict[int, Tally]:
@@ -225,7 +229,7 @@ class Tallies:
             )
         )
         return {
-            stratum: self._tally(cells, phases.get(stratum, {}).values(), runs.get(stratum, {}).values())
+            stratum: self._tally(cells, phases.get(stratum, {}).values(), runs.get(stratum, {}).values(), [stratum])
             for stratum, cells in members.items()
         }
 
@@ -247,7 +251,7 @@ class Tallies:
             run, stratum = divmod(place, self._strata_count)
             if (strata is None or stratum in strata) and period in (None, when):
                 runs[run] += packed
-        return self._tally(cells, phases.values(), runs.values())
+        return self._tally(cells, phases.values(), runs.values(), strata)
 
     def _add(self, samples: Samples, factor: float, recent_since_s: float, *, with_phases: bool) -> None:
         increments, log = _increments(), math.log
@@ -300,7 +304,13 @@ class Tallies:
             found[stratum][cluster] += packed
         return dict(found)
 
-    def _tally(self, cells: Iterable[tuple[int, int]], phases: Iterable[int], runs: Iterable[int]) -> Tally:
+    def _tally(
+        self,
+        cells: Iterable[tuple[int, int]],
+        phases: Iterable[int],
+        runs: Iterable[int],
+        strata: Collection[int] | None,
+    ) -> Tally:
         sums = [0] * 9
         for cell in cells:
             sums = list(map(add, sums, self._cells[cell]))
@@ -310,10 +320,13 @@ class Tallies:
             success_squares=sums[2],
             phases=_vector(sums[3:6], phases),
             runs=_vector(sums[6:9], runs),
+            kinds=sum(count for stratum, count in self._kinds.items() if strata is None or stratum in strata)
+            if self._kinds
+            else None,
         )
 
 
-def _described(moments: _Moments, n_effective: float | None, level: float) -> Clusters | None:
+def _described(moments: _Moments, n_effective: float | None, level: float, kinds: int | None) -> Clusters | None:
     if not moments.n:
         return None
     by_phase, by_run = (moments.correlation(sums) for sums in (moments.phases, moments.runs))
@@ -323,6 +336,7 @@ def _described(moments: _Moments, n_effective: float | None, level: float) -> Cl
         reach = moments.n**2 / (squares * by_phase) * _penalty(count - 1, level)
     return Clusters(
         phases=count,
+        kinds=count if kinds is None else kinds,
         runs=moments.runs[0],
         n_effective=n_effective,
         design_effect=None if n_effective is None else moments.n / n_effective,
@@ -330,6 +344,13 @@ def _described(moments: _Moments, n_effective: float | None, level: float) -> Cl
         run_correlation=by_run,
         reach=reach,
     )
+
+
+def _kinds(samples: Samples) -> Mapping[int, int]:
+    """How many distinct phases each stratum has."""
+    alone = Counter(stratum for stratum, phase in zip(samples.stratum, samples.phase, strict=True) if phase < 0)
+    several = {phase: stratum for stratum, phase in zip(samples.stratum, samples.phase, strict=True) if phase >= 0}
+    return alone + Counter(several.values())
 
 
 def _penalty(degrees: int, level: float) -> float:

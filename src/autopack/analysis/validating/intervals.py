@@ -13,8 +13,8 @@ The probabilities are exact up to the rounding of floating point. Where there ar
 statistic reaches that far and the end does not exist.
 
 Where the samples are worth fewer independent ones than there are (`clusters`), a share keeps its p and has that `size`
-for n. A quantile then has Woodruff's interval (1952): the values at the ranks ⌊L · n⌋ and ⌈U · n⌉, where L and U are the
-ends of Wilson's interval of the share q at that size, and the end does not exist where q^size > (1 - level) / 2, as
+for n. A quantile then has Woodruff's interval (1952): the values at the ranks ⌊L · n⌋ and ⌈U · n⌉, where L and U are
+the ends of Wilson's interval of the share q at that size, and the end does not exist where q^size > (1 - level) / 2, as
 above.
 """
 

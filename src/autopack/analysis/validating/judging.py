@@ -67,15 +67,15 @@ def least_samples_for_rate(limit_percent: float, level: float, *, one_look: bool
     return samples_until(lambda count: _rate_is_shown(0, count, count, limit_percent, level, one_look=one_look), 0)
 
 
-def _outcome(
-    basis: Share | Quantile, estimate: Estimate, figure: Figure, limit: float, rules: Rules
-) -> Outcome:
+def _outcome(basis: Share | Quantile, estimate: Estimate, figure: Figure, limit: float, rules: Rules) -> Outcome:
     if estimate.point is None:
         return "unclear"
     is_beyond = not figure.is_within(estimate.point, limit)
     if rules.provisional or rules.is_former:
         decisive = estimate.worst if rules.provisional else estimate.upper
-        return "fail" if is_beyond else "pass" if decisive is not None and figure.is_within(decisive, limit) else "unclear"
+        return (
+            "fail" if is_beyond else "pass" if decisive is not None and figure.is_within(decisive, limit) else "unclear"
+        )
     if is_beyond:
         # One event says nothing, and an interval without an end does not tell on which side of the limit it is.
         is_told = estimate.n > 1 and estimate.lower is not None and estimate.upper is not None
@@ -110,9 +110,7 @@ def _is_shown(basis: Share | Quantile, figure: Figure, limit: float, rules: Rule
     return is_shown_at_every_look(effective_bad, independent, 1 - basis.fraction, rules.level)
 
 
-def _rate_is_shown(
-    bad: float, size: float, count: int, limit_percent: float, level: float, *, one_look: bool
-) -> bool:
+def _rate_is_shown(bad: float, size: float, count: int, limit_percent: float, level: float, *, one_look: bool) -> bool:
     if not one_look:
         return is_shown_at_every_look(bad, size, limit_percent / 100, level)
     interval = wilson_interval(bad, size, level) if count else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, pstdev
 
@@ -23,7 +23,7 @@ import msgspec
 
 from autopack.analysis.accuracy import quantile
 from autopack.analysis.sampling.samples import Samples
-from autopack.analysis.validating.rules import Rules
+from autopack.analysis.validating.rules import FIGURES, Rules
 
 SHOWN_MARGINS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
@@ -69,10 +69,11 @@ class _Ratios:
     cut_successes: int
 
     def row(self, margin: float, rules: Rules) -> MarginRow:
+        """The figures at a margin."""
         count = len(self.predicted) + self.cut
         under = bisect_left(self.predicted, 1 / (rules.underestimation_factor * margin))
         over = bisect_left(self.budget, 1 / margin)
-        waste = quantile(self.successes, min(1.0, self._place(_P90, at_most=True)))
+        waste = quantile(self.successes, min(1.0, self._place(_P90)))
         return MarginRow(
             margin=margin,
             underestimation_percent=(under + self.cut) / count * 100,
@@ -81,9 +82,8 @@ class _Ratios:
             smape_median_percent=self._smape_median(margin),
         )
 
-    def _place(self, fraction: float, *, at_most: bool) -> float:
-        """Where among the exact successes the quantile of all of them is, with those that were cut above it."""
-        del at_most
+    def _place(self, fraction: float) -> float:
+        """Where among the exact successes the quantile of all is, with those that were cut above it."""
         exact = len(self.successes)
         return fraction * (exact + self.cut_successes - 1) / (exact - 1) if exact > 1 else 0.0
 
@@ -104,7 +104,7 @@ class _Ratios:
 def margins_of(samples: Samples, rules: Rules, judged: Collection[int] | None) -> Margins | None:
     """The curve over the samples of the judged strata (None: all); None of none."""
     ratios = _ratios(samples, judged)
-    if not len(ratios.predicted):
+    if not ratios.predicted:
         return None
     scatter = math.exp(pstdev(map(math.log, ratios.successes))) if len(ratios.successes) > 1 else None
     most = most_scatter(rules) if rules.rules == "plan" else None
@@ -153,7 +153,8 @@ def _ratios(samples: Samples, judged: Collection[int] | None) -> _Ratios:
         budget.append(b / nearest)
         if success:
             successes.append(p / a)
-    return _Ratios(*(array("d", sorted(each)) for each in (predicted, budget, successes)), cut, cut_successes)
+    ordered = [array("d", sorted(each)) for each in (predicted, budget, successes)]
+    return _Ratios(ordered[0], ordered[1], ordered[2], cut, cut_successes)
 
 
 def _candidates() -> Iterator[float]:
@@ -164,14 +165,11 @@ def _candidates() -> Iterator[float]:
 
 
 def _keeps(row: MarginRow, rules: Rules) -> bool:
-    checks: list[Callable[[], bool]] = [lambda: row.budget_overrun_percent <= rules.max_budget_overrun_percent]
-    if rules.rules == "plan":
-        checks += [
-            lambda: row.underestimation_percent <= rules.max_underestimation_percent,
-            lambda: row.waste_p90 is None or row.waste_p90 < rules.max_waste_p90,
-            lambda: row.smape_median_percent is None or row.smape_median_percent <= rules.max_smape_median_percent,
-        ]
-    return all(check() for check in checks)
+    for figure in filter(rules.judges, FIGURES):
+        value = getattr(row, figure.name, None)  # of truncation there is none: it is the ceiling's doing
+        if value is not None and not figure.is_within(value, getattr(rules, figure.limit)):
+            return False
+    return True
 
 
 def _said(nearest: float | None, scatter: float | None, most: float | None, cut: int, rules: Rules) -> str:

@@ -46,8 +46,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     undetermined    truncated samples of which it cannot be told (share), or of which the value is a bound (quantile)
     point, worst    the figure itself, with what is undetermined for and against the estimator; None of no samples
     lower, upper    the ends of the interval, None where there are too few samples for one
-    size            how many independent samples the interval is for (n* in `clusters`, of `worst`); None where there are
-                    too few runs or phases to tell
+    size            how many independent samples the interval is for (n* in `clusters`, of `worst`); None where there
+                    are too few runs or phases to tell
     """
 
     n: int
@@ -169,7 +169,6 @@ class Group:
             waste_p90=self.waste_p90.estimate(level),
             smape_median_percent=self.smape_median_percent.estimate(level),
         )
-
 
     def resized(self, sizes: Sizes | None) -> Group:
         """The same samples, worth something else; None: as many as there are."""

@@ -8,7 +8,6 @@ from typing import Literal
 
 import msgspec
 
-
 RuleSet = Literal["budget", "plan"]
 BUDGET_FIGURES = frozenset({"truncation_percent", "budget_overrun_percent"})
 """What a budget is judged by; the other figures are those of the prediction."""

@@ -31,16 +31,18 @@ def t_quantile(degrees: int, level: float) -> float:
 
 
 def _within(t: float, degrees: int) -> float:
+    """P(|T| ≤ t)."""
     theta = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(theta), math.cos(theta)
     odd = degrees % 2
-    total = term = cosine if odd else 1.0
+    term = cosine if odd else 1.0
+    total = term
     if degrees == 1:
         return theta * 2 / math.pi
     for number in range(2 + odd, degrees, 2):
         term *= cosine * cosine * (number - 1) / number
         total += term
-    return (theta + sine * total) * 2 / math.pi if odd else sine * total
+    return float((theta + sine * total) * 2 / math.pi if odd else sine * total)
 
 
 def _expanded(z: float, degrees: int) -> float:

@@ -146,9 +146,7 @@ def validate(samples: Samples, rules: Rules, *, as_of_s: float, source: str) -> 
 
 
 def _coverage(samples: Samples, rules: Rules, judged: frozenset[int] | None) -> list[CoverageResult]:
-    present = {
-        samples.strata[index] for index in set(samples.stratum) if judged is None or index in judged
-    }
+    present = {samples.strata[index] for index in set(samples.stratum) if judged is None or index in judged}
     count = len(samples) if judged is None else sum(map(judged.__contains__, samples.stratum))
     categories = len({category for category, _ in present})
     complexities = len({complexity.removesuffix(WITHOUT_FILES) for _, complexity in present})
@@ -186,9 +184,7 @@ def _beyond(groups: Groups, index: int | None, group: Group, level: float, rules
         return []
     strict = group.resized(groups.sizes(index, level))
     return [
-        figure.title
-        for figure in FIGURES
-        if rules.judges(figure) and is_certainly_beyond(figure, strict, rules, level)
+        figure.title for figure in FIGURES if rules.judges(figure) and is_certainly_beyond(figure, strict, rules, level)
     ]
 
 
