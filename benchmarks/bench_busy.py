@@ -20,7 +20,7 @@ from benchmarks.busy_work import cpu_of_other_threads_ns, unit
 from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY, OFF
 from benchmarks.report import Line, Options, Section, Table
-from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_mappings, ready_tuples
+from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_mappings
 from benchmarks.samples import at_least, at_most, quantile, ratio_of_medians, spread
 from sqlalchemy import create_engine, event, insert
 
@@ -188,7 +188,7 @@ def _insert_textbook(path: Path, window_s: float) -> float:
 
 
 def _insert_raw(path: Path, window_s: float) -> float:
-    batches = [ready_tuples(make_rows(BATCH)) for _ in range(40)]
+    batches = [make_rows(BATCH) for _ in range(40)]
     with closing(connect(path)) as connection:
         return _rate_of_thread(lambda number: insert_ready(connection, batches[number]), len(batches), window_s)
 

@@ -19,7 +19,7 @@ from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY
 from benchmarks.queue_drain import drain_rate, rate_table
 from benchmarks.report import Line, Options, Section, Table
-from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
+from benchmarks.rows import MAX_BATCH_ROWS, connect, insert_ready, make_database, make_rows
 from benchmarks.samples import at_least, ratio_of_medians
 
 from autopack.database.destination import parse_database_url
@@ -29,7 +29,7 @@ from autopack.telemetry.stores.sqlite import SqliteStore
 
 BACKLOG = 10_000
 LIMIT = "sqlite3, executemany of ready tuples"
-_SIZES = (1, 10, 100, 500, SqliteStore.max_batch_rows)
+_SIZES = (1, 10, 100, 500, MAX_BATCH_ROWS)
 
 
 def run(options: Options) -> Section:
@@ -68,7 +68,7 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
         methods: dict[str, Callable[[], float]] = {
             MEMORY: lambda: drain_rate(memory, BACKLOG),
             JOURNAL: lambda: drain_rate(journal, BACKLOG),
-            LIMIT: lambda: _insert_ready(connection, SqliteStore.max_batch_rows),
+            LIMIT: lambda: _insert_ready(connection, MAX_BATCH_ROWS),
         }
         for telemetry in (memory, journal):
             telemetry.record(**FIELDS)
@@ -81,7 +81,7 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
 
 
 def _insert_ready(connection: Any, size: int) -> float:
-    tuples = ready_tuples(make_rows(BACKLOG))
+    tuples = make_rows(BACKLOG)
     begin = perf_counter_ns()
     for start in range(0, len(tuples), size):
         insert_ready(connection, tuples[start : start + size])
@@ -127,7 +127,7 @@ async def _store_rate(store: SqliteStore, size: int) -> float:
 
 
 def _raw_rate(connection: Any, size: int) -> float:
-    tuples = ready_tuples(_rows_of_size(size))
+    tuples = _rows_of_size(size)
     begin = perf_counter_ns()
     for batch in _batches(tuples, size):
         insert_ready(connection, batch)

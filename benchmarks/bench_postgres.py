@@ -19,9 +19,8 @@ from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY
 from benchmarks.queue_drain import drain_rate, rate_table
 from benchmarks.report import Options, Section
-from benchmarks.rows import COLUMNS, TABLE, make_rows
+from benchmarks.rows import COLUMNS, TABLE, make_rows, with_instants
 from benchmarks.samples import at_least, ratio_of_medians
-from msgspec.structs import astuple
 from tests import postgres
 
 from autopack.database.destination import parse_database_url
@@ -116,11 +115,11 @@ async def _store(store: PostgresStore, rows: list[Row]) -> None:
 
 
 async def _copy(connection: Any, rows: list[Row]) -> None:
-    await connection.copy_records_to_table(TABLE, records=map(astuple, rows), columns=COLUMNS)
+    await connection.copy_records_to_table(TABLE, records=with_instants(rows), columns=COLUMNS)
 
 
 async def _executemany(connection: Any, rows: list[Row]) -> None:
-    await connection.executemany(_INSERT, map(astuple, rows))
+    await connection.executemany(_INSERT, with_instants(rows))
 
 
 @contextmanager

@@ -43,11 +43,12 @@ class Plan:
     def values(self, rng: np.random.Generator) -> Values:
         """The latent values, a row for each run."""
         own = 1 - self.by_phase - self.by_run
-        return (
+        found: Values = (
             np.sqrt(self.by_phase) * rng.normal(size=(1, self.phases))
             + np.sqrt(self.by_run) * rng.normal(size=(self.runs, 1))
             + np.sqrt(own) * rng.normal(size=(self.runs, self.phases))
         )
+        return found
 
 
 def samples_of(values: Values, rate: float, *, looks: int | None = None) -> Samples:
@@ -111,7 +112,7 @@ def p90_is_covered(plan: Plan, rate: float, rules: Rules, seed: int) -> bool:
 Question = Callable[[Plan, float, Rules, int], bool]
 
 
-def share(question: Question, plan: Plan, rate: float, rules: Rules, histories: int, processes: int = 1) -> float:
+def share(question: Question, plan: Plan, rate: float, rules: Rules, histories: int, *, processes: int = 1) -> float:
     """Of how many histories the answer is yes, 0 … 1."""
     work = [(plan, rate, rules, seed) for seed in range(histories)]
     if processes == 1:
@@ -142,12 +143,15 @@ def power_table(histories: int, processes: int) -> Iterator[str]:
     plans = [(phases, runs, *ones) for phases, runs in ((25, 20), (100, 5), (200, 40)) for ones in CORRELATIONS]
     for phases, runs, by_phase, by_run in plans:
         plan = Plan(phases, runs, by_phase, by_run)
-        found = [share(validated, plan, 0.002, rules, histories, processes) for rules in (FORMER, ONE_LOOK, REPEATED)]
+        found = [
+            share(validated, plan, 0.002, rules, histories, processes=processes)
+            for rules in (FORMER, ONE_LOOK, REPEATED)
+        ]
         yield f"| {phases} × {runs} | {by_phase:g}, {by_run:g} | " + " | ".join(f"{one:.0%}" for one in found) + " |"
     for by_phase, by_run in ((0.0, 0.1), (0.46, 0.1), (0.46, 0.32)):
         plan = Plan(25, 60, by_phase, by_run)
         found = [
-            share(validated, plan, 0.002, rules, histories, processes)
+            share(validated, plan, 0.002, rules, histories, processes=processes)
             for rules in (FORMER, PLAN_ONE_LOOK, PLAN_REPEATED)
         ]
         yield (
@@ -164,10 +168,11 @@ def false_table(histories: int, processes: int) -> Iterator[str]:
     for phases, runs in ((25, 8), (25, 20)):
         for by_phase, by_run in CORRELATIONS:
             plan = Plan(phases, runs, by_phase, by_run)
-            covered = share(p90_is_covered, plan, 0.0, ONE_LOOK, histories, processes)
+            covered = share(p90_is_covered, plan, 0.0, ONE_LOOK, histories, processes=processes)
             for rate in (0.02, 0.04):
                 found = [
-                    share(validated, plan, rate, rules, histories, processes) for rules in (FORMER, ONE_LOOK, REPEATED)
+                    share(validated, plan, rate, rules, histories, processes=processes)
+                    for rules in (FORMER, ONE_LOOK, REPEATED)
                 ]
                 yield (
                     f"| {phases} × {runs} | {by_phase:g}, {by_run:g} | {rate:.0%} | "
@@ -178,12 +183,12 @@ def false_table(histories: int, processes: int) -> Iterator[str]:
 
 def looks_table(histories: int, looks: int, processes: int) -> Iterator[str]:
     """How often a history at the limit is validated at one of its looks."""
-    yield f"| correlation by phase, run | true rate | looks | former | repeated looks | repeated, `--population plan` |"
+    yield "| correlation by phase, run | true rate | looks | former | repeated looks | repeated, `--population plan` |"
     yield "|---|---|---|---|---|---|"
     for by_phase, by_run in ((0.0, 0.0), (0.0, 0.1), (0.46, 0.32)):
         plan = Plan(25, looks, by_phase, by_run)
         found = [
-            share(ever_validated, plan, 0.02, rules, histories, processes)
+            share(ever_validated, plan, 0.02, rules, histories, processes=processes)
             for rules in (FORMER, REPEATED, PLAN_REPEATED)
         ]
         yield f"| {by_phase:g}, {by_run:g} | 2% | {looks} | " + " | ".join(f"{one:.1%}" for one in found) + " |"

@@ -1,4 +1,4 @@
-"""Histories whose former verdicts stand in `analysis/former_verdicts.json`, as the code before the clusters gave them."""
+"""Histories whose former verdicts stand in `analysis/former_verdicts.json`, as the code before clusters gave them."""
 
 from collections.abc import Iterator
 from typing import Any

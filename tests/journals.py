@@ -17,9 +17,10 @@ from tests.write_side import event, start_python, url_of
 from autopack.database.destination import parse_database_url
 from autopack.errors import QueueRejected
 from autopack.telemetry import Telemetry
+from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.wire import encode
-from autopack.telemetry.journal.journal import Journal, fingerprint_of
+from autopack.telemetry.journal.journal import fingerprint_of
 
 SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, max_event_bytes=8 << 10)
 
@@ -59,14 +60,14 @@ def payload(phase: str = "p", **changes: Any) -> bytes:
     return encode((time.time_ns(), int.from_bytes(os.urandom(5)), *fields.values(), *rest))
 
 
-def make_journal(folder: Path, fingerprint: bytes, settings: Settings = SMALL) -> Journal:
-    """A journal that wakes nobody."""
-    return Journal(folder, fingerprint, settings, lambda: None)
+def make_journal(folder: Path, fingerprint: bytes, settings: Settings = SMALL) -> JournalQueue:
+    """A journal without a worker."""
+    return JournalQueue(folder, fingerprint, settings)
 
 
-def abandon(journal: Journal) -> None:
+def abandon(journal: JournalQueue) -> None:
     """What death does to a journal: its locks are gone, and nothing is tidied up."""
-    journal.forget()
+    journal.reset_in_child()
 
 
 def left_behind(folder: Path, fingerprint: bytes, phases: list[str], settings: Settings = SMALL) -> Path:
@@ -119,7 +120,7 @@ def accepted_by(process: "subprocess.Popen[str]", after_s: float, how: int = sig
         last_resort.join()
 
 
-def drained(journal: Journal) -> list[bytes]:
+def drained(journal: JournalQueue) -> list[bytes]:
     """Everything that waits, as the worker takes and settles it."""
     payloads: list[bytes] = []
     while batch := journal.take(100):
@@ -169,7 +170,7 @@ def in_another_thread(do: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def fill(journal: Journal) -> list[bytes]:
+def fill(journal: JournalQueue) -> list[bytes]:
     """Append until it is refused; returns what was accepted."""
     kept: list[bytes] = []
     for n in range(10_000):

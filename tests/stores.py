@@ -17,7 +17,7 @@ from autopack.database.destination import parse_database_url
 from autopack.errors import DataRejectedError, StoreError, TransientStoreError
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import Row, as_read
 from autopack.telemetry.stores import MemoryStore, Store
 
 
@@ -30,7 +30,7 @@ class WrappedStore:
         self.closes = 0
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Any]:
         assert isinstance(self.inner, MemoryStore)
         return self.inner.rows
 
@@ -39,8 +39,8 @@ class WrappedStore:
         return self.inner.max_batch_rows
 
     @property
-    def works_elsewhere(self) -> bool:
-        return self.inner.works_elsewhere
+    def is_remote(self) -> bool:
+        return self.inner.is_remote
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -61,8 +61,8 @@ class WrappedStore:
         self.closes += 1
         await self.inner.close(final=final)
 
-    def forked(self) -> Store:
-        return self.inner.forked()
+    def reset_in_child(self) -> Store:
+        return self.inner.reset_in_child()
 
 
 class FlakyStore(WrappedStore):
@@ -138,7 +138,7 @@ class SlowStore(WrappedStore):
     """
 
     max_batch_rows = 10
-    works_elsewhere = True
+    is_remote = True
 
     def __init__(self, inner: Store | None = None, *, error: Exception | None = None) -> None:
         super().__init__(inner)
@@ -160,12 +160,12 @@ class SlowStore(WrappedStore):
 class RefusingStore(WrappedStore):
     """Refuses a batch that holds a bad row, like a constraint that our own validation does not know of."""
 
-    def __init__(self, inner: Store | None = None, *, bad: Callable[[Row], bool]) -> None:
+    def __init__(self, inner: Store | None = None, *, bad: Callable[[Any], bool]) -> None:
         super().__init__(inner)
         self._bad = bad
 
     async def write(self, rows: Sequence[Row]) -> int:
-        if any(map(self._bad, rows)):
+        if any(map(self._bad, map(as_read, rows))):
             self.writes += 1
             raise DataRejectedError("CHECK")
         return await super().write(rows)
@@ -197,20 +197,20 @@ class MemoryPlace(Place):
     def __init__(self, folder: Path, database: Database | None = None) -> None:
         super().__init__(folder, database)
         self._store = MemoryStore()
-        self._letters: list[MemoryDeadLetters] = []
+        self._sinks: list[MemoryDeadLetters] = []
 
     def open(self, **options: Any) -> Telemetry:
         telemetry = Telemetry(self._store, **options)
-        office = telemetry.dead_letters
-        assert isinstance(office, MemoryDeadLetters)
-        self._letters.append(office)
+        dead_letters = telemetry.dead_letters
+        assert isinstance(dead_letters, MemoryDeadLetters)
+        self._sinks.append(dead_letters)
         return telemetry
 
     def rows(self) -> list[dict[str, Any]]:
-        return [msgspec.structs.asdict(row) for row in self._store.rows]
+        return [row._asdict() for row in self._store.rows]
 
     def dead_letters(self) -> list[dict[str, Any]]:
-        letters = [letter for office in self._letters for letter in office.letters]
+        letters = [letter for sink in self._sinks for letter in sink.letters]
         return [msgspec.json.decode(msgspec.json.encode(letter)) for letter in letters]
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from autopack._util.text import truncate_for_display
 from autopack.build.call_failures import describe_call_error
@@ -30,9 +30,12 @@ from autopack.build.phase import ModelReply, PhaseCall, PhaseResult, describe_ca
 from autopack.build.streamed_reply import StreamedReply
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
+from autopack.estimation.metrics import WHOLE_CALL
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
+
+    from autopack.telemetry.event.schema import EventFields
 
 DEFAULT_MODEL = "claude-sonnet-5-5"  # claude-sonnet-4-5, on which the figures were measured, ends in November 2026
 CEILING_FLOOR_TOKENS = 16_384
@@ -43,7 +46,7 @@ logger = logging.getLogger(__name__)
 class EventSink(Protocol):
     """Takes events; `autopack.telemetry.Telemetry` is one."""
 
-    def record(self, **fields: Any) -> bool:
+    def record(self, **fields: Unpack[EventFields]) -> bool:
         """Takes one event; whether it was accepted."""
 
 
@@ -131,7 +134,7 @@ class AnthropicBuilderClient:
 
     def _attributes(self, number: int, reply: ModelReply) -> dict[str, Any]:
         attributes = {"attempt": number, "provider": self._provider}
-        return attributes if reply.output_tokens is not None else {**attributes, "usage": "total"}
+        return attributes if reply.output_tokens is not None else {**attributes, **WHOLE_CALL}
 
     def _record(self, fields: dict[str, Any]) -> None:
         _record_safely(_process_wide_telemetry if self._telemetry is None else lambda: self._telemetry, fields)

@@ -28,8 +28,9 @@ from autopack._util.text import truncate_for_display
 from autopack.anthropic_clients import DEFAULT_MODEL, AnthropicBuilderClient, open_client, open_loopback_client
 from autopack.build.credentials import check_setup
 from autopack.build.plan import Phase, Plan, load_plan
-from autopack.build.progress import Outcome, Report, open_report, summary_lines
+from autopack.build.progress import Outcome, summary_lines
 from autopack.build.workspace import find_existing
+from autopack.commands._run_progress import RunReport, open_run_report
 from autopack.database.destination import current_destination, database_url, describe_database
 from autopack.database.preflight import database_problem
 from autopack.errors import ClientSetupError, ConfigError, DatabaseUrlError, InputFileError
@@ -215,7 +216,7 @@ def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
         click.echo(f"database: {truncate_for_display(describe_database(), 1000)}", err=True)
         state = "on" if telemetry.enabled else "off (TELEMETRY_DB_ENABLED=1 turns it on)"
         click.echo(f"telemetry: {state}", err=True)
-        with open_report(phase_count) as report:
+        with open_run_report(phase_count) as report:
             anyio.run(_run_phases, job, telemetry, report, stop, outcomes)
     stats = telemetry.stats() if telemetry.enabled else None
     with suppress(BrokenPipeError):  # whoever has read enough of the summary does not change how the run ended
@@ -225,7 +226,7 @@ def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
 
 
 async def _run_phases(
-    job: Job, telemetry: Telemetry, report: Report, stop: StopSignals, outcomes: list[Outcome]
+    job: Job, telemetry: Telemetry, report: RunReport, stop: StopSignals, outcomes: list[Outcome]
 ) -> None:
     """Runs all phases, so many at a time; adds each that ends to `outcomes`, also when the run is stopped."""
     limiter = anyio.CapacityLimiter(job.concurrency)

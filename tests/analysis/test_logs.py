@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.read_side import DATA
 
 from autopack.analysis.reading.logs import LogRecord, parse_line
-from autopack.analysis.replaying.sources import from_log
+from autopack.analysis.replaying.observations import from_log
 
 FIELDS = (
     "predicted_output=822 actual_output=3137 smape=116.9% selected_budget=12288 category=implementation "

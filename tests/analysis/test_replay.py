@@ -17,9 +17,11 @@ from tests.read_side import DATA, ROOT, autopack, environment, event, make_datab
 
 from autopack.analysis.accuracy import accuracy_of, percent, quantile
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines, exported
-from autopack.analysis.replaying.replay import Observation, Replay, Report, deliverables_group, deliverables_of
-from autopack.analysis.replaying.sources import Exported, from_log
-from autopack.analysis.replaying.table import HEADER, plain_table, rich_table
+from autopack.analysis.replaying.observations import Exported, Observation, deliverables_of, from_log
+from autopack.analysis.replaying.replay import Replay, ReplayReport, deliverables_group
+from autopack.analysis.replaying.table import HEADER, sections
+from autopack.analysis.tables import plain_sections
+from autopack.commands._output import rich_sections
 
 RECORDED_LOG = DATA / "token_estimation_2025-12-23.log"
 FIGURES = ["median_smape_percent", "mean_smape_percent", "median_waste", "p90_waste", "underestimated_percent"]
@@ -43,7 +45,7 @@ def observation(**changes: Any) -> Observation:
     return Observation(**values | changes)
 
 
-def replayed(*observations: Observation | None, include_simulated: bool = False, today: int = 4000) -> Report:
+def replayed(*observations: Observation | None, include_simulated: bool = False, today: int = 4000) -> ReplayReport:
     replay = Replay(lambda *_: today, include_simulated=include_simulated)
     replay.add_all(observations)
     return replay.report("a test", "a constant")
@@ -424,21 +426,21 @@ def test_a_source_that_is_not_there_is_one_clear_line(tmp_path: Path, source: st
 HOSTILE = "[bold]x[/bold]\x1b[2J\u202e"
 
 
-def plain(report: Report) -> str:
-    return plain_table(report)
+def plain(report: ReplayReport) -> str:
+    return plain_sections(HEADER, list(sections(report)))
 
 
-def drawn(report: Report) -> str:
+def drawn(report: ReplayReport) -> str:
     from rich.console import Console
 
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
     with console.capture() as capture:
-        console.print(rich_table(report))
+        console.print(rich_sections(HEADER, sections(report)))
     return capture.get()
 
 
 @pytest.mark.parametrize("draw", [plain, drawn])
-def test_names_are_shown_and_not_obeyed(draw: Callable[[Report], str]) -> None:
+def test_names_are_shown_and_not_obeyed(draw: Callable[[ReplayReport], str]) -> None:
     shown = draw(replayed(observation(category=HOSTILE, complexity="[/]")))
     assert "[bold]x[/bold]\\x1b[2J" in shown or "[bold]x[/bold]\\x1b..." in shown
     assert "[/]" in shown
@@ -446,7 +448,7 @@ def test_names_are_shown_and_not_obeyed(draw: Callable[[Report], str]) -> None:
 
 
 @pytest.mark.parametrize("draw", [plain, drawn])
-def test_both_tables_show_every_figure(draw: Callable[[Report], str]) -> None:
+def test_both_tables_show_every_figure(draw: Callable[[ReplayReport], str]) -> None:
     report = replayed(observation(), observation(category="other", actual_output_tokens=3, truncated=True))
     shown = draw(report)
     rows = [line.split() for line in shown.splitlines()]
@@ -465,7 +467,7 @@ def test_a_long_name_is_folded_and_no_figure_is() -> None:
 
 
 def test_very_many_groups_are_cut_in_the_table_and_said() -> None:
-    shown = plain_table(replayed(*[observation(category=f"c{number}") for number in range(40)]))
+    shown = plain(replayed(*[observation(category=f"c{number}") for number in range(40)]))
     assert "(15 more)" in shown
 
 

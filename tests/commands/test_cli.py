@@ -13,9 +13,9 @@ import pytest
 from tests.read_side import autopack, autopack_process, environment, event, make_database
 
 from autopack import __version__
-from autopack.analysis.reading.status import database_status
 from autopack.cli import COMMANDS, cli
 from autopack.database.destination import parse_database_url
+from autopack.maintenance.health import database_status
 
 LOG_LINE = (
     "[2025-12-23 22:07:12] INFO: [TokenEstimationV2] predicted_output=822 actual_output=3137 smape=116.9% "

@@ -22,7 +22,7 @@ from autopack.analysis.reading.records import EventRecord
 from autopack.analysis.reading.rows import open_events
 from autopack.database.destination import parse_database_url
 from autopack.maintenance.copying import copy, open_rows
-from autopack.maintenance.importing.rejects import RejectFile
+from autopack.maintenance.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry.stores.memory import MemoryStore
 

@@ -21,14 +21,25 @@ from hypothesis import strategies as st
 from tests.read_side import DATA, ROOT, START, autopack, environment, event, make_database
 
 from autopack._util.files import atomic_write
-from autopack.analysis.exporting.text import FIELDS, encoded_lines
-from autopack.analysis.reading.records import COLUMNS, EventRecord, Unreadable, record_of
+from autopack.analysis.exporting.text import encoded_lines
+from autopack.analysis.reading.reader import BLOCK_ROWS
+from autopack.analysis.reading.records import COLUMNS, RECORD_FIELDS, EventRecord, Unreadable, record_of
 from autopack.analysis.reading.rows import open_events
 from autopack.analysis.reading.selection import Selection, parse_instant
-from autopack.analysis.reading.streaming import BLOCK_ROWS
 from autopack.database.destination import Destination, parse_database_url
 from autopack.errors import ReadError
 
+CAPTURED = (
+    "provider",
+    "call_id",
+    "attempt",
+    "turn",
+    "reasoning_tokens",
+    "reasoning_level",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "estimator",
+)
 PLAN_FIELDS = [
     "run_id",
     "phase_id",
@@ -178,6 +189,7 @@ def test_a_record_has_the_plans_fields_in_the_plans_order_and_then_the_added_one
         "duration_ms",
         "existing",
         "attributes",
+        *CAPTURED,
     ]
     assert record["timestamp"] == "2025-12-29T19:40:04+00:00"
     assert record["deliverables"] == ["src/app.py", "tests/test_app.py"]
@@ -260,7 +272,7 @@ def test_csv_is_read_back_by_a_strict_reader(tmp_path: Path) -> None:
         check=True,
     )
     header, newest, oldest = csv.reader(io.StringIO(done.stdout.decode(), newline=""), strict=True)
-    assert header == list(FIELDS)
+    assert header == list(RECORD_FIELDS)
     assert oldest[1] == hostile
     assert dict(zip(header, newest, strict=True)) | {"event_uid": ""} == {
         "run_id": "nightly",
@@ -286,6 +298,7 @@ def test_csv_is_read_back_by_a_strict_reader(tmp_path: Path) -> None:
         "duration_ms": "",
         "existing": "",
         "attributes": "",
+        **dict.fromkeys(CAPTURED, ""),
     }
     assert oldest[header.index("smape_percent")] == ""
     assert done.stdout.count(b"\r\n") == 4  # three rows, and the one inside a quoted cell
@@ -321,9 +334,9 @@ RECORDS = st.builds(
 def test_whatever_a_row_holds_both_formats_stay_valid(records: list[EventRecord]) -> None:
     lines = list(encoded_lines(records, "ndjson", raw=False, to_terminal=False))
     assert [line.count(b"\n") for line in lines] == [1] * len(records)
-    assert all(list(strict_json(line.decode())) == list(FIELDS) for line in lines)
+    assert all(list(strict_json(line.decode())) == list(RECORD_FIELDS) for line in lines)
     text = b"".join(encoded_lines(records, "csv", raw=False, to_terminal=False)).decode()
-    assert {len(row) for row in csv.reader(io.StringIO(text, newline=""), strict=True)} == {len(FIELDS)}
+    assert {len(row) for row in csv.reader(io.StringIO(text, newline=""), strict=True)} == {len(RECORD_FIELDS)}
 
 
 @pytest.mark.parametrize(
@@ -633,7 +646,7 @@ def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> None:
 
 
 def test_the_documented_fields_are_those_of_the_record() -> None:
-    assert tuple(field.name for field in msgspec.structs.fields(EventRecord)) == FIELDS
+    assert tuple(field.name for field in msgspec.structs.fields(EventRecord)) == RECORD_FIELDS
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from tests.write_side import rows_of
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines
 from autopack.errors import StoreUnusableError
-from autopack.maintenance.importing.importer import Imported, import_stream
-from autopack.maintenance.importing.reading import FileReader, ReadLine
-from autopack.maintenance.importing.rejects import RejectFile
-from autopack.maintenance.importing.rows import NoEvent, RowMaker
+from autopack.maintenance.import_lines import FileReader
+from autopack.maintenance.import_rows import NoEvent, RowMaker
+from autopack.maintenance.importing import Imported, import_stream
+from autopack.maintenance.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event
+from autopack.telemetry.event.schema import as_read
 
 FIELDS = (
     "predicted_output=822 actual_output=3137 smape=116.9% selected_budget=12288 category=implementation "
@@ -44,15 +46,17 @@ def ndjson(*records: dict[str, Any]) -> str:
     return "".join(f"{json.dumps(record)}\n" for record in records)
 
 
-def lines_of(data: str | bytes, **options: Any) -> list[ReadLine]:
+def lines_of(data: str | bytes, **options: Any) -> list[Any]:
+    """The lines, with the row of each as people read it."""
     raw = data.encode() if isinstance(data, str) else data
-    return list(FileReader(**options).read(bounded_lines(io.BytesIO(raw).readline)))
+    lines = FileReader(**options).read(bounded_lines(io.BytesIO(raw).readline))
+    return [replace(line, row=as_read(line.row)) if line.row else line for line in lines]
 
 
 def reason(data: str | bytes, **options: Any) -> str:
     (line,) = lines_of(data, **options)
     assert line.row is None
-    return line.reason
+    return str(line.reason)
 
 
 def stored(database: Path) -> int:

@@ -40,6 +40,15 @@ TYPES = {
     "duration_ms": "BIGINT",
     "existing": "VARCHAR[]",
     "attributes": "MAP(VARCHAR, VARCHAR)",
+    "provider": "VARCHAR",
+    "call_id": "VARCHAR",
+    "attempt": "BIGINT",
+    "turn": "BIGINT",
+    "reasoning_tokens": "BIGINT",
+    "reasoning_level": "VARCHAR",
+    "cache_read_tokens": "BIGINT",
+    "cache_write_tokens": "BIGINT",
+    "estimator": "VARCHAR",
 }
 HOSTILE = 'a"b\\c\nd\x1b[31m\u202e</script>é'
 

@@ -24,8 +24,7 @@ from tests.write_side import event as recorded
 
 from autopack.analysis.reading.rows import count_and_newest
 from autopack.database.destination import Destination, parse_database_url
-from autopack.maintenance.ages import LEAST, MOST, parse_age
-from autopack.maintenance.pruning import Pace, count_older, prune
+from autopack.maintenance.pruning import LEAST_AGE, MOST_AGE, Pace, count_older, parse_age, prune
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import Telemetry
 
@@ -213,7 +212,7 @@ def test_where_nobody_can_be_asked_it_deletes_nothing(database: Path) -> None:
         command, env=environment(database), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "nobody can be asked here; --yes deletes without a question" in done.stderr
+    assert "there is no terminal to ask; --yes deletes without a question" in done.stderr
     assert len(phases_of(database)) == 1
 
 
@@ -271,7 +270,7 @@ def test_no_text_is_an_age_out_of_bounds(text: str) -> None:
         age = parse_age(text)
     except ValueError:
         return
-    assert LEAST <= age <= MOST
+    assert LEAST_AGE <= age <= MOST_AGE
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_tail_shows_what_is_new_once(tmp_path: Path, postgres: Database) -> None
 
 
 def test_summary_and_report_have_the_figures_of_validate(tmp_path: Path, postgres: Database) -> None:
-    autopack("import", exported(tmp_path, 40), database=postgres.url)
+    for run in range(5):
+        autopack("import", exported(tmp_path, 40, run_id=f"run-{run}"), database=postgres.url)
     as_of = ("--as-of", "2026-01-15")
     verdict = json.loads(autopack("validate", "--json", *as_of, database=postgres.url).stdout)
     summary = json.loads(autopack("summary", "--json", *as_of, database=postgres.url).stdout)

@@ -13,7 +13,7 @@ from tests.read_side import autopack, make_database
 from tests.write_side import dead_letter_file, phases_of
 
 from autopack.telemetry.engine.dead_letters import MAX_BYTES
-from autopack.telemetry.journal.segment import FORMAT_VERSION, Header
+from autopack.telemetry.journal.format import FORMAT_VERSION, Header
 
 
 @pytest.fixture
@@ -139,11 +139,11 @@ def test_a_damaged_file_is_named_and_set_aside(database: Path, journal: Path) ->
     segment.write_bytes(data)
     done = autopack("recover", database=database)
     assert "damaged:       1 record(s)" in done.stdout
-    assert f"set aside:     {segment.with_suffix('.corrupt').name}" in done.stdout
+    assert f"quarantined:   {segment.with_suffix('.corrupt').name}" in done.stdout
     assert phases_of(database) == ["p0", "p2"]
     code, report = status(database)
     assert code == 1
-    assert report["problems"] == ["1 damaged journal file(s) were set aside"]
+    assert report["problems"] == ["1 damaged journal file(s) were quarantined"]
 
 
 def refusal(*arguments: str, database: Path | str, **changes: str) -> str:

@@ -219,7 +219,7 @@ def test_on_the_command_line_it_wants_a_yes_and_says_what_it_did(database: Path,
     autopack("db", "upgrade", database=database_url)
     assert autopack("db", "downgrade", database=database_url).returncode == 1
     done = autopack("db", "downgrade", "--yes", database=database_url)
-    assert (done.returncode, done.stdout) == (0, f"downgraded from {migrations.HEAD} to the plan's own table\n")
+    assert (done.returncode, done.stdout) == (0, f"downgraded from {migrations.HEAD} to the host system's table\n")
     assert json.loads(autopack("db", "current", "--json", database=database_url).stdout)["state"] == "older"
     done = autopack("db", "downgrade", "--yes", database=database_url)
     assert (done.returncode, done.stdout) == (1, "")

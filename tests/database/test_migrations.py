@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -26,7 +25,7 @@ from autopack.database.destination import parse_database_url
 from autopack.estimation.metrics import accuracy
 from autopack.models import Base, TokenEstimationV2Event
 from autopack.telemetry import Telemetry
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import TABLE as SCHEMA
 
 OLD_ROW: dict[str, Any] = {
     "event_id": 7,
@@ -52,7 +51,7 @@ OLD_ROW: dict[str, Any] = {
     "context_quality": "good",
     "created_at": "2025-12-23 10:00:01",
 }
-COLUMNS = {"event_id", *Row.__struct_fields__}
+COLUMNS = {"event_id", *SCHEMA.names}
 
 
 def insert(connection: sqlite3.Connection, **changes: Any) -> None:
@@ -434,7 +433,7 @@ def test_ensuring_the_schema_twice_changes_nothing(database: Path) -> None:
 
 def test_the_rows_fields_are_the_models_columns_in_name_and_need() -> None:
     model = TokenEstimationV2Event.__table__.columns
-    for field in msgspec.structs.fields(Row):
-        optional = type(None) in getattr(field.type, "__args__", ())
-        assert model[field.name].nullable == optional, field.name
+    for column in SCHEMA.columns:
+        assert model[column.name].nullable == column.nullable, column.name
+    assert set(model.keys()) == {"event_id", *SCHEMA.names}
     assert parse_database_url("sqlite://").identity is None

@@ -207,7 +207,7 @@ def test_a_hanging_store_does_not_hold_up_record_nor_a_close_beyond_its_deadline
     assert telemetry.stats().pending == 501
     assert caplog.messages[-1].startswith("Closed; of 501 accepted event(s): 501 not written")
     store.released.set()
-    assert telemetry.writer.progress.wait_for(lambda: not telemetry.stats().worker_alive, 30)
+    assert telemetry.writer.state.wait_for(lambda: not telemetry.stats().worker_alive, 30)
 
 
 def test_a_thread_that_cannot_be_started_is_started_at_the_next_chance() -> None:

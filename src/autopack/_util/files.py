@@ -80,7 +80,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)  # noqa: PTH108 (as above)
         raise
-    _sync_directory(path.parent)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk, as `fsync` does the contents of a file. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _temporary_beside(path: Path) -> tuple[int, str]:
@@ -98,11 +107,3 @@ def _refuse_all_but_a_regular_file(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = "a link" if stat.S_ISLNK(mode) else "not a regular file"
         raise OSError(f"{path} is {kind}; give the path of a file to be made or replaced")
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 # smape_percent, waste_ratio_percent, underestimated, as they are stored; all None where a count is not positive.
 Accuracy = tuple[int | None, int | None, bool | None]
 
 UNKNOWN: Accuracy = (None, None, None)
+
+WHOLE_CALL: Mapping[str, str] = {"usage": "total"}
+"""The attribute of an event whose actual tokens are those of the whole call, since its reply had no usage."""
 
 
 def smape(predicted: int, actual: int) -> float:
@@ -27,3 +33,8 @@ def accuracy(predicted: int, actual: int) -> Accuracy:
         int(predicted / actual * 100),
         actual > predicted,
     )
+
+
+def is_whole_call(attributes: Any) -> bool:
+    """Whether the attributes say that the actual tokens are those of the whole call, not of its output alone."""
+    return isinstance(attributes, dict) and attributes.get("usage") == WHOLE_CALL["usage"]

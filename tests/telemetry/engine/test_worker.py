@@ -112,9 +112,9 @@ def test_bad_rows_are_found_by_bisection_within_the_budget_of_statements(rows: i
 
 
 def letters_of(telemetry: Telemetry) -> list[str]:
-    office = telemetry.dead_letters
-    assert isinstance(office, MemoryDeadLetters)
-    return [letter.event["phase_id"] for letter in office.letters]
+    dead_letters = telemetry.dead_letters
+    assert isinstance(dead_letters, MemoryDeadLetters)
+    return [letter.event["phase_id"] for letter in dead_letters.letters]
 
 
 def test_a_refusal_in_the_middle_of_an_outage_is_still_found() -> None:
@@ -225,7 +225,7 @@ def test_a_data_error_of_a_single_event_takes_one_statement_and_no_wait() -> Non
 
 def wait_until_taken(telemetry: Telemetry, backlog: int) -> None:
     end_s = time.monotonic() + 30
-    while telemetry.writer.buffer.backlog != backlog:
+    while telemetry.writer.queue.backlog != backlog:
         assert time.monotonic() < end_s
         threading.Event().wait(0.001)
 

@@ -30,8 +30,8 @@ from tests.write_side import event, phases_of, run_python, url_of
 from autopack.database.destination import parse_database_url
 from autopack.errors import QueueRejected
 from autopack.telemetry import Telemetry
+from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.journal.appender import Appender
-from autopack.telemetry.journal.journal import Journal
 from autopack.telemetry.stores.sqlite import SqliteStore
 
 RECORD_OF_64_KIB = 64 << 10
@@ -42,7 +42,7 @@ def test_what_is_appended_is_taken_in_order_across_segments_and_their_files_go(t
     sent = [b"%d" % n * 100 for n in range(3000)]
     for item in sent:
         journal.append(item)
-        journal.tend()
+        journal.maintain()
     assert len(segments_in(tmp_path)) > 3
     assert drained(journal) == sent
     assert len(segments_in(tmp_path)) <= 2, "the one that is written and the one that is ready"
@@ -64,7 +64,7 @@ def test_taking_while_others_append_misses_nothing_and_trips_over_no_new_segment
     taken: list[bytes] = []
     while any(thread.is_alive() for thread in threads):
         taken += drained(journal)
-        journal.tend()
+        journal.maintain()
     taken += drained(journal)
     for name in range(3):
         mine = [int(item.split(b":")[1]) for item in taken if item.startswith(b"%d:" % name)]
@@ -95,7 +95,7 @@ def test_a_full_journal_refuses_the_newest_keeps_the_rest_and_goes_on_after_drai
     assert sum(path.stat().st_size for path in segments_in(tmp_path)) == 256 << 10
     assert journal.account().pending == len(kept)
     assert drained(journal) == kept
-    journal.tend()
+    journal.maintain()
     assert retried_until_accepted(journal)
     assert drained(journal) == [b"afterwards"]
     journal.close()
@@ -121,7 +121,7 @@ def test_whatever_was_refused_in_between_everything_that_was_accepted_is_recover
     later.close()
 
 
-def retried_until_accepted(journal: Journal) -> bool:
+def retried_until_accepted(journal: JournalQueue) -> bool:
     for _ in range(100):
         try:
             journal.append(b"afterwards")
@@ -289,7 +289,7 @@ def test_closing_with_nothing_left_leaves_no_segment_and_with_something_left_lea
 def test_a_journal_that_is_closed_refuses(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, identity_of(tmp_path / "x.db"))
     journal.append(payload())
-    journal.refuse()
+    journal.close_to_new()
     with pytest.raises(QueueRejected, match="closed"):
         journal.append(payload())
     assert len(drained(journal)) == 1
@@ -319,7 +319,7 @@ def test_open_files_stay_few_however_many_segments_were_used(tmp_path: Path) -> 
         journal.append(b"x" * 500)
         if journal.backlog >= 100:
             drained(journal)
-            journal.tend()
+            journal.maintain()
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= 8
     journal.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -216,7 +216,7 @@ def test_a_count_that_is_overtaken_by_the_end_of_its_segment_is_right(tmp_path: 
     accepted = journal.accepted_here
     for n in range(200):
         journal.append(b"%d" % n * 100)
-    at_call("Segment.step_over", in_another_thread(lambda: drained(journal)))
+    at_call("count_records", in_another_thread(lambda: drained(journal)))
     assert journal.accepted_here == accepted + 200
     assert journal.account().pending == 0
     journal.append(b"one more")
@@ -279,7 +279,7 @@ def test_close_from_a_signal_handler_inside_the_journal_does_not_wait_for_itself
         telemetry = Telemetry(sys.argv[1])
         for n in range(100):
             telemetry.record(**event(phase_id=f"p{n}"))
-        journal = telemetry.writer.buffer
+        journal = telemetry.writer.queue.journal
         begun = time.monotonic()
         with journal._making:  # where a handler that interrupts the making of a segment finds it
             telemetry.close(20)
@@ -295,7 +295,7 @@ def test_a_close_while_the_first_segment_is_made_lets_nothing_in(tmp_path: Path)
     """The close comes at the moment when the new segment is renamed, as one in another thread may."""
     journal = make_journal(tmp_path, bytes(32))
 
-    at_c_call("rename", journal.refuse)
+    at_c_call("rename", journal.close_to_new)
     with pytest.raises(QueueRejected, match="closed"):
         journal.append(payload())
     with pytest.raises(QueueRejected, match="closed"):

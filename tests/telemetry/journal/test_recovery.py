@@ -23,8 +23,8 @@ from tests.write_side import dead_letters_of, event, phases_of, run_python, url_
 
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.settings import Settings
+from autopack.telemetry.journal.format import FORMAT_VERSION, Header
 from autopack.telemetry.journal.recovery import remove_unfinished
-from autopack.telemetry.journal.segment import FORMAT_VERSION, Header
 
 RECORD_HEAD_BYTES = 12  # of an event of less than 256 bytes
 LARGE = Settings(journal_first_segment_bytes=8 << 20)
@@ -254,7 +254,7 @@ def test_a_second_death_during_recovery_loses_nothing(database: Path) -> None:
         telemetry = Telemetry(sys.argv[1])
         telemetry.record(**event(phase_id="later"))
         at_least = int(sys.argv[2])
-        telemetry.writer.progress.wait_for(lambda: telemetry.stats().written >= at_least, 30)
+        telemetry.writer.state.wait_for(lambda: telemetry.stats().written >= at_least, 30)
         os._exit(3)
     """
     for at_least in (1, 1000, 500):

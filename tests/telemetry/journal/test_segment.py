@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopack.errors import SegmentError
+from autopack.telemetry.journal.format import FIRST_RECORD, FORMAT_VERSION, Header
 from autopack.telemetry.journal.recovery import Orphan, orphans_in
-from autopack.telemetry.journal.segment import FIRST_RECORD, FORMAT_VERSION, Header, Segment
+from autopack.telemetry.journal.segment import Segment
 
 FINGERPRINT = bytes(range(32))
 PAYLOADS = [b"the first", b"second", b"third, which is longer than the others" * 8, b"last"]
@@ -193,7 +194,9 @@ def test_a_made_segment_is_as_large_as_it_says_locked_and_private(tmp_path: Path
         status = path.stat()
         assert (status.st_size, status.st_mode & 0o7777) == (1 << 20, 0o600)
         assert status.st_blocks * 512 >= 1 << 20, "a full disk would be a SIGBUS later"
-        assert Segment.open(path) is None, "it has an owner"
+        seen = Segment.open(path)
+        assert not seen.take_over(), "it has an owner"
+        seen.release()
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.seg"]
     finally:
         segment.remove()

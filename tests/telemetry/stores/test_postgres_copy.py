@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +13,8 @@ from tests.write_side import TABLE, event
 from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
 from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import FIELDS, Row
+from autopack.telemetry.event.schema import FIELD_NAMES, Rejected, Row, as_read
+from autopack.telemetry.event.schema import TABLE as SCHEMA
 from autopack.telemetry.event.wire import encode
 from autopack.telemetry.stores.postgres.copy import copy_text
 from autopack.telemetry.stores.postgres.store import PostgresStore
@@ -42,8 +42,8 @@ UNESCAPED = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
 
 def row_of(sequence: int, **changes: Any) -> Row:
     fields = event(**changes)
-    row = Decoder()(encode((1_700_000_000_000_000_000, sequence, *(fields.get(name) for name in FIELDS))))
-    assert isinstance(row, Row)
+    row = Decoder()(encode((1_700_000_000_000_000_000, sequence, *(fields.get(name) for name in FIELD_NAMES))))
+    assert not isinstance(row, Rejected)
     return row
 
 
@@ -60,11 +60,11 @@ def _unescaped(field: str) -> str:
 
 
 def stored(postgres: Database) -> list[dict[str, Any]]:
-    return [{name: row[name] for name in Row.__struct_fields__} for row in postgres.rows("event_uid")]
+    return [{name: row[name] for name in SCHEMA.names} for row in postgres.rows("event_uid")]
 
 
 def as_stored(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return sorted((msgspec.structs.asdict(row) for row in rows), key=lambda row: str(row["event_uid"]))
+    return sorted((as_read(row)._asdict() for row in rows), key=lambda row: str(row["event_uid"]))
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -75,10 +75,12 @@ def test_a_row_is_one_line_that_reads_back_as_it_was(
     run_id: str, stop_reason: str | None, paths: list[str], attributes: dict[str, str] | None
 ) -> None:
     row = row_of(1, run_id=run_id, stop_reason=stop_reason, deliverables=paths, attributes=attributes)
-    data = copy_text([row, row]).decode()
+    data = copy_text([row, row], SCHEMA).decode()
     first, second, rest = data.split("\n")
     assert (first, rest) == (second, "")
-    expected = [None if value is None else str(value) for value in msgspec.structs.astuple(row)]
+    instant = SCHEMA.names.index("timestamp")
+    expected = [None if value is None else str(value) for value in row]
+    expected[instant] = f"{expected[instant]}+00"
     assert fields_of(first) == expected
 
 

@@ -53,4 +53,4 @@ def _expanded(z: float, degrees: int) -> float:
         (((3 * square + 19) * square + 17) * square - 15) / 384,
         ((((79 * square + 776) * square + 1482) * square - 1920) * square - 945) / 92160,
     )
-    return z + sum(z * term / degrees**power for power, term in enumerate(terms, 1))
+    return z + math.fsum(z * term / math.pow(degrees, power) for power, term in enumerate(terms, 1))
