@@ -56,10 +56,11 @@ def judge(figure: Figure, group: Group, rules: Rules) -> RuleResult:
 
 
 def is_certainly_beyond(figure: Figure, group: Group, rules: Rules, level: float) -> bool:
-    """Whether the lower end of the interval of a figure is beyond its limit."""
+    """Whether the lower end of the interval of a figure is beyond its limit, of more than one event."""
     basis: Share | Quantile = getattr(group, figure.name)
-    lower = basis.estimate(level).lower
-    return lower is not None and not figure.is_within(lower, getattr(rules, figure.limit))
+    estimate = basis.estimate(level)
+    is_told = estimate.n > 1 and estimate.lower is not None  # one event says nothing
+    return is_told and not figure.is_within(estimate.lower or 0.0, getattr(rules, figure.limit))
 
 
 def least_samples_for_rate(limit_percent: float, level: float, *, one_look: bool = True) -> int | None:
