@@ -46,7 +46,9 @@ def report_command(*, output: Path, as_of: datetime | None, rules: Rules, select
     Example: autopack report --output report.html
     """
     plotly_js = plotly_or_explain()
-    collector = CallCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+    collector = CallCollector(
+        include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
+    )
     gathered = gather(rules, selection, as_of or datetime.now(UTC), most_periods=_MOST_PERIODS, collector=collector)
     health = status_report(current_destination())
     calls = collector.calls(gathered.samples)
