@@ -23,7 +23,7 @@ from autopack.commands._options import FiniteRange, Instant, StoredText, check_s
 from autopack.commands._output import print_json, print_tables
 from autopack.commands._reading import opened_lines
 from autopack.commands._verdicts import collect_database
-from autopack.errors import AnalysisError, DatabaseUrlError, describe_error
+from autopack.errors import AnalysisError, DatabaseUrlError, MissingExtraError, describe_error
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
 WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here
@@ -62,7 +62,7 @@ class VerdictCommand(click.Command):
             raise WrongCommandLine(exc.format_message(), ctx) from exc
         except BrokenPipeError:
             raise
-        except (AnalysisError, DatabaseUrlError, OSError) as exc:
+        except (AnalysisError, DatabaseUrlError, MissingExtraError, OSError) as exc:
             raise NothingToRead(describe_error(exc)) from exc
 
 
