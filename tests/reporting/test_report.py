@@ -170,7 +170,7 @@ def visible_rows(page: Page) -> list[str]:
 
 
 def test_the_verdict_and_its_figures_are_exactly_those_of_validate(page: Page, verdict: dict[str, Any]) -> None:
-    assert page.locator("#headline").inner_text() == verdict["verdict"].upper()
+    assert page.locator("#headline").inner_text() == f"{verdict['verdict'].upper()} (the former verdict)"
     assert values_in(page, "#figures tbody tr") == [
         [result["estimate"]["n"], *numbers_of(result["estimate"])] for result in verdict["results"]
     ]
