@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from importlib import resources
@@ -75,6 +76,12 @@ def shipped_coefficients() -> Coefficients:
     """The coefficients that come with the package."""
     data = resources.files("autopack").joinpath("data/estimator_coefficients.json").read_bytes()
     return parse_coefficients(data, "estimator_coefficients.json")
+
+
+def fingerprint_of(coefficients: Coefficients) -> str:
+    """Which figures made a prediction: 8 hex digits, the same for the same figures, whatever `about` says."""
+    figures = msgspec.structs.replace(coefficients, about="")
+    return hashlib.sha256(msgspec.json.encode(figures, order="sorted")).hexdigest()[:8]
 
 
 def parse_coefficients(data: bytes, source: str) -> Coefficients:

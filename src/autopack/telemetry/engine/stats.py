@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from autopack.telemetry.counters import not_recorded, unattributed_calls
+
 from autopack.telemetry.engine.writer import Writer
 
 
@@ -29,6 +31,9 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     redaction_failures events that lost their paths because `redact` raised
     recovered          of `accepted`: events of dead processes that this one found in the journal
     journal_damaged    records of the journal that could not be read; their file was set aside as `*.corrupt`
+    not_recorded       of the process: calls that a hook saw and that became no event, by reason: broken_stream,
+                       stopped_reading, cancelled, error_…, without_usage, unattributed, cached, retried, …
+    unattributed       of the process: calls outside a phase, recorded (category `unattributed`) or not
     journal_inline_segments  calls of `record()` that had to make a journal file, since the writer had not in time
     """
 
@@ -48,6 +53,8 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     journal_damaged: int = 0
     journal_inline_segments: int = 0
     journal_dir: str | None = None
+    not_recorded: Mapping[str, int] = msgspec.field(default_factory=dict)
+    unattributed: int = 0
 
 
 def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
@@ -70,4 +77,6 @@ def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
         journal_damaged=account.damaged,
         journal_inline_segments=account.inline_segments,
         journal_dir=None if (kept_in := writer.buffer.kept_in) is None else str(kept_in),
+        not_recorded=not_recorded.snapshot(),
+        unattributed=unattributed_calls.value,
     )
