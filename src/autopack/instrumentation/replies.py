@@ -148,17 +148,14 @@ class MessagesReader:
 class ChatReader:
     """A reply of Chat Completions, or of the Completions that came before them."""
 
-    def __init__(self, requested_model: str, *, usage_was_asked_for: bool = False) -> None:
+    def __init__(self, requested_model: str) -> None:
         self._model = requested_model
-        self._usage_was_asked_for = usage_was_asked_for
         self._call_id: str | None = None
         self._usage: Any = None
         self._reasons: list[str] = []
-        self._streamed = False
 
     def feed(self, event: Any) -> None:
         """Takes one chunk. A usage that comes before a finish reason is a running count, not a closing one."""
-        self._streamed = True
         self._take(event)
         if self._reasons and (usage := _get(event, "usage")) is not None:
             self._usage = usage
@@ -169,10 +166,8 @@ class ChatReader:
         self._usage = _get(body, "usage")
 
     def finish(self, *, stopped_by_caller: bool = False) -> ModelReply | None:
-        """The reply, once a finish reason has come and, where it was asked for, the usage."""
-        if not self._reasons or (self._streamed and self._usage_was_asked_for and self._usage is None):
-            return None
-        if stopped_by_caller and self._usage is None:
+        """The reply, once a finish reason has come; where the caller stopped, the usage, too."""
+        if not self._reasons or (stopped_by_caller and self._usage is None):
             return None
         details = _get(self._usage, "prompt_tokens_details")
         return ModelReply(

@@ -15,7 +15,7 @@ import json
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from autopack.instrumentation.calls import Call, Recording, asked_of, failure_reason, quietly
@@ -29,6 +29,7 @@ C = TypeVar("C")
 _CHAT_PATHS = ("/chat/completions", "/completions")
 _RESPONSES_PATH = "/responses"
 _MESSAGES_PATH = "/v1/messages"
+_MODEL_PATHS = (*_CHAT_PATHS, _RESPONSES_PATH, _MESSAGES_PATH)
 _PROVIDERS = (
     ("Azure", "azure.ai.openai"),
     ("Bedrock", "aws.bedrock"),
@@ -90,7 +91,25 @@ def _subclass_of(kind: type, options: RequestOptions) -> type:
             return result
 
     body = {"request": request, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    if hasattr(kind, "_prepare_request"):
+        body["_prepare_request"] = _counting_retries(kind)
     return type(kind.__name__, (kind,), {**body, "autopack_instrumented": True})
+
+
+def _counting_retries(kind: Any) -> Callable[[Any, Any], Any]:
+    """The SDK's own hook before each attempt, counting those that repeat one that gave no reply."""
+    original: Callable[[Any, Any], Any] = kind._prepare_request  # noqa: SLF001 (made to be overridden)
+
+    def prepare(self: Any, request: Any) -> Any:
+        quietly(_count_retry, request)
+        return original(self, request)
+
+    return prepare
+
+
+def _count_retry(request: Any) -> None:
+    if request.headers.get("x-stainless-retry-count", "0") != "0" and request.url.path.endswith(_MODEL_PATHS):
+        not_recorded.add("retried")
 
 
 def _begin(request_options: Any, options: RequestOptions) -> _Reading | None:
@@ -104,8 +123,7 @@ def _begin(request_options: Any, options: RequestOptions) -> _Reading | None:
         if options.stream_usage and streamed and body.get("stream_options") is None:
             body = {**body, "stream_options": {"include_usage": True}}
             request_options = request_options.copy(update={"json_data": body})
-        asks_for_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        reader: ReplyReader = ChatReader("", usage_was_asked_for=asks_for_usage)
+        reader: ReplyReader = ChatReader("")
     elif path.endswith(_RESPONSES_PATH):
         reader = ResponsesReader("")
     elif path.endswith(_MESSAGES_PATH):
@@ -124,42 +142,65 @@ def _claim_current_span() -> None:
         claim_surrounding(trace.get_current_span().get_span_context().span_id)
 
 
-@dataclass(slots=True, weakref_slot=True)
 class _Reading:
     """One request and what has been read of its reply."""
 
-    call: Call
-    reader: ReplyReader
-    request_options: Any
-    concluded: bool = field(default=False)
+    def __init__(self, call: Call, reader: ReplyReader, request_options: Any) -> None:
+        self.call = call
+        self.request_options = request_options
+        self.is_reading = False
+        self._reader = reader
+        self._concluded = False
+        self._watched = False
 
     def take(self, result: Any) -> None:
         """Reads what `request` returned: a reply, a stream, or a raw response around one of them."""
         response = getattr(result, "http_response", None)
         if response is not None and hasattr(result, "parse"):
-            _count_retries(getattr(response, "request", None))
             self._take_raw(result, response)
         elif hasattr(result, "_iterator"):
-            _count_retries(getattr(result.response, "request", None))
-            _watch_stream(result, self)
+            self.watch(result)
         else:
             self.whole(result)
 
+    def feed(self, event: Any) -> None:
+        """Reads one event of a stream."""
+        self._reader.feed(event)
+
     def whole(self, body: Any) -> None:
         """Reads a reply that was not streamed."""
-        self.reader.whole(body)
+        self._reader.whole(body)
         self.conclude("without_usage")
 
+    def watch(self, stream: Any) -> None:
+        """Has the events of a stream read as the caller reads them."""
+        iterator = stream._iterator  # noqa: SLF001 (the SDKs have no public place to stand in)
+        kind = _AsyncWatched if hasattr(iterator, "__anext__") else _SyncWatched
+        stream._iterator = kind(iterator, self)  # noqa: SLF001
+        self._watched = True
+        if getattr(stream, "response", None) is not None:
+            _at_close(stream.response, self)
+
+    def ended(self, exc: BaseException) -> None:
+        """Concludes a stream that gave no further event: it is at its end, it broke, or its reader was cancelled."""
+        cancelled = not isinstance(exc, Exception)
+        self.conclude("stopped_reading" if cancelled else "broken_stream", stopped_by_caller=cancelled)
+
+    def stopped(self, response: Any = None) -> None:
+        """Concludes what the caller does not read any further."""
+        consumed = getattr(response, "is_stream_consumed", False) and not self._watched
+        self.conclude("without_usage" if consumed else "stopped_reading", stopped_by_caller=True)
+
     def conclude(self, reason: str, *, stopped_by_caller: bool = False) -> None:
-        """Records the reply if it is whole, else counts the reason why it is not."""
-        if self.concluded:
+        """Records the reply if it is whole, else counts the reason why it is not. The first conclusion counts."""
+        if self._concluded:
             return
-        self.concluded = True
-        reply = self.reader.finish(stopped_by_caller=stopped_by_caller)
+        self._concluded = True
+        reply = self._reader.finish(stopped_by_caller=stopped_by_caller)
         if reply is None:
             self.call.fail(reason)
             return
-        if reply.output_tokens is None and isinstance(self.reader, ChatReader) and self.request_options is not None:
+        if reply.output_tokens is None and isinstance(self._reader, ChatReader) and not self._asks_for_usage():
             lifecycle.warn_once(
                 "A streamed reply gave no token counts, so it was not recorded: send "
                 'stream_options={"include_usage": True}, or use autopack.instrument(client, stream_usage=True)'
@@ -168,31 +209,31 @@ class _Reading:
 
     def _take_raw(self, raw: Any, response: Any) -> None:
         if self._is_streamed():
-            _after(raw, "parse", lambda stream: _watch_stream(stream, self) if hasattr(stream, "_iterator") else None)
-            _at_close(response, self, "without_usage")
-        elif getattr(response, "is_stream_consumed", False) or hasattr(response, "_content"):
+            _after(raw, "parse", lambda stream: self.watch(stream) if hasattr(stream, "_iterator") else None)
+            _at_close(response, self)
+        elif hasattr(response, "_content"):
             self.whole(_decoded(response))
         else:
-            _after(raw, "read", lambda _content: self.whole(_decoded(response)))
-            _at_close(response, self, "without_usage")
+            _around_read(raw, response, self)
+            _at_close(response, self)
 
     def _is_streamed(self) -> bool:
         return bool(self.request_options.json_data.get("stream"))
 
+    def _asks_for_usage(self) -> bool:
+        options = self.request_options.json_data.get("stream_options")
+        return not self._is_streamed() or (isinstance(options, Mapping) and bool(options.get("include_usage")))
+
+    def __del__(self) -> None:
+        quietly(self.stopped)
+
 
 def _decoded(response: Any) -> Any:
-    """The JSON of a body that the caller has read."""
+    """The JSON of a body that the caller has read; None where it is something else."""
     try:
         return json.loads(response.content)
     except ValueError:
         return None
-
-
-def _count_retries(request: Any) -> None:
-    """Counts the attempts that the SDK made before this one, none of which gave a reply."""
-    text = "" if request is None else request.headers.get("x-stainless-retry-count", "")
-    for _ in range(int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0):  # noqa: PLR2004 (retries)
-        not_recorded.add("retried")
 
 
 def _after(owner: Any, name: str, observe: Callable[[Any], Any]) -> None:
@@ -214,15 +255,39 @@ def _after(owner: Any, name: str, observe: Callable[[Any], Any]) -> None:
     owner.__dict__[name] = observed
 
 
-def _at_close(response: Any, reading: _Reading, reason: str, is_reading: Callable[[], bool] = bool) -> None:
-    """Concludes the reading when the response is closed and not being read. References are weak: dropping is closing."""
+def _around_read(raw: Any, response: Any, reading: _Reading) -> None:
+    """Has a raw response tell when its body has been read, which `parse`, `json` and `text` do, too."""
+    original = raw.read
+
+    async def awaited(result: Any) -> Any:
+        try:
+            content = await result
+        finally:
+            reading.is_reading = False
+        quietly(reading.whole, _decoded(response))
+        return content
+
+    def read() -> Any:
+        reading.is_reading = True
+        result = original()
+        if inspect.isawaitable(result):
+            return awaited(result)
+        reading.is_reading = False
+        quietly(reading.whole, _decoded(response))
+        return result
+
+    raw.__dict__["read"] = read
+
+
+def _at_close(response: Any, reading: _Reading) -> None:
+    """Concludes the reading when its response is closed by the caller. References are weak: dropping is closing."""
     known, weak = weakref.ref(response), weakref.ref(reading)
     kind = type(response)
 
     def conclude() -> None:
         found = weak()
-        if found is not None and not is_reading():
-            found.conclude(reason, stopped_by_caller=True)
+        if found is not None and not found.is_reading:
+            found.stopped(known())
 
     def close() -> None:
         quietly(conclude)
@@ -237,79 +302,59 @@ def _at_close(response: Any, reading: _Reading, reason: str, is_reading: Callabl
     response.__dict__.update(close=close, aclose=aclose)
 
 
-def _watch_stream(stream: Any, reading: _Reading) -> None:
-    """Has a stream's events read as the caller reads them."""
-    asynchronous = hasattr(stream._iterator, "__anext__")  # noqa: SLF001 (the SDK has no other place to stand in)
-    watched: _Watched = _AsyncWatched(stream._iterator, reading) if asynchronous else _SyncWatched(stream._iterator, reading)  # noqa: SLF001
-    stream._iterator = watched  # noqa: SLF001
-    weak = weakref.ref(watched)
-
-    def is_reading() -> bool:
-        found = weak()
-        return found is not None and found.is_reading
-
-    response = getattr(stream, "response", None)
-    if response is not None:
-        _at_close(response, reading, "stopped_reading", is_reading)
-
-
-class _Watched:
+class _SyncWatched:
     """The events of a stream on their way to the caller."""
 
     def __init__(self, iterator: Any, reading: _Reading) -> None:
         self._iterator = iterator
         self._reading = reading
-        self.is_reading = False
 
-    def _ended(self, exc: BaseException | None) -> None:
-        if isinstance(exc, Exception) and not isinstance(exc, StopIteration | StopAsyncIteration):
-            self._reading.conclude("broken_stream")
-        elif exc is None or isinstance(exc, StopIteration | StopAsyncIteration):
-            self._reading.conclude("broken_stream")  # where the reader has not seen the end, there was none
-        else:
-            self._reading.conclude("stopped_reading", stopped_by_caller=True)
-
-    def __del__(self) -> None:
-        quietly(self._reading.conclude, "stopped_reading", stopped_by_caller=True)
-
-
-class _SyncWatched(_Watched):
     def __iter__(self) -> _SyncWatched:
         return self
 
     def __next__(self) -> Any:
-        self.is_reading = True
+        reading = self._reading
+        reading.is_reading = True
         try:
             event = next(self._iterator)
         except BaseException as exc:
-            quietly(self._ended, exc)
+            quietly(reading.ended, exc)
             raise
         finally:
-            self.is_reading = False
-        quietly(self._reading.reader.feed, event)
+            reading.is_reading = False
+        quietly(reading.feed, event)
         return event
 
     def close(self) -> None:
-        quietly(self._reading.conclude, "stopped_reading", stopped_by_caller=True)
+        """As a generator's: nothing more is read."""
+        quietly(self._reading.stopped)
         self._iterator.close()
 
 
-class _AsyncWatched(_Watched):
+class _AsyncWatched:
+    """The events of an asynchronous stream on their way to the caller."""
+
+    def __init__(self, iterator: Any, reading: _Reading) -> None:
+        self._iterator = iterator
+        self._reading = reading
+
     def __aiter__(self) -> _AsyncWatched:
         return self
 
     async def __anext__(self) -> Any:
-        self.is_reading = True
+        reading = self._reading
+        reading.is_reading = True
         try:
             event = await anext(self._iterator)
         except BaseException as exc:
-            quietly(self._ended, exc)
+            quietly(reading.ended, exc)
             raise
         finally:
-            self.is_reading = False
-        quietly(self._reading.reader.feed, event)
+            reading.is_reading = False
+        quietly(reading.feed, event)
         return event
 
     async def aclose(self) -> None:
-        quietly(self._reading.conclude, "stopped_reading", stopped_by_caller=True)
+        """As a generator's: nothing more is read."""
+        quietly(self._reading.stopped)
         await self._iterator.aclose()

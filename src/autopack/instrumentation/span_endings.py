@@ -33,7 +33,7 @@ def conclude(call: Call, attributes: Attributes, *, failed: bool, ended_well: bo
     if ended_well:
         call.fail("without_usage" if reply.output_tokens is None else "without_stop_reason")
     else:
-        call.fail("stopped_reading" if attributes.get(STREAMED) and _was_answered(attributes) else "cancelled")
+        call.fail("stopped_reading" if _was_answered(attributes) else "cancelled")
     return False
 
 
