@@ -19,7 +19,7 @@ from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY
 from benchmarks.queue_drain import drain_rate, rate_table
 from benchmarks.report import Line, Options, Section, Table
-from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
+from benchmarks.rows import MAX_BATCH_ROWS, connect, insert_ready, make_database, make_rows
 from benchmarks.samples import at_least, ratio_of_medians
 
 from autopack.database.destination import parse_database_url
@@ -29,7 +29,7 @@ from autopack.telemetry.stores.sqlite import SqliteStore
 
 BACKLOG = 10_000
 LIMIT = "sqlite3, executemany of ready tuples"
-_SIZES = (1, 10, 100, 500, SqliteStore.max_batch_rows)
+_SIZES = (1, 10, 100, 500, MAX_BATCH_ROWS)
 
 
 def run(options: Options) -> Section:
@@ -45,12 +45,12 @@ def run(options: Options) -> Section:
         tables=[rate_table(rates, LIMIT, BACKLOG), sizes, growth],
         targets=[
             at_least(
-                f"drain, main thread idle: {ours} over {LIMIT}",
-                *ratio_of_medians(rates[ours], rates[LIMIT]),
+                f"drain, main thread idle: {own} over {LIMIT}",
+                *ratio_of_medians(rates[own], rates[LIMIT]),
                 must=0.4,
                 aim=0.6,
             )
-            for ours in (MEMORY, JOURNAL)
+            for own in (MEMORY, JOURNAL)
         ],
         chart=(0, 0),
     )
@@ -68,7 +68,7 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
         methods: dict[str, Callable[[], float]] = {
             MEMORY: lambda: drain_rate(memory, BACKLOG),
             JOURNAL: lambda: drain_rate(journal, BACKLOG),
-            LIMIT: lambda: _insert_ready(connection, SqliteStore.max_batch_rows),
+            LIMIT: lambda: _insert_ready(connection, MAX_BATCH_ROWS),
         }
         for telemetry in (memory, journal):
             telemetry.record(**FIELDS)
@@ -81,7 +81,7 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
 
 
 def _insert_ready(connection: Any, size: int) -> float:
-    tuples = ready_tuples(make_rows(BACKLOG))
+    tuples = make_rows(BACKLOG)
     begin = perf_counter_ns()
     for start in range(0, len(tuples), size):
         insert_ready(connection, tuples[start : start + size])
@@ -94,20 +94,20 @@ async def _by_size(folder: Path, repetitions: int) -> Table:
     limit = folder / "limit.db"
     make_database(limit)
     await store.write(make_rows(1))
-    ours: dict[int, list[float]] = {size: [] for size in _SIZES}
+    through_store: dict[int, list[float]] = {size: [] for size in _SIZES}
     raw: dict[int, list[float]] = {size: [] for size in _SIZES}
     with closing(connect(limit)) as connection:
         for _ in range(repetitions):
             for size in _SIZES:
-                ours[size].append(await _store_rate(store, size))
+                through_store[size].append(await _store_rate(store, size))
                 raw[size].append(_raw_rate(connection, size))
     await store.close()
     lines = []
     for size in _SIZES:
-        value = ratio_of_medians(ours[size], raw[size])[0]
-        medians = (round(statistics.median(rates[size])) for rates in (ours, raw))
+        value = ratio_of_medians(through_store[size], raw[size])[0]
+        medians = (round(statistics.median(rates[size])) for rates in (through_store, raw))
         lines.append(Line(f"{size:,} rows", [*medians, round(value, 2)]))
-    return Table("By the size of a batch, the store alone", ["our store, rows/s", "executemany, rows/s", "×"], lines)
+    return Table("By the size of a batch, the store alone", ["the store, rows/s", "executemany, rows/s", "×"], lines)
 
 
 def _batches(rows: list[Any], size: int) -> list[list[Any]]:
@@ -127,7 +127,7 @@ async def _store_rate(store: SqliteStore, size: int) -> float:
 
 
 def _raw_rate(connection: Any, size: int) -> float:
-    tuples = ready_tuples(_rows_of_size(size))
+    tuples = _rows_of_size(size)
     begin = perf_counter_ns()
     for batch in _batches(tuples, size):
         insert_ready(connection, batch)

@@ -18,18 +18,18 @@ import msgspec
 from benchmarks.call_site import FIELDS, KEYWORDS, Loops
 from benchmarks.candidates import empty_named
 from benchmarks.report import Line, Options, Section, Table
-from benchmarks.rows import connect, insert_ready, make_database, make_rows, ready_tuples
+from benchmarks.rows import MAX_BATCH_ROWS, connect, insert_ready, make_database, make_rows
 
 from autopack.database.destination import parse_database_url
 from autopack.telemetry import Telemetry
-from autopack.telemetry.engine.queue import MemoryBuffer
+from autopack.telemetry.engine.queue import MemoryQueue
 from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import Event
+from autopack.telemetry.event.schema import FIELD_NAMES, Event
 from autopack.telemetry.event.wire import encode
 from autopack.telemetry.stores.sqlite import SqliteStore
 
-_BATCH = SqliteStore.max_batch_rows
-_VALUES = (time.time_ns(), 1 << 40, *FIELDS.values(), None, None)
+_BATCH = MAX_BATCH_ROWS
+_VALUES = (time.time_ns(), 1 << 40, *FIELDS.values(), *[None] * (len(FIELD_NAMES) - len(FIELDS)))
 
 Step = Callable[[], Awaitable[float]]
 
@@ -67,7 +67,7 @@ async def _measure(folder: Path, repetitions: int) -> dict[str, list[float]]:
             return (time.process_time_ns() - begin) / _BATCH
 
         async def write_ready() -> float:
-            tuples = ready_tuples(make_rows(_BATCH))
+            tuples = make_rows(_BATCH)
             return _cpu_of(lambda: insert_ready(connection, tuples))
 
         payloads = [encode(_VALUES) for _ in range(_BATCH)]
@@ -118,9 +118,8 @@ def _timed_calls(call: Callable[..., object], telemetry: Telemetry | None = None
 
 
 def _through(payloads: list[bytes]) -> None:
-    buffer = MemoryBuffer(len(payloads) + 1, 64 << 20)
+    queue = MemoryQueue(len(payloads) + 1, 64 << 20)
     for payload in payloads:
-        buffer.take_slot()
-        buffer.append(payload)
-    taken = list(buffer.take(len(payloads)))
-    buffer.settle(taken, written=len(taken))
+        queue.append(payload)
+    taken = list(queue.take(len(payloads)))
+    queue.settle(taken, written=len(taken))

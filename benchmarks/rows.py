@@ -11,49 +11,45 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.call_site import FIELDS
-from msgspec.structs import astuple
 
 from autopack._util.ids import event_uid
 from autopack.telemetry import Telemetry
 from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import FIELD_NAMES, Rejected, Row, as_read
+from autopack.telemetry.event.schema import TABLE as SCHEMA
 from autopack.telemetry.event.wire import encode
+from autopack.telemetry.stores.by_url import store_for
 
-COLUMNS = Row.__struct_fields__
-TABLE = "token_estimation_v2_events"
+COLUMNS = SCHEMA.names
+TABLE = SCHEMA.name
 INSERT = f"INSERT INTO {TABLE} ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+
+MAX_BATCH_ROWS = store_for("sqlite://").max_batch_rows
 
 _decode = Decoder()
 _sequence = itertools.count(1 << 40)
-_VALUES = (*FIELDS.values(), None, None)
+_VALUES = (*FIELDS.values(), *[None] * (len(FIELD_NAMES) - len(FIELDS)))
 
 
 def make_rows(count: int) -> list[Row]:
-    """New rows as the worker makes them of recorded events."""
+    """New rows as the worker makes them of recorded events; `sqlite3` takes them with nothing left to convert."""
     rows = [_decode(encode((time.time_ns(), next(_sequence), *_VALUES))) for _ in range(count)]
-    assert all(isinstance(row, Row) for row in rows)
-    return rows  # type: ignore[return-value]
+    assert not any(isinstance(row, Rejected) for row in rows)
+    return rows
 
 
-def ready_tuples(rows: list[Row]) -> list[tuple[Any, ...]]:
-    """Rows as `sqlite3` takes them, with nothing left to convert."""
-    at = COLUMNS.index("timestamp")
-
-    def ready(row: Row) -> tuple[Any, ...]:
-        values = astuple(row)
-        text = row.timestamp.replace(tzinfo=None).isoformat(" ", "microseconds")
-        return (*values[:at], text, *values[at + 1 :])
-
-    return [ready(row) for row in rows]
+def with_instants(rows: list[Row]) -> list[Row]:
+    """Rows as drivers take them that want an instant as an object."""
+    return [tuple(as_read(row)) for row in rows]
 
 
 def ready_mappings(rows: list[Row]) -> list[dict[str, Any]]:
     """Rows as SQLAlchemy's `insert()` takes them."""
-    return [dict(zip(COLUMNS, astuple(row), strict=True)) for row in rows]
+    return [as_read(row)._asdict() for row in rows]
 
 
 def make_database(path: Path) -> str:
-    """A database with our table in it, made by autopack itself, and its URL."""
+    """A database with the events table in it, made by autopack itself, and its URL."""
     url = f"sqlite:///{path}"
     with Telemetry(url, journal_dir=None) as telemetry:
         telemetry.record(**FIELDS)
@@ -61,7 +57,7 @@ def make_database(path: Path) -> str:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection set up as ours is: WAL, synchronous NORMAL, transactions by hand; usable in any thread."""
+    """A connection set up as the store's is: WAL, synchronous NORMAL, transactions by hand; usable in any thread."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -85,7 +81,7 @@ def fill(path: Path, count: int) -> None:
 
 
 def _varied(start: int, count: int) -> Iterator[tuple[Any, ...]]:
-    template = dict(zip(COLUMNS, ready_tuples(make_rows(1))[0], strict=True))
+    template = dict(zip(COLUMNS, make_rows(1)[0], strict=True))
     for number in range(start, start + count):
         at = datetime.fromtimestamp(1_700_000_000 + number, UTC).replace(tzinfo=None)
         varied = {

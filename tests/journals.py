@@ -4,12 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tests.write_side import event, start_python, url_of
@@ -17,9 +15,10 @@ from tests.write_side import event, start_python, url_of
 from autopack.database.destination import parse_database_url
 from autopack.errors import QueueRejected
 from autopack.telemetry import Telemetry
+from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.wire import encode
-from autopack.telemetry.journal.journal import Journal, fingerprint_of
+from autopack.telemetry.journal.journal import fingerprint_of
 
 SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, max_event_bytes=8 << 10)
 
@@ -59,14 +58,14 @@ def payload(phase: str = "p", **changes: Any) -> bytes:
     return encode((time.time_ns(), int.from_bytes(os.urandom(5)), *fields.values(), *rest))
 
 
-def make_journal(folder: Path, fingerprint: bytes, settings: Settings = SMALL) -> Journal:
-    """A journal that wakes nobody."""
-    return Journal(folder, fingerprint, settings, lambda: None)
+def make_journal(folder: Path, fingerprint: bytes, settings: Settings = SMALL) -> JournalQueue:
+    """A journal without a worker."""
+    return JournalQueue(folder, fingerprint, settings)
 
 
-def abandon(journal: Journal) -> None:
+def abandon(journal: JournalQueue) -> None:
     """What death does to a journal: its locks are gone, and nothing is tidied up."""
-    journal.forget()
+    journal.reset_in_child()
 
 
 def left_behind(folder: Path, fingerprint: bytes, phases: list[str], settings: Settings = SMALL) -> Path:
@@ -119,7 +118,7 @@ def accepted_by(process: "subprocess.Popen[str]", after_s: float, how: int = sig
         last_resort.join()
 
 
-def drained(journal: Journal) -> list[bytes]:
+def drained(journal: JournalQueue) -> list[bytes]:
     """Everything that waits, as the worker takes and settles it."""
     payloads: list[bytes] = []
     while batch := journal.take(100):
@@ -128,48 +127,7 @@ def drained(journal: Journal) -> list[bytes]:
     return payloads
 
 
-def at_c_call(name: str, do: Callable[[], object]) -> None:
-    """Do something once, in the middle of the next call of a C function of this name: as a signal handler would."""
-
-    def interrupt(_frame: FrameType, what: str, function: object) -> None:
-        if what == "c_call" and getattr(function, "__name__", "") == name:
-            sys.setprofile(None)
-            do()
-
-    sys.setprofile(interrupt)
-
-
-def at_call(name: str, do: Callable[[], object]) -> None:
-    """The same, when a function of ours of this name begins."""
-    at_event("call", name, do)
-
-
-def at_return(name: str, do: Callable[[], object]) -> None:
-    """The same, when a function of ours of this name ends."""
-    at_event("return", name, do)
-
-
-def at_event(wanted: str, name: str, do: Callable[[], object]) -> None:
-    def interrupt(frame: FrameType, what: str, _argument: object) -> None:
-        if what == wanted and frame.f_code.co_qualname == name:
-            sys.setprofile(None)
-            do()
-
-    sys.setprofile(interrupt)
-
-
-def in_another_thread(do: Callable[[], object]) -> Callable[[], None]:
-    """What another thread does while the one that asks for it sleeps."""
-
-    def run() -> None:
-        thread = threading.Thread(target=do)
-        thread.start()
-        thread.join()
-
-    return run
-
-
-def fill(journal: Journal) -> list[bytes]:
+def fill(journal: JournalQueue) -> list[bytes]:
     """Append until it is refused; returns what was accepted."""
     kept: list[bytes] = []
     for n in range(10_000):

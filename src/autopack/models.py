@@ -1,4 +1,4 @@
-"""The table, once: the only place with its name and the names of its columns."""
+"""The table as SQLAlchemy sees it: the first columns by name, for type checkers; later ones from the schema."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, DateTime, Dialect, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from autopack._util.ids import new_event_uid
+from autopack.telemetry.event import TABLE, Kind
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -45,7 +46,7 @@ class TokenEstimationV2Event(Base):
     exact values follow from the raw token counts. NULL in both, and in `underestimated`, where a count is 0.
     """
 
-    __tablename__ = "token_estimation_v2_events"
+    __tablename__ = TABLE.name
 
     # The plan's own key: SQLite fills it with its row number, other databases leave it empty (a sequence would be
     # a point of contention in a distributed table). The identity of a row is (run_id, event_uid).
@@ -69,6 +70,7 @@ class TokenEstimationV2Event(Base):
     smape_percent: Mapped[int | None] = mapped_column(BigInteger)
     waste_ratio: Mapped[int | None] = mapped_column(BigInteger)
     underestimated: Mapped[bool | None] = mapped_column(Boolean)
+
     input_tokens: Mapped[int | None] = mapped_column(BigInteger)
     duration_ms: Mapped[int | None] = mapped_column(BigInteger)
     existing_json: Mapped[str | None] = mapped_column(Text)
@@ -78,3 +80,18 @@ class TokenEstimationV2Event(Base):
         UniqueConstraint("run_id", "event_uid", name="uq_token_estimation_v2_events_run_uid"),
         Index("ix_token_estimation_v2_events_timestamp", "timestamp"),
     )
+
+
+_TYPES: dict[Kind, type[TypeEngine[Any]]] = {
+    "text": String,
+    "paths": Text,
+    "tags": Text,
+    "count": BigInteger,
+    "truth": Boolean,
+    "instant": UtcDateTime,
+}
+
+# What the schema declares beyond the columns above: one more optional field needs nothing here.
+for _column in TABLE.columns:
+    if _column.name not in TokenEstimationV2Event.__table__.c:
+        setattr(TokenEstimationV2Event, _column.name, mapped_column(_TYPES[_column.kind], nullable=_column.nullable))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cost_models import TODAY, history, lognormal, other_costs
+from tests.analysis.cost_models import TODAY, history, lognormal, other_costs
 from tests.read_side import autopack
 
 from autopack.analysis.calibrating.calibration import Settings, calibrate
@@ -87,7 +87,8 @@ def test_a_factor_is_rounded_up_and_never_below_what_is_predicted(scores: list[f
     assert sum(score > factor for score in scores) <= (len(scores) + 1) * ALPHA
 
 
-def test_a_stratum_with_too_few_replies_is_refused_and_how_many_are_missing_is_said() -> None:
+def test_a_stratum_with_too_few_replies_is_refused_with_the_number() -> None:
+    """A stratum with too few replies is refused, and the message says how many are missing."""
     found = budget([reply(500)] * 40)
     assert (found.factor, found.reason) == (None, "9 more replies needed: 40 of 49")
     assert (found.over_after, found.unused_after) == (None, None)
@@ -122,7 +123,8 @@ def test_the_price_is_what_replies_leave_of_their_budgets() -> None:
 
 
 @pytest.mark.parametrize("fitted", [True, False])
-def test_a_history_like_the_recorded_one_keeps_to_the_promised_budgets_of_the_file(fitted: bool) -> None:
+def test_a_history_like_the_recorded_one_keeps_to_its_budgets(fitted: bool) -> None:
+    """A history like the recorded one keeps to the budgets that the file guarantees."""
     costs = other_costs(5)
     result = calibrate(
         history_of(history(2400, costs, lognormal(0.4))), TODAY, Settings(coefficients=fitted), source="", estimator=""
@@ -140,7 +142,8 @@ def budget_for(record: Recorded, coefficients: Coefficients) -> int:
     ).selected_budget
 
 
-def test_the_predictions_that_budgets_are_promised_for_were_not_fitted_to_their_replies() -> None:
+def test_budgets_rest_on_predictions_of_replies_not_fitted_to() -> None:
+    """The predictions that budgets are guaranteed for were not fitted to their replies."""
     records = list(history(1200, other_costs(5), lognormal(0.3)))
     both = calibrate(history_of(records), TODAY, Settings(), source="", estimator="")
     only_budgets = calibrate(history_of(records), TODAY, Settings(coefficients=False), source="", estimator="")
@@ -149,7 +152,8 @@ def test_the_predictions_that_budgets_are_promised_for_were_not_fitted_to_their_
     assert only_budgets.fit.outcome == "skipped"
 
 
-def test_an_earlier_promise_does_not_outlive_the_predictions_that_it_was_made_for() -> None:
+def test_an_earlier_guarantee_ends_with_its_predictions() -> None:
+    """An earlier guarantee does not outlive the predictions that it was made for."""
     before = msgspec.structs.replace(TODAY, budget_factor={"novel/low": 3.0})
     records = history_of(history(1200, other_costs(5), lognormal(0.3)))
     fitted = calibrate(records, before, Settings(), source="", estimator="").coefficients
@@ -160,7 +164,8 @@ def test_an_earlier_promise_does_not_outlive_the_predictions_that_it_was_made_fo
     assert kept.budget_factor["novel/low"] == 3.0
 
 
-def test_a_promised_budget_replaces_floor_and_buffer_and_keeps_to_the_cap() -> None:
+def test_a_guaranteed_budget_replaces_floor_and_buffer_under_the_cap() -> None:
+    """A guaranteed budget replaces floor and buffer, and keeps to the cap."""
     promised = msgspec.structs.replace(TODAY, budget_factor={"testing/low": 1.5}, budget_cap=20_000)
     predicted = estimate(["a.py"], "testing", "low", promised).predicted_output_tokens
     assert estimate(["a.py"], "testing", "low", promised).selected_budget == math.ceil(predicted * 1.5)

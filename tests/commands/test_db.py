@@ -96,7 +96,8 @@ def test_the_sql_for_sqlite_makes_our_schema(database: Path) -> None:
     assert current(url_of(database)) == (0, "ours", HEAD)
 
 
-def test_the_sql_for_postgresql_makes_our_schema_and_nothing_is_connected_to(postgres: Database) -> None:
+def test_the_sql_for_postgresql_is_printed_without_a_connection(postgres: Database) -> None:
+    """The SQL for PostgreSQL makes autopack's schema, and the command connects to nothing."""
     script = autopack("db", "sql", database="postgresql://me:hunter2@127.0.0.1:1/x").stdout
     assert "hunter2" not in script
     with postgres.connect() as connection:
@@ -113,9 +114,10 @@ def test_a_writer_finds_what_upgrade_made(url: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["upgrade"], ["current"]])
-def test_a_server_that_is_away_and_a_role_that_may_not_are_one_clear_line(
+def test_an_absent_server_and_a_lacking_right_are_one_clear_line(
     words: list[str], postgres: Database, unused_tcp_port: int
 ) -> None:
+    """A server that is away and a role that lacks the right are one clear line each."""
     away = autopack("db", *words, database=f"postgresql://me:hunter2@127.0.0.1:{unused_tcp_port}/x")
     assert (away.returncode, away.stdout) == (1, "")
     assert "refused" in away.stderr.splitlines()[-1]

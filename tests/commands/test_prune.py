@@ -24,8 +24,7 @@ from tests.write_side import event as recorded
 
 from autopack.analysis.reading.rows import count_and_newest
 from autopack.database.destination import Destination, parse_database_url
-from autopack.maintenance.ages import LEAST, MOST, parse_age
-from autopack.maintenance.pruning import Pace, count_older, prune
+from autopack.maintenance.pruning import LEAST_AGE, MOST_AGE, Pace, count_older, parse_age, prune
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import Telemetry
 
@@ -206,14 +205,14 @@ def test_what_is_not_clear_deletes_nothing(database: Path, arguments: list[str],
     assert len(phases_of(database)) == 1
 
 
-def test_where_nobody_can_be_asked_it_deletes_nothing(database: Path) -> None:
+def test_without_a_terminal_to_ask_at_it_deletes_nothing(database: Path) -> None:
     make_database(database, [aged(1, 100)])
     command = [sys.executable, "-m", "autopack.cli", "prune", "--older-than", "90d"]
     done = subprocess.run(
         command, env=environment(database), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "nobody can be asked here; --yes deletes without a question" in done.stderr
+    assert "there is no terminal to ask; --yes deletes without a question" in done.stderr
     assert len(phases_of(database)) == 1
 
 
@@ -246,9 +245,8 @@ def test_vacuum_is_for_sqlite_only(postgres: Database) -> None:
     assert "PostgreSQL vacuums by itself" in done.stderr
 
 
-def test_a_database_that_is_not_there_is_not_made_and_an_older_systems_table_is_left_alone(
-    database: Path, postgres: Database
-) -> None:
+def test_a_missing_database_is_not_made_and_a_host_table_is_left(database: Path, postgres: Database) -> None:
+    """A database that is not there is not made, and a host system's table is left alone."""
     done = autopack("prune", "--older-than", "90d", "--yes", database=url_of(database))
     assert (done.returncode, done.stdout) == (1, "")
     assert not database.exists()
@@ -271,7 +269,7 @@ def test_no_text_is_an_age_out_of_bounds(text: str) -> None:
         age = parse_age(text)
     except ValueError:
         return
-    assert LEAST <= age <= MOST
+    assert LEAST_AGE <= age <= MOST_AGE
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from tests.journals import RECORD_UNTIL_KILLED, accepted_by, child, folder_of, recover_into, segments_in
 from tests.write_side import phases_of, run_python, url_of
 
-from autopack.telemetry.journal.status import journal_state
+from autopack.telemetry.journal.status import journal_status
 
 AT_ONCE = 3
 MANY = "1000000"
@@ -44,7 +44,7 @@ def deaths_of(database: Path, rounds: int, seed: int) -> Deaths:
         accepted += live_and_die(
             database, f"life{life}", signal.SIGKILL, chance.choice([0.05, 0.5, 1.5]) * chance.random()
         )
-        left_something += any(file.events for file in journal_state(folder_of(database), bytes(32)).orphaned)
+        left_something += any(file.events for file in journal_status(folder_of(database), bytes(32)).orphaned)
     stats = recover_into(database)
     assert (stats.pending, stats.dead_lettered, stats.worker_restarts) == (0, 0, 0)
     assert stats.journal_damaged <= rounds, "a death may tear one event that was not accepted yet, no more"

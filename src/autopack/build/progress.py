@@ -1,27 +1,17 @@
-"""What a run tells its user: each phase as it ends, and a summary."""
+"""What a run tells its user in words: each phase that ended, and a summary."""
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import click
-
-from autopack.build.phase import PhaseResult
 from autopack._util.text import truncate_for_display
-from autopack._util.terminal import is_terminal
+from autopack.build.reply import PhaseResult
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from autopack.telemetry import TelemetryStats
-
-_LOG_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +20,6 @@ class Outcome:
 
     phase_id: str
     result: PhaseResult
-
-
-class Report(Protocol):
-    """Is told of each phase that ends."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """Takes note of a phase that ended."""
-
-
-@contextmanager
-def open_report(phase_count: int) -> Iterator[Report]:
-    """A progress bar where stderr is a terminal, plain lines and the log elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    on_terminal = is_terminal(sys.stderr) and not console.is_dumb_terminal
-    with _bar(console, phase_count) if on_terminal else _plain(phase_count) as report:
-        yield report
 
 
 def outcome_line(outcome: Outcome) -> str:
@@ -68,7 +40,7 @@ def _untagged(line: str) -> str:
 def summary_lines(
     run_id: str, outcomes: Sequence[Outcome], phase_count: int, stats: TelemetryStats | None, signum: int | None
 ) -> list[str]:
-    """What there is to say at the end. `stats` None: telemetry was off. `signum` None: nobody stopped the run."""
+    """What there is to say at the end. `stats` None: telemetry was off. `signum` None: no signal stopped the run."""
     ok = sum(outcome.result.success for outcome in outcomes)
     tokens = sum(outcome.result.tokens_used for outcome in outcomes)
     lines = [
@@ -101,61 +73,3 @@ def _fate(stats: TelemetryStats) -> str:
     if stats.journal_dir is None:
         return " (LOST: there was no journal to keep them)"
     return f" (kept in {truncate_for_display(stats.journal_dir, 1000)}; the next run on this database writes them)"
-
-
-class _PlainReport:
-    def __init__(self, phase_count: int) -> None:
-        self._phase_count = phase_count
-        self._finished = 0
-
-    def finished(self, outcome: Outcome) -> None:
-        self._finished += 1
-        click.echo(f"[{self._finished}/{self._phase_count}] {outcome_line(outcome)}", err=True)
-
-
-@contextmanager
-def _plain(phase_count: int) -> Iterator[Report]:
-    handler = logging.StreamHandler(sys.stderr)
-    with _logging_to(handler, logging.INFO):
-        yield _PlainReport(phase_count)
-
-
-@contextmanager
-def _bar(console: Console, phase_count: int) -> Iterator[Report]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.text import Text
-
-    columns = (TextColumn("phases"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("phases", total=phase_count)
-
-        def say(line: str) -> None:
-            progress.console.print(Text(line), soft_wrap=True)
-
-        class BarReport:
-            def finished(self, outcome: Outcome) -> None:
-                say(outcome_line(outcome))
-                progress.advance(task)
-
-        class BarLog(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                say(truncate_for_display(record.getMessage(), 1000))
-
-        with _logging_to(BarLog(), logging.WARNING):
-            yield BarReport()
-
-
-@contextmanager
-def _logging_to(handler: logging.Handler, level: int) -> Iterator[None]:
-    """Sends autopack's own log to `handler`; afterwards it is as before."""
-    log = logging.getLogger("autopack")
-    before = log.level
-    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-    handler.setLevel(level)
-    log.addHandler(handler)
-    log.setLevel(min(level, before or level))
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)

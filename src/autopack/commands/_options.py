@@ -1,4 +1,4 @@
-"""Command line options that commands of the read side share."""
+"""What commands share of their command lines: kinds of values, the selection of events, FILE and `--source`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import functools
 import math
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
 from autopack._util.text import escape_terminal
-from autopack.analysis.reading.selection import Selection, parse_instant
+from autopack.analysis.reading.selection import EVERYTHING, Selection, Source, parse_instant
 
 _MOST_ROWS = 2**63 - 1  # what SQLite takes
 
@@ -91,3 +92,33 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--limit", type=click.IntRange(1, _MOST_ROWS), metavar="N", help="At most this many, the newest."),
     ]
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_selection)
+
+
+def source_options(*, logs: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `FILE` and `--source`; without `logs` a file can only be an export."""
+    log = "[TokenEstimationV2] lines of a log FILE, " if logs else ""
+    why_not = "" if logs else " A log does not name deliverables."
+    option = click.option(
+        "--source",
+        type=click.Choice(["db", *_kinds_of_files(logs=logs)]),
+        default="db",
+        show_default=True,
+        help=f"The database, {log}or an export FILE (- is standard input).{why_not}",
+    )
+    argument = click.argument("file", required=False, type=click.Path(path_type=Path, allow_dash=True))
+    return lambda command: argument(option(command))
+
+
+def check_source(file: Path | None, source: Source, selection: Selection, *, logs: bool) -> None:
+    """Raises `UsageError` where these do not go together: a file is read whole, and `db` needs none."""
+    if source == "db" and file is not None:
+        known = " or ".join(_kinds_of_files(logs=logs))
+        raise click.UsageError(f"--source db reads the database of DATABASE_URL; for a FILE use --source {known}")
+    if source != "db" and file is None:
+        raise click.UsageError(f"--source {source} needs a FILE (- is standard input)")
+    if source != "db" and selection != EVERYTHING:
+        raise click.UsageError("the options that select events are for --source db")
+
+
+def _kinds_of_files(*, logs: bool) -> list[Source]:
+    return ["log", "ndjson"] if logs else ["ndjson"]

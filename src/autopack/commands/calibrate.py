@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
 import msgspec
 
 from autopack._util.files import atomic_write
-from autopack._util.terminal import is_terminal
-from autopack._util.text import escape_json, escape_terminal
+from autopack._util.text import escape_terminal
 from autopack.analysis.calibrating.calibration import Calibration, Settings, calibrate
 from autopack.analysis.calibrating.history import History, Recorded, history_of
 from autopack.analysis.calibrating.table import before_tables, parts
-from autopack.analysis.reading.file_lines import opened_lines
 from autopack.analysis.reading.lines import exported
 from autopack.analysis.reading.records import converted
 from autopack.analysis.reading.rows import open_events
-from autopack.analysis.reading.selection import Selection
-from autopack.commands._options import FiniteRange, selection_options
-from autopack.commands._source_options import Source, check_source, source_options
-from autopack.commands._standard_error import note, tracked
-from autopack.commands._tables import plain_tables, rich_tables
-from autopack.database.destination import current_destination
+from autopack.analysis.reading.selection import Selection, Source
+from autopack.commands._options import FiniteRange, check_source, selection_options, source_options
+from autopack.commands._output import note, print_json, print_tables, tracked
+from autopack.commands._reading import database_to_read, opened_lines
 from autopack.estimation.coefficients import ENVIRONMENT_NAME, Coefficients, load_coefficients
 
 _DEFAULTS = Settings()
@@ -118,7 +113,7 @@ def calibrate_command(
     )
     history, read_from = _read(file, selection, settings)
     in_force = os.environ.get(ENVIRONMENT_NAME) or "shipped coefficients"
-    calibration = calibrate(history, load_coefficients(), settings, source=read_from, estimator=in_force)
+    calibration = calibrate(history, load_coefficients(os.environ), settings, source=read_from, estimator=in_force)
     _show(calibration, as_json=as_json)
     _write(calibration, output)
     if calibration.coefficients is None and calibration.fit.outcome != "unchanged":
@@ -136,8 +131,7 @@ def _read(file: Path | None, selection: Selection, settings: Settings) -> tuple[
             history = history_of(exported(lines, Recorded), include_simulated=settings.simulated)
         lines.check(events=history.counts.read - history.counts.unreadable)
         return history, str(file)
-    destination = current_destination()
-    note(f"# Database: {destination}")
+    destination = database_to_read()
     with open_events(destination, selection) as events:
         records = tracked(events.records, "Reading", events.total)
         return history_of(converted(records, Recorded), include_simulated=settings.simulated), str(destination)
@@ -145,16 +139,13 @@ def _read(file: Path | None, selection: Selection, settings: Settings) -> tuple[
 
 def _show(calibration: Calibration, *, as_json: bool) -> None:
     if as_json:
-        click.echo(escape_json(msgspec.json.encode(calibration).decode()))
+        print_json(calibration)
         return
     click.echo("\n".join(before_tables(calibration)))
     tables = list(parts(calibration))
-    if tables and is_terminal(sys.stdout):
-        from rich.console import Console
-
-        Console().print("", *rich_tables(tables), sep="\n")
-    elif tables:
-        click.echo("\n" + plain_tables(tables))
+    if tables:
+        click.echo()
+        print_tables(tables)
 
 
 def _write(calibration: Calibration, output: Path | None) -> None:

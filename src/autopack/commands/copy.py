@@ -11,17 +11,17 @@ import click
 import msgspec
 
 from autopack._util.input_files import read_input
-from autopack._util.text import escape_json, escape_terminal
-from autopack.commands._progress import progress
+from autopack._util.text import escape_terminal
+from autopack.commands._output import announce, note, print_json, progress
 from autopack.database.destination import Destination, parse_database_url
 from autopack.database.preflight import database_problem
 from autopack.errors import InputFileError, StoreError
 from autopack.maintenance.copying import Copied, copy, open_rows
-from autopack.maintenance.importing.rejects import RejectFile
-from autopack.telemetry.stores.by_url import store_of
+from autopack.maintenance.rejects import RejectFile
+from autopack.telemetry.stores import store_of
 
 
-class Summary(msgspec.Struct, frozen=True):
+class CopySummary(msgspec.Struct, frozen=True):
     """What `autopack copy` says. `rejects` is the file of rejected rows, None where there is none."""
 
     source: str
@@ -74,15 +74,18 @@ def copy_command(
     """
     source = parse_database_url(_url(ctx, "from", from_url, from_file))
     destination = parse_database_url(_url(ctx, "to", to_url, to_file))
-    click.echo(escape_terminal(f"# Database: {source}"), err=True)
-    click.echo(escape_terminal(f"# Into: {destination}"), err=True)
+    announce(source)
+    note(f"# Into: {destination}")
     _check(source, destination)
     with RejectFile(rejects) as reject_file:
         copied = _copy(source, destination, reject_file, dry_run=dry_run)
-    summary = Summary(
+    summary = CopySummary(
         str(source), str(destination), dry_run, copied, str(reject_file.path) if reject_file.count else None
     )
-    click.echo(escape_json(msgspec.json.encode(summary).decode()) if as_json else "\n".join(_lines(summary)))
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo("\n".join(_lines(summary)))
     sys.exit(1 if copied.rejected else 0)
 
 
@@ -137,7 +140,7 @@ def _copy(source: Destination, destination: Destination, rejects: RejectFile, *,
         ) from exc
 
 
-def _lines(summary: Summary) -> Iterator[str]:
+def _lines(summary: CopySummary) -> Iterator[str]:
     rows = summary.rows
     if summary.dry_run:
         yield f"{rows.read - rows.rejected} of {rows.read} events would be copied, but for those that are there already"

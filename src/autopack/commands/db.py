@@ -8,37 +8,37 @@ from typing import Literal
 import click
 import msgspec
 
-from autopack._util.text import escape_json, escape_terminal
-from autopack.commands._explained import as_click_error
+from autopack._util.text import escape_terminal
+from autopack.commands._output import print_json
+from autopack.commands._reading import announced_database, as_click_error
 from autopack.database import migrations
-from autopack.database.destination import Destination, current_destination
 from autopack.database.preflight import database_problem
-from autopack.maintenance.schema import State, downgrade, state_of, upgrade
+from autopack.maintenance.schema import SchemaState, downgrade, state_of, upgrade
 
-_SAID: dict[State, str] = {
+_SAID: dict[SchemaState, str] = {
     "ours": "ours",
     "none": "there is no schema; autopack db upgrade makes it",
     "older": "older than this program's; autopack db upgrade brings it there",
     "newer": "newer than this program's; events stay in the journal until a newer autopack writes them",
     "no table": "the schema says so, but the table is gone; no upgrade mends that",
 }
-_EXIT_CODES: dict[State, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
+_EXIT_CODES: dict[SchemaState, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
 
 
 class Current(msgspec.Struct, frozen=True):
-    """What `autopack db current` says. `revision` is None where no version of ours is noted."""
+    """What `autopack db current` says. `revision` is None where the database names none."""
 
     database: str
     revision: str | None
     program: str
-    state: State
+    state: SchemaState
 
 
 @click.group("db")
 def db_command() -> None:
     """The schema of the database that DATABASE_URL names: look at it, upgrade it, undo that, print its SQL.
 
-    Whoever writes events upgrades it by itself; this is for those who would rather do it before, or by hand.
+    A program that writes events upgrades it by itself; these commands do it before, or by hand.
 
     Example: autopack db upgrade
     """
@@ -53,7 +53,7 @@ def upgrade_command() -> None:
 
     Example: autopack db upgrade
     """
-    destination = _announced()
+    destination = announced_database()
     if destination.in_memory:
         raise click.ClickException("a database in memory is gone with its process; set DATABASE_URL")
     if problem := database_problem(destination):
@@ -68,7 +68,7 @@ def upgrade_command() -> None:
 @db_command.command("downgrade")
 @click.confirmation_option(prompt="Columns and what they hold will be gone. Go on?", help="Do not ask.")
 def downgrade_command() -> None:
-    """Bring the table back to the form of the plan's own system, which knows no other.
+    """Bring the table back to the form of the host system, which knows no other.
 
     Every row stays. Its columns event_uid, input_tokens, duration_ms, existing_json and attributes_json are gone with
     what they hold (autopack export keeps it), and on PostgreSQL event_id is the key again. End the writers before: the
@@ -76,10 +76,10 @@ def downgrade_command() -> None:
 
     Example: autopack db downgrade --yes
     """
-    destination = _announced()
+    destination = announced_database()
     with as_click_error(destination, "cannot be downgraded"):
         downgrade(destination)
-    click.echo(f"downgraded from {migrations.HEAD} to the plan's own table")
+    click.echo(f"downgraded from {migrations.HEAD} to the host system's table")
 
 
 @db_command.command("current")
@@ -92,12 +92,11 @@ def current_command(as_json: bool) -> None:
 
     Example: autopack db current --json
     """
-    destination = _announced()
+    destination = announced_database()
     with as_click_error(destination, "cannot be read"):
         revision, state = state_of(destination)
     if as_json:
-        current = Current(str(destination), revision, migrations.HEAD, state)
-        click.echo(escape_json(msgspec.json.encode(current).decode()))
+        print_json(Current(str(destination), revision, migrations.HEAD, state))
     else:
         click.echo(
             f"revision: {escape_terminal(revision or 'none')}\nprogram:  {migrations.HEAD}\nstate:    {_SAID[state]}"
@@ -115,11 +114,5 @@ def sql_command(dialect: Literal["sqlite", "postgresql"] | None) -> None:
     Example: autopack db sql --dialect postgresql
     """
     if dialect is None:
-        dialect = _announced().dialect
+        dialect = announced_database().dialect
     click.echo(migrations.upgrade_sql(dialect), nl=False)
-
-
-def _announced() -> Destination:
-    destination = current_destination()
-    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
-    return destination

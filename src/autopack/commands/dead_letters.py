@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
-import msgspec
 
-from autopack._util.text import escape_json, escape_terminal
+from autopack._util.text import escape_terminal
+from autopack.analysis.tables import padded
+from autopack.commands._output import print_json
+from autopack.commands._reading import announced_database
 from autopack.database.destination import current_destination
-from autopack.errors import DatabaseUrlError
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterFile
+from autopack.telemetry.engine import DeadLetter, DeadLetterFile
 
-_COLUMNS = "{:<36}  {:<8}  {:<24}  {:<24}  {}"
+_HEADER = ("event", "kind", "run", "phase", "reason")
+_WIDTHS = (36, 8, 24, 24, 0)
 
 
 @click.group("dead-letters")
@@ -35,14 +36,17 @@ def list_command(as_json: bool) -> None:
     """
     unreadable = 0
     shown = 0
-    for letter in _office().read():
+    for letter in _dead_letters().read():
         if letter is None:
             unreadable += 1
             continue
         if shown == 0 and not as_json:
-            click.echo(_COLUMNS.format("event", "kind", "run", "phase", "reason"))
+            click.echo(padded(_HEADER, _WIDTHS, figures=()))
         shown += 1
-        click.echo(escape_json(msgspec.json.encode(letter).decode()) if as_json else _line(letter))
+        if as_json:
+            print_json(letter)
+        else:
+            click.echo(_line(letter))
     click.echo(f"{shown} dead letter(s)" + (f", {unreadable} unreadable line(s)" if unreadable else ""), err=True)
 
 
@@ -58,11 +62,11 @@ def retry_command() -> None:
 
     from autopack.errors import StoreError
     from autopack.maintenance.redelivery import resend
-    from autopack.telemetry.stores.by_url import store_of
+    from autopack.telemetry.stores import store_of
 
-    office = _office()
+    dead_letters = _dead_letters()
     try:
-        outcome = anyio.run(resend, office, store_of(current_destination()))
+        outcome = anyio.run(resend, dead_letters, store_of(current_destination()))
     except StoreError as exc:
         raise click.ClickException(f"the database cannot be written ({exc.code}); the dead letters stay") from exc
     click.echo(
@@ -71,13 +75,8 @@ def retry_command() -> None:
     sys.exit(1 if outcome.kept else 0)
 
 
-def _office() -> DeadLetterFile:
-    try:
-        destination = current_destination()
-    except DatabaseUrlError as exc:
-        raise click.ClickException(f"DATABASE_URL: {exc}") from exc
-    click.echo(f"database: {escape_terminal(str(destination))}", err=True)
-    folder: Path | None = destination.telemetry_dir
+def _dead_letters() -> DeadLetterFile:
+    folder = announced_database().telemetry_dir
     if folder is None:
         raise click.ClickException("a database in memory has no dead letters on disk; set DATABASE_URL")
     return DeadLetterFile(folder)
@@ -85,4 +84,5 @@ def _office() -> DeadLetterFile:
 
 def _line(letter: DeadLetter) -> str:
     run, phase = (escape_terminal(str(letter.event.get(name, "-"))) for name in ("run_id", "phase_id"))
-    return _COLUMNS.format(letter.event_uid, letter.kind, run, phase, escape_terminal(letter.reason))
+    cells = (letter.event_uid, letter.kind, run, phase, escape_terminal(letter.reason))
+    return padded(cells, _WIDTHS, figures=())

@@ -14,12 +14,12 @@ from autopack._util.files import atomic_write
 from autopack._util.terminal import is_terminal
 from autopack.analysis.exporting.parquet import ParquetFile, pyarrow_or_explain
 from autopack.analysis.exporting.parquet_folder import write_by_month
-from autopack.analysis.exporting.text import Format, encoded_lines
+from autopack.analysis.exporting.text import ExportFormat, encoded_lines
 from autopack.analysis.reading.rows import Events, open_events
 from autopack.analysis.reading.selection import Selection
 from autopack.commands._options import selection_options
-from autopack.commands._standard_error import note, tracked
-from autopack.database.destination import current_destination
+from autopack.commands._output import note, tracked
+from autopack.commands._reading import database_to_read
 
 T = TypeVar("T")
 _BUFFER_BYTES = 1 << 16
@@ -38,7 +38,7 @@ _BUFFER_BYTES = 1 << 16
 @click.option("--raw", is_flag=True, help="CSV: do not put ' before text that a spreadsheet takes for a formula.")
 @selection_options
 def export_command(
-    output: str | None, output_format: Format | Literal["parquet"], raw: bool, selection: Selection
+    output: str | None, output_format: ExportFormat | Literal["parquet"], raw: bool, selection: Selection
 ) -> None:
     """Write the recorded events, newest first: one JSON object per line, CSV with a header row, or Parquet.
 
@@ -49,9 +49,7 @@ def export_command(
     target = None if output is None else Path(output)
     into_folder = output is not None and output.endswith("/")
     _check_use(output_format, target, into_folder=into_folder)
-    destination = current_destination()
-    note(f"# Database: {destination}")
-    with open_events(destination, selection) as events:
+    with open_events(database_to_read(), selection) as events:
         note("# TokenEstimationV2 Telemetry Export")
         note(f"# Total events: {events.total}")
         if output_format == "parquet":
@@ -71,7 +69,7 @@ def _check_use(output_format: str, target: Path | None, *, into_folder: bool) ->
             raise click.UsageError("Parquet is nothing for a terminal; use --output FILE")
 
 
-def _export_lines(events: Events, target: Path | None, output_format: Format, *, raw: bool) -> None:
+def _export_lines(events: Events, target: Path | None, output_format: ExportFormat, *, raw: bool) -> None:
     to_terminal = target is None and is_terminal(sys.stdout)
     lines = encoded_lines(events.records, output_format, raw=raw, to_terminal=to_terminal)
     with _sink(target) as sink:
@@ -115,6 +113,6 @@ def _standard_output() -> Iterator[BinaryIO]:
 
 
 def _with_progress(lines: Iterable[T], events: Events, output: Path | None) -> Iterable[T]:
-    """The lines or records, with a progress bar where it would disturb nobody."""
+    """The lines or records, with a progress bar unless they go to the same terminal."""
     would_disturb = output is None and is_terminal(sys.stdout)
     return lines if would_disturb else tracked(lines, "Exporting", events.total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -13,21 +13,20 @@ import anyio
 import click
 import msgspec
 
-from autopack._util.terminal import is_terminal
-from autopack._util.text import escape_json, escape_terminal
+from autopack._util.text import escape_terminal
 from autopack.commands._options import Instant
+from autopack.commands._output import announce, print_json, tracked_file
 from autopack.database.destination import current_destination, database_url
 from autopack.errors import StoreError
-from autopack.maintenance.importing.importer import Imported, import_stream
-from autopack.maintenance.importing.reading import FileReader, Format
-from autopack.maintenance.importing.rejects import RejectFile
-from autopack.telemetry.stores.base import Store
-from autopack.telemetry.stores.by_url import store_for
+from autopack.maintenance.import_lines import FileReader, ImportFormat
+from autopack.maintenance.importing import Imported, import_stream
+from autopack.maintenance.rejects import RejectFile
+from autopack.telemetry.stores import Store, store_for
 
 _STDIN = "-"
 
 
-class Summary(msgspec.Struct, frozen=True):
+class ImportSummary(msgspec.Struct, frozen=True):
     """What `autopack import` says. `rejects` is the file of rejected lines, None where there is none."""
 
     database: str
@@ -76,7 +75,7 @@ class Summary(msgspec.Struct, frozen=True):
 def import_command(
     *,
     files: Sequence[Path],
-    file_format: Format,
+    file_format: ImportFormat,
     assume_time: datetime | None,
     rejects: Path | None,
     dry_run: bool,
@@ -97,14 +96,17 @@ def import_command(
     destination = current_destination()
     if destination.identity is None:
         raise click.ClickException("a database in memory is gone with its process; set DATABASE_URL")
-    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
+    announce(destination)
     reject_path = rejects or _beside(files[0])
     if any(_is_same(reject_path, file) for file in files):
         raise click.UsageError(f"--rejects {escape_terminal(str(reject_path))} would replace a file that is imported")
     with RejectFile(reject_path) as reject_file:
         imported = anyio.run(_import_all, files, file_format, assume_time, reject_file, not dry_run)
-    summary = Summary(str(destination), dry_run, imported, str(reject_file.path) if reject_file.count else None)
-    click.echo(escape_json(_json(summary)) if as_json else "\n".join(map(escape_terminal, _lines(summary))))
+    summary = ImportSummary(str(destination), dry_run, imported, str(reject_file.path) if reject_file.count else None)
+    if as_json:
+        print_json({**msgspec.structs.asdict(summary), "problems": summary.problems})
+    else:
+        click.echo("\n".join(map(escape_terminal, _lines(summary))))
     sys.exit(1 if summary.problems else 0)
 
 
@@ -117,7 +119,7 @@ def _beside(file: Path) -> Path:
 
 
 async def _import_all(
-    files: Sequence[Path], file_format: Format, assume_time: datetime | None, rejects: RejectFile, write: bool
+    files: Sequence[Path], file_format: ImportFormat, assume_time: datetime | None, rejects: RejectFile, write: bool
 ) -> list[Imported]:
     store: Store | None = store_for(database_url()) if write else None
     imported = []
@@ -139,31 +141,18 @@ async def _import_all(
 
 @contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
-    """The file, with a progress bar on standard error where somebody looks."""
+    """The file, or standard input; a file with a progress bar on a terminal."""
     with click.open_file(str(file), "rb") as opened:
         stream = cast("BinaryIO", opened)
-        if str(file) == _STDIN or not is_terminal(sys.stderr):
-            yield stream
-            return
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import wrap_file
-
-        name = escape(escape_terminal(file.name))
-        size_bytes, console = file.stat().st_size, Console(stderr=True)
-        with wrap_file(stream, size_bytes, description=name, console=console, transient=True) as watched:
-            yield watched
+        with nullcontext(stream) if str(file) == _STDIN else tracked_file(stream, file) as read:
+            yield read
 
 
 def _claims(file: Imported) -> bool:
     return bool(file.events or file.rejected)
 
 
-def _json(summary: Summary) -> str:
-    return msgspec.json.encode({**msgspec.structs.asdict(summary), "problems": summary.problems}).decode()
-
-
-def _lines(summary: Summary) -> Iterator[str]:
+def _lines(summary: ImportSummary) -> Iterator[str]:
     for file in summary.files:
         told = (
             f"{file.events} events would be imported, but for those that are there already"

@@ -10,12 +10,11 @@ import click
 import msgspec
 
 from autopack._util.terminal import is_terminal
-from autopack._util.text import escape_json, escape_terminal
-from autopack.commands._explained import as_click_error
-from autopack.commands._progress import progress
-from autopack.database.destination import Destination, current_destination
-from autopack.maintenance.ages import parse_age
-from autopack.maintenance.pruning import count_older, prune, vacuum
+from autopack._util.text import escape_terminal
+from autopack.commands._output import print_json, progress
+from autopack.commands._reading import announced_database, as_click_error
+from autopack.database.destination import Destination
+from autopack.maintenance.pruning import count_older, parse_age, prune, vacuum
 
 
 class Age(click.ParamType[timedelta]):
@@ -31,7 +30,7 @@ class Age(click.ParamType[timedelta]):
             self.fail(escape_terminal(str(exc)), param, ctx)
 
 
-class Summary(msgspec.Struct, frozen=True):
+class PruneSummary(msgspec.Struct, frozen=True):
     """What `autopack prune` says: of `events` that happened before an instant, how many it `deleted`."""
 
     database: str
@@ -52,9 +51,9 @@ class Summary(msgspec.Struct, frozen=True):
     help="How old: a number and s, m, h, d or w, at least 1h.",
 )
 @click.option("--dry-run", is_flag=True, help="Say how many it would be; delete nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask. Needed where nobody can answer, as in a cron job.")
+@click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal to ask, as in a cron job.")
 @click.option(
-    "--vacuum", "wants_vacuum", is_flag=True, help="SQLite: give the room back afterwards; nobody can write meanwhile."
+    "--vacuum", "wants_vacuum", is_flag=True, help="SQLite: give the room back afterwards; no writer gets in meanwhile."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 def prune_command(*, age: timedelta, dry_run: bool, yes: bool, wants_vacuum: bool, as_json: bool) -> None:
@@ -65,8 +64,7 @@ def prune_command(*, age: timedelta, dry_run: bool, yes: bool, wants_vacuum: boo
 
     Example: autopack prune --older-than 90d --yes
     """
-    destination = current_destination()
-    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
+    destination = announced_database()
     if wants_vacuum and destination.server is not None:
         raise click.UsageError("--vacuum is for SQLite; PostgreSQL vacuums by itself")
     before = datetime.now(UTC) - age
@@ -79,15 +77,18 @@ def prune_command(*, age: timedelta, dry_run: bool, yes: bool, wants_vacuum: boo
         vacuums = wants_vacuum and not dry_run
         if vacuums:
             vacuum(destination)
-    summary = Summary(str(destination), before, dry_run, events, deleted, vacuums)
-    click.echo(escape_json(msgspec.json.encode(summary).decode()) if as_json else _line(summary))
+    summary = PruneSummary(str(destination), before, dry_run, events, deleted, vacuums)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(_line(summary))
 
 
 def _confirm(events: int, before: datetime, *, yes: bool) -> None:
     if yes:
         return
     if not is_terminal(sys.stdin):
-        raise click.UsageError("nobody can be asked here; --yes deletes without a question, --dry-run only counts")
+        raise click.UsageError("there is no terminal to ask; --yes deletes without a question, --dry-run only counts")
     click.confirm(f"Delete {events} events from before {before:%Y-%m-%d %H:%M} UTC?", abort=True, err=True)
 
 
@@ -100,6 +101,6 @@ def _prune(destination: Destination, before: datetime, events: int) -> int:
     return deleted
 
 
-def _line(summary: Summary) -> str:
+def _line(summary: PruneSummary) -> str:
     said = f"{summary.events} would be deleted" if summary.dry_run else f"{summary.deleted} deleted"
     return f"events before {summary.before:%Y-%m-%d %H:%M} UTC: {said}" + (", vacuumed" if summary.vacuumed else "")

@@ -9,30 +9,28 @@ from pathlib import Path
 import click
 import msgspec
 
-from autopack._util.text import escape_json, escape_terminal
-from autopack.database.destination import Destination, current_destination
+from autopack._util.text import escape_terminal
+from autopack.commands._output import print_json
+from autopack.commands._reading import announced_database
+from autopack.database.destination import Destination
 from autopack.errors import ConfigError
-from autopack.telemetry import log
-from autopack.telemetry.engine.dead_letters import DeadLetterFile
-from autopack.telemetry.engine.recovery import Recovered, recover
-from autopack.telemetry.engine.settings import AUTO, Settings, journal_folder, resolve
-from autopack.telemetry.journal.journal import fingerprint_of
-from autopack.telemetry.journal.status import SegmentFile, journal_state
-from autopack.telemetry.stores.by_url import store_of
+from autopack.telemetry.engine import AUTO, DeadLetterFile, RecoveryResult, Settings, journal_folder, recover, resolve
+from autopack.telemetry.journal import SegmentFile, fingerprint_of, journal_status
+from autopack.telemetry.stores import store_of
 
 
-class Report(msgspec.Struct, frozen=True):
+class RecoveryReport(msgspec.Struct, frozen=True):
     """What `autopack recover` says: `events` is what was found and what became of it, `segments` in how many files.
 
     left        events of dead processes that are in the journal now, of the databases that were asked for
-    corrupt     damaged files that were set aside
+    corrupt     damaged files that were quarantined
     left_alone  the segment files that are there now, and why
     """
 
     database: str
     journal: str
     segments: int
-    events: Recovered
+    events: RecoveryResult
     left: int
     corrupt: list[str]
     left_alone: list[SegmentFile]
@@ -74,13 +72,14 @@ def recover_command(journal_dir: Path | None, any_destination: bool, timeout_s: 
 
     Example: autopack recover --json
     """
-    destination = current_destination()
-    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
+    destination = announced_database()
     folder = _folder(destination, journal_dir)
     settings = _settings()
-    with log.only_errors():  # what it would warn of is in the report
-        report = _recover(destination, folder, settings, timeout_s, any_destination=any_destination)
-    click.echo(escape_json(msgspec.json.encode(report).decode()) if as_json else "\n".join(_lines(report)))
+    report = _recover(destination, folder, settings, timeout_s, any_destination=any_destination)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo("\n".join(_lines(report)))
     sys.exit(1 if report.something_stayed else 0)
 
 
@@ -104,13 +103,13 @@ def _settings() -> Settings:
 
 def _recover(
     destination: Destination, folder: Path, settings: Settings, timeout_s: float, *, any_destination: bool
-) -> Report:
+) -> RecoveryReport:
     ours = fingerprint_of(destination.identity or "")
-    before = journal_state(folder, ours)
+    before = journal_status(folder, ours)
     wanted = [file for file in before.orphaned if file.ours or any_destination]
-    events = _deliver(wanted, destination, folder, settings, timeout_s) if wanted else Recovered()
-    after = journal_state(folder, ours)
-    return Report(
+    events = _deliver(wanted, destination, folder, settings, timeout_s) if wanted else RecoveryResult()
+    after = journal_status(folder, ours)
+    return RecoveryReport(
         database=str(destination),
         journal=str(folder),
         segments=len(wanted),
@@ -123,14 +122,14 @@ def _recover(
 
 def _deliver(
     files: Sequence[SegmentFile], destination: Destination, folder: Path, settings: Settings, timeout_s: float
-) -> Recovered:
+) -> RecoveryResult:
     fingerprints = sorted({bytes.fromhex(file.fingerprint) for file in files})
     store = store_of(destination)
-    office = DeadLetterFile(destination.telemetry_dir or folder)
-    return recover(folder, fingerprints, store, office, settings, timeout_s=timeout_s)
+    dead_letters = DeadLetterFile(destination.telemetry_dir or folder)
+    return recover(folder, fingerprints, store, dead_letters, settings, timeout_s=timeout_s)
 
 
-def _lines(report: Report) -> Iterator[str]:
+def _lines(report: RecoveryReport) -> Iterator[str]:
     events = report.events
     yield f"journal:       {escape_terminal(report.journal)}"
     yield f"found:         {events.found} event(s) of dead processes in {report.segments} segment(s)"
@@ -142,6 +141,6 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"damaged:       {events.damaged} record(s)"
     yield f"left:          {report.left}" + (f" ({events.last_error})" if report.left and events.last_error else "")
     for name in report.corrupt:
-        yield f"set aside:     {escape_terminal(name)}"
+        yield f"quarantined:   {escape_terminal(name)}"
     for file in report.left_alone:
         yield f"left alone:    {escape_terminal(file.name)}: {escape_terminal(file.why)}"

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
-import msgspec
 
-from autopack._util.terminal import is_terminal
-from autopack._util.text import escape_json
-from autopack.analysis.reading.file_lines import opened_lines
 from autopack.analysis.reading.lines import exported
 from autopack.analysis.reading.records import converted
 from autopack.analysis.reading.rows import open_events
-from autopack.analysis.reading.selection import Selection
-from autopack.analysis.replaying.replay import Observation, Predict, Replay, Report
-from autopack.analysis.replaying.sources import Exported, from_log
-from autopack.analysis.replaying.table import ABOUT, notes, plain_table, rich_table
-from autopack.commands._options import selection_options
-from autopack.commands._source_options import Source, check_source, source_options
-from autopack.commands._standard_error import note
-from autopack.database.destination import current_destination
+from autopack.analysis.reading.selection import Selection, Source
+from autopack.analysis.replaying.observations import Exported, Observation, from_log
+from autopack.analysis.replaying.replay import Predict, Replay, ReplayReport
+from autopack.analysis.replaying.table import ABOUT, HEADER, notes, sections
+from autopack.commands._options import check_source, selection_options, source_options
+from autopack.commands._output import note, print_json, print_sections
+from autopack.commands._reading import database_to_read, opened_lines
 from autopack.estimation.coefficients import ENVIRONMENT_NAME, load_coefficients
 from autopack.estimation.estimator import estimate
 
@@ -53,7 +47,7 @@ def replay_command(
 
 
 def _predict() -> Predict:
-    coefficients = load_coefficients()
+    coefficients = load_coefficients(os.environ)
 
     def predict(deliverables: Sequence[str], category: str, complexity: str, existing: Collection[str]) -> int:
         return estimate(deliverables, category, complexity, coefficients, existing).predicted_output_tokens
@@ -62,8 +56,7 @@ def _predict() -> Predict:
 
 
 def _feed_from_database(replay: Replay, selection: Selection) -> str:
-    destination = current_destination()
-    note(f"# Database: {destination}")
+    destination = database_to_read()
     with open_events(destination, selection) as events:
         replay.add_all(converted(events.records, Observation))
     return str(destination)
@@ -76,17 +69,12 @@ def _feed_from_file(replay: Replay, file: Path, source: Source) -> str:
     return str(file)
 
 
-def _show(report: Report, *, as_json: bool) -> None:
+def _show(report: ReplayReport, *, as_json: bool) -> None:
     if as_json:
-        click.echo(escape_json(msgspec.json.encode(report).decode()))
+        print_json(report)
         return
     click.echo("\n".join(notes(report)))
     if report.overall is None:
         return
     click.echo(f"\n{ABOUT}\n")
-    if is_terminal(sys.stdout):
-        from rich.console import Console
-
-        Console().print(rich_table(report))
-    else:
-        click.echo(plain_table(report))
+    print_sections(HEADER, list(sections(report)))

@@ -11,9 +11,9 @@ import click
 from autopack._util.files import atomic_write
 from autopack.analysis.reading.selection import Selection
 from autopack.analysis.validating.rules import Rules
-from autopack.commands._gathering import gather
 from autopack.commands._options import Instant, selection_options
-from autopack.commands._standard_error import note
+from autopack.commands._output import note
+from autopack.commands._verdicts import gather
 from autopack.commands.validate import rule_options
 from autopack.database.destination import current_destination
 from autopack.errors import AnalysisError

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import msgspec
 
-from autopack._util.text import escape_json, escape_terminal
-from autopack.database.destination import current_destination
+from autopack._util.text import escape_terminal
+from autopack.commands._output import print_json
+from autopack.commands._reading import announced_database
 from autopack.maintenance.health import StatusReport, status_report
 
 
@@ -19,25 +21,26 @@ def status_command(as_json: bool) -> None:
     """Say which database is used, what it holds, and what has not arrived: in the journal or in the dead letters.
 
     The exit code is 0 when all is well. It is 1 when the database cannot be read; when events of dead processes wait
-    in the journal (autopack recover delivers them); when recovery has set a damaged file aside; or when dead letters
+    in the journal (autopack recover delivers them); when recovery has quarantined a damaged file; or when dead letters
     were lost: a line that cannot be read, or no room for another. Events of running processes, events for other
     databases and dead letters as such are shown, and are no fault.
 
     Example: autopack status --json
     """
-    destination = current_destination()
-    click.echo(escape_terminal(f"# Database: {destination}"), err=True)
-    report = status_report(destination)
-    click.echo(escape_json(_json(report)) if as_json else "\n".join(map(escape_terminal, _lines(report))))
+    report = status_report(announced_database())
+    if as_json:
+        print_json(_flat(report))
+    else:
+        click.echo("\n".join(map(escape_terminal, _lines(report))))
     if not report.healthy:
         sys.exit(1)
 
 
-def _json(report: StatusReport) -> str:
+def _flat(report: StatusReport) -> dict[str, Any]:
     """Flat where programs look first: the fields of the database, then the rest."""
     database = msgspec.structs.asdict(report.database)
     rest = {name: value for name, value in msgspec.structs.asdict(report).items() if name != "database"}
-    return msgspec.json.encode({**database, "healthy": report.healthy, **rest}).decode()
+    return {**database, "healthy": report.healthy, **rest}
 
 
 def _lines(report: StatusReport) -> Iterator[str]:
@@ -54,7 +57,7 @@ def _lines(report: StatusReport) -> Iterator[str]:
         for file in journal.files:
             yield f"  {file.name}: {file.why}"
         for name in journal.corrupt:
-            yield f"  {name}: damaged, set aside"
+            yield f"  {name}: damaged, quarantined"
     if letters:
         yield f"dead letters: {letters.waiting}"
     for problem in report.problems:

@@ -20,8 +20,8 @@ from autopack.analysis.reading.selection import EVERYTHING
 from autopack.analysis.tailing.line import header_line, line_of
 from autopack.analysis.tailing.tail import Tail
 from autopack.commands._options import FiniteRange, StoredText
-from autopack.commands._standard_error import note
-from autopack.database.destination import current_destination
+from autopack.commands._output import note
+from autopack.commands._reading import database_to_read
 from autopack.errors import ReadError
 
 
@@ -67,8 +67,7 @@ def tail_command(
 
     Example: autopack tail --no-follow --run-id nightly-42
     """
-    destination = current_destination()
-    note(f"# Database: {destination}")
+    destination = database_to_read()
     selection = replace(EVERYTHING, run_ids=run_id, categories=category, models=model)
     if not as_json:
         click.echo(header_line())

@@ -10,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from autopack._util.terminal import is_terminal
-from autopack._util.text import escape_json, escape_terminal
-from autopack.analysis.reading.file_lines import opened_lines
-from autopack.analysis.reading.selection import Selection
+from autopack._util.text import escape_terminal
+from autopack.analysis.reading.selection import Selection, Source
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Samples
 from autopack.analysis.sampling.sources import from_log, from_ndjson
 from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.table import after_tables, before_tables, parts
 from autopack.analysis.validating.validation import Validation, Verdict, validate
-from autopack.commands._gathering import collect_database
-from autopack.commands._options import FiniteRange, Instant, StoredText, selection_options
-from autopack.commands._source_options import Source, check_source, source_options
-from autopack.commands._tables import plain_tables, rich_tables
+from autopack.commands._options import FiniteRange, Instant, StoredText, check_source, selection_options, source_options
+from autopack.commands._output import print_json, print_tables
+from autopack.commands._reading import opened_lines
+from autopack.commands._verdicts import collect_database
 from autopack.errors import AnalysisError, DatabaseUrlError, describe_error
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
@@ -188,13 +185,8 @@ def _collect_file(collector: SampleCollector, file: Path, source: Source) -> str
 
 def _show(validation: Validation, *, as_json: bool) -> None:
     if as_json:
-        click.echo(escape_json(msgspec.json.encode(validation).decode()))
+        print_json(validation)
         return
     click.echo("\n".join(before_tables(validation)) + "\n")
-    if is_terminal(sys.stdout):
-        from rich.console import Console
-
-        Console().print(*rich_tables(parts(validation)), sep="\n")
-    else:
-        click.echo(plain_tables(parts(validation)))
+    print_tables(parts(validation))
     click.echo("\n" + "\n".join(after_tables(validation)))

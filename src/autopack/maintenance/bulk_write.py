@@ -9,13 +9,12 @@ from collections.abc import Sequence
 import anyio
 
 from autopack.errors import DataRejectedError, StoreError
-from autopack.telemetry.engine.retry import Retries
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.event.schema import Row
-from autopack.telemetry.stores.base import Store
+from autopack.telemetry.engine import Retries, Settings
+from autopack.telemetry.event import Row
+from autopack.telemetry.stores import Store
 
 
-async def write_apart(store: Store, rows: Sequence[Row], first: int = 0) -> tuple[int, dict[int, str]]:
+async def write_or_isolate(store: Store, rows: Sequence[Row], first: int = 0) -> tuple[int, dict[int, str]]:
     """Write the rows, at most a store's batch; returns how many were new, and the code of each that was refused.
 
     Those are found by halving, and numbered from `first`; all others are in the database then.
@@ -33,8 +32,8 @@ async def write_apart(store: Store, rows: Sequence[Row], first: int = 0) -> tupl
         if len(rows) == 1:
             return 0, {first: exc.code}
     middle = len(rows) // 2
-    new, refused = await write_apart(store, rows[:middle], first)
-    more, also_refused = await write_apart(store, rows[middle:], first + middle)
+    new, refused = await write_or_isolate(store, rows[:middle], first)
+    more, also_refused = await write_or_isolate(store, rows[middle:], first + middle)
     return new + more, refused | also_refused
 
 

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
-from autopack.analysis.reading.status import Status, database_status
+from autopack.analysis.reading.rows import count_and_newest
 from autopack.database.destination import Destination
-from autopack.telemetry.engine.settings import AUTO, journal_folder
-from autopack.telemetry.journal.journal import fingerprint_of
-from autopack.telemetry.journal.status import DeadLetterState, JournalState, dead_letter_state, journal_state
+from autopack.errors import ReadError
+from autopack.telemetry.engine import AUTO, DeadLetterStatus, dead_letter_status, journal_folder
+from autopack.telemetry.journal import JournalStatus, fingerprint_of, journal_status
+
+
+class DatabaseStatus(msgspec.Struct, frozen=True):
+    """The state of a database. `problem` is None where it can be read, `last_event` (ISO 8601, UTC) None where
+    it is empty or its newest time cannot be read; `rows` and `last_event` are None where there is a problem.
+    """
+
+    database: str
+    reachable: bool
+    problem: str | None
+    rows: int | None
+    last_event: str | None
+
+
+class WaitingEvents(NamedTuple):
+    """Events of a database that its journal holds: the next writer delivers those of dead writers, or `autopack
+    recover`; live writers are writing theirs, and their number is an estimate.
+    """
+
+    of_dead_writers: int
+    of_live_writers: int
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -21,11 +43,11 @@ class StatusReport(msgspec.Struct, frozen=True):
                              the next writer, or `autopack recover`, has to deliver
     """
 
-    database: Status
-    journal: JournalState | None
+    database: DatabaseStatus
+    journal: JournalStatus | None
     waiting: int
     waiting_of_dead_writers: int
-    dead_letters: DeadLetterState | None
+    dead_letters: DeadLetterStatus | None
     problems: list[str]
 
     @property
@@ -38,36 +60,55 @@ def status_report(destination: Destination) -> StatusReport:
     """The status now; nothing is created or changed."""
     database = database_status(destination)
     journal, dead_letters = _journal(destination), _dead_letters(destination)
-    mine = [file for file in journal.files if file.ours] if journal else []
-    dead = sum(file.events for file in mine if file.state == "orphaned")
+    waiting = _waiting_in(journal)
     return StatusReport(
         database=database,
         journal=journal,
-        waiting=sum(file.events for file in mine),
-        waiting_of_dead_writers=dead,
+        waiting=sum(waiting),
+        waiting_of_dead_writers=waiting.of_dead_writers,
         dead_letters=dead_letters,
-        problems=list(_problems(database, dead, journal, dead_letters)),
+        problems=list(_problems(database, waiting.of_dead_writers, journal, dead_letters)),
     )
 
 
-def _journal(destination: Destination) -> JournalState | None:
+def waiting_events(destination: Destination) -> WaitingEvents:
+    """What waits in the journal now; costs a look at its folder where there is none. Raises OSError."""
+    return _waiting_in(_journal(destination))
+
+
+def database_status(destination: Destination) -> DatabaseStatus:
+    """The status now. A database that is missing, broken or not autopack's raises nothing: the status reports it."""
+    try:
+        rows, last_event = count_and_newest(destination)
+    except ReadError as exc:
+        return DatabaseStatus(str(destination), reachable=False, problem=str(exc), rows=None, last_event=None)
+    return DatabaseStatus(str(destination), reachable=True, problem=None, rows=rows, last_event=last_event)
+
+
+def _journal(destination: Destination) -> JournalStatus | None:
     folder = journal_folder(AUTO, destination.telemetry_dir) if destination.identity else None
-    return None if folder is None else journal_state(folder, fingerprint_of(destination.identity or ""))
+    return None if folder is None else journal_status(folder, fingerprint_of(destination.identity or ""))
 
 
-def _dead_letters(destination: Destination) -> DeadLetterState | None:
-    return None if destination.telemetry_dir is None else dead_letter_state(destination.telemetry_dir)
+def _waiting_in(journal: JournalStatus | None) -> WaitingEvents:
+    mine = [file for file in journal.files if file.ours] if journal else []
+    dead = sum(file.events for file in mine if file.state == "orphaned")
+    return WaitingEvents(dead, sum(file.events for file in mine) - dead)
+
+
+def _dead_letters(destination: Destination) -> DeadLetterStatus | None:
+    return None if destination.telemetry_dir is None else dead_letter_status(destination.telemetry_dir)
 
 
 def _problems(
-    database: Status, dead: int, journal: JournalState | None, letters: DeadLetterState | None
+    database: DatabaseStatus, dead: int, journal: JournalStatus | None, letters: DeadLetterStatus | None
 ) -> Iterator[str]:
     if not database.reachable:
         yield "the database cannot be read"
     if dead:
         yield f"{dead} event(s) of dead processes wait in the journal; autopack recover delivers them"
     if journal and journal.corrupt:
-        yield f"{len(journal.corrupt)} damaged journal file(s) were set aside"
+        yield f"{len(journal.corrupt)} damaged journal file(s) were quarantined"
     if letters and letters.unreadable:
         yield f"{letters.unreadable} dead letter(s) cannot be read"
     if letters and letters.full:

@@ -1,17 +1,18 @@
-"""Old events, taken out in batches: each its own short transaction, and a pause as long as it behind it.
+"""Old events: how old is old, and their deletion in short transactions, each followed by a pause as long as itself.
 
-SQLite has one writer at a time, and who waits looks for its turn only now and then: without the pause it would hardly
-find one. PostgreSQL leaves what was deleted in its indexes until a vacuum: each batch begins where the last one ended,
+SQLite has one writer at a time, and a waiting one retries only now and then: without the pause it would hardly get a
+turn. PostgreSQL leaves what was deleted in its indexes until a vacuum: each batch begins where the last one ended,
 or it would walk over all of that again. An event whose time cannot be read has no age, and stays.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -23,10 +24,12 @@ from autopack.database import engine_for
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 from autopack.models import TokenEstimationV2Event, UtcDateTime
-from autopack.telemetry.engine.retry import Retries
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.stores import sqlite
-from autopack.telemetry.stores.postgres import errors
+from autopack.telemetry.engine import Retries, Settings
+from autopack.telemetry.stores import translate_postgres, translate_sqlite
+
+LEAST_AGE = timedelta(hours=1)
+MOST_AGE = timedelta(days=36_500)
+_AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 _LONGEST_PAUSE_S = 1.0
 _TABLE = TokenEstimationV2Event.__tablename__
@@ -37,7 +40,7 @@ _OLD_ON_SQLITE = "typeof(timestamp) = 'text' AND timestamp GLOB '[0-9][0-9][0-9]
 _OLD_ON_POSTGRES = "timestamp >= :since AND timestamp < :before"
 
 
-class Batch(NamedTuple):
+class DeletedBatch(NamedTuple):
     """How many events a transaction deleted, and the instant of the last of them; None: the place does not matter."""
 
     deleted: int
@@ -55,6 +58,27 @@ class Pace:
     sleep: Callable[[float], object] = time.sleep
     clock_s: Callable[[], float] = time.monotonic
     uniform: Callable[[float, float], float] = random.uniform
+
+
+def parse_age(text: str) -> timedelta:
+    """An age: a whole number and its unit, s, m, h, d or w.
+
+    Raises:
+        ValueError: it is none, or is less than an hour (events of a writer may still be on their way, and a slip in the
+            unit is worth a question) or more than a hundred years.
+
+    """
+    match = re.fullmatch(r"([0-9]{1,12})([smhdw])", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no age; use a number and s, m, h, d or w, for example 90d")
+    number, unit = int(match[1]), _AGE_UNITS[match[2]]
+    try:
+        age = timedelta(**{unit: number})
+    except OverflowError:
+        age = MOST_AGE + LEAST_AGE
+    if not LEAST_AGE <= age <= MOST_AGE:
+        raise ValueError(f"{text!r} is not from 1h to {MOST_AGE.days}d")
+    return age
 
 
 def count_older(destination: Destination, before: datetime) -> int:
@@ -98,7 +122,7 @@ def prune(destination: Destination, before: datetime, pace: Pace | None = None) 
 
 
 def vacuum(destination: Destination) -> None:
-    """Give the room of deleted events in a SQLite file back. Nobody can write meanwhile.
+    """Give the room of deleted events in a SQLite file back. No writer gets in meanwhile.
 
     Raises sqlalchemy.exc.SQLAlchemyError.
     """
@@ -106,10 +130,12 @@ def vacuum(destination: Destination) -> None:
         connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM")
 
 
-def _delete_patiently(engine: Engine, statement: TextClause, parameters: Mapping[str, object], pace: Pace) -> Batch:
+def _delete_patiently(
+    engine: Engine, statement: TextClause, parameters: Mapping[str, object], pace: Pace
+) -> DeletedBatch:
     retries = Retries(Settings(), started_s=pace.clock_s(), uniform=pace.uniform)
     on_sqlite = engine.dialect.name == "sqlite"
-    translate = sqlite.translate if on_sqlite else errors.translate
+    translate = translate_sqlite if on_sqlite else translate_postgres
     delete = partial(_delete_on_sqlite, pace.busy_timeout_s) if on_sqlite else _delete_on_postgres
     while True:
         try:
@@ -124,7 +150,7 @@ def _delete_patiently(engine: Engine, statement: TextClause, parameters: Mapping
 
 def _delete_on_sqlite(
     busy_timeout_s: float, connection: Connection, statement: TextClause, parameters: Mapping[str, object]
-) -> Batch:
+) -> DeletedBatch:
     connection.execution_options(isolation_level="AUTOCOMMIT")
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(busy_timeout_s * 1000)}")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -134,13 +160,15 @@ def _delete_on_sqlite(
     except BaseException:
         connection.exec_driver_sql("ROLLBACK")
         raise
-    return Batch(deleted, None)
+    return DeletedBatch(deleted, None)
 
 
-def _delete_on_postgres(connection: Connection, statement: TextClause, parameters: Mapping[str, object]) -> Batch:
+def _delete_on_postgres(
+    connection: Connection, statement: TextClause, parameters: Mapping[str, object]
+) -> DeletedBatch:
     with connection.begin():
         connection.exec_driver_sql("SET LOCAL DateStyle = 'ISO'")  # the only one whose instants psycopg reads
-        return Batch(*connection.execute(statement, parameters).one())
+        return DeletedBatch(*connection.execute(statement, parameters).one())
 
 
 def _statement(sql: str) -> TextClause:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autopack.errors import DataRejectedError
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterFile, dead_letter, letters_in
-from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import Rejected
-from autopack.telemetry.stores.base import Store
+from autopack.telemetry.engine import DeadLetter, DeadLetterFile, dead_letter, dead_letters_in
+from autopack.telemetry.event import Decoder, Rejected
+from autopack.telemetry.stores import Store
 
 
-class Outcome(NamedTuple):
+class Redelivered(NamedTuple):
     """What became of the dead letters, in events; `kept` counts lines that cannot be read as well."""
 
     written: int
@@ -20,35 +19,35 @@ class Outcome(NamedTuple):
     kept: int
 
 
-async def resend(office: DeadLetterFile, store: Store) -> Outcome:
-    """Send all dead letters of an office to a store.
+async def resend(dead_letters: DeadLetterFile, store: Store) -> Redelivered:
+    """Send all dead letters of a file to a store.
 
     Raises:
         TransientStoreError, StoreUnusableError: the database cannot be written; every letter is still there.
 
     """
     try:
-        outcomes = [await _resend_file(path, office, store) for path in office.claim()]
+        outcomes = [await _resend_file(path, dead_letters, store) for path in dead_letters.claim()]
     finally:
         await store.close()
-    return Outcome(*map(sum, zip(*outcomes, strict=True))) if outcomes else Outcome(0, 0, 0)
+    return Redelivered(*map(sum, zip(*outcomes, strict=True))) if outcomes else Redelivered(0, 0, 0)
 
 
-async def _resend_file(path: Path, office: DeadLetterFile, store: Store) -> Outcome:
-    """One claimed file; it is removed when every line of it is in the database, or in the office again."""
-    with office.claimed(path) as mine:
-        return await _resend_lines(path, office, store) if mine else Outcome(0, 0, 0)
+async def _resend_file(path: Path, dead_letters: DeadLetterFile, store: Store) -> Redelivered:
+    """One claimed file; it is removed when every line of it is in the database, or in the file again."""
+    with dead_letters.claimed(path) as mine:
+        return await _resend_lines(path, dead_letters, store) if mine else Redelivered(0, 0, 0)
 
 
-async def _resend_lines(path: Path, office: DeadLetterFile, store: Store) -> Outcome:
+async def _resend_lines(path: Path, dead_letters: DeadLetterFile, store: Store) -> Redelivered:
     decode = Decoder()
-    results = [None if letter is None else await _resend_one(letter, decode, store) for letter in letters_in(path)]
+    results = [None if letter is None else await _resend_one(letter, decode, store) for letter in dead_letters_in(path)]
     kept = [result for result in results if isinstance(result, DeadLetter)]
-    if None in results or office.append(kept):
-        # Lines that nobody can read, or no room for those that stay: the file is left for a person.
-        return Outcome(results.count(1), results.count(0), len(kept) + results.count(None))
-    office.discard(path)
-    return Outcome(results.count(1), results.count(0), len(kept))
+    if None in results or dead_letters.append(kept):
+        # A line cannot be read, or there is no room for those that stay: the file is left for a person.
+        return Redelivered(results.count(1), results.count(0), len(kept) + results.count(None))
+    dead_letters.discard(path)
+    return Redelivered(results.count(1), results.count(0), len(kept))
 
 
 async def _resend_one(letter: DeadLetter, decode: Decoder, store: Store) -> DeadLetter | int:

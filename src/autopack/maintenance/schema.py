@@ -1,4 +1,4 @@
-"""The schema of a database against ours: looked at without touching it, or brought to ours and back."""
+"""The schema of a database against this program's: compared without a change, or brought to it and back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from autopack.database.destination import Destination
 from autopack.errors import SchemaError
 from autopack.models import TokenEstimationV2Event
 
-State = Literal["ours", "none", "older", "newer", "no table"]
+SchemaState = Literal["ours", "none", "older", "newer", "no table"]
 _TABLE = TokenEstimationV2Event.__tablename__
 
 
-def state_of(destination: Destination) -> tuple[str | None, State]:
-    """The revision, None where there is none, and how it stands to ours. Creates and changes nothing.
+def state_of(destination: Destination) -> tuple[str | None, SchemaState]:
+    """The revision, None where there is none, and how it compares with this program's. Creates and changes nothing.
 
     `older` is also a table from before autopack's migrations, `no table` a revision without its table, which no
     upgrade mends. Raises `ReadError`.
@@ -32,7 +32,7 @@ def state_of(destination: Destination) -> tuple[str | None, State]:
 
 
 def upgrade(destination: Destination) -> None:
-    """Bring the schema to ours; a SQLite file that is not there is made, for its owner alone.
+    """Bring the schema to this program's; a SQLite file that is not there is made, for its owner alone.
 
     Raises:
         SchemaError: it is newer than this program, or its table is gone.
@@ -51,10 +51,10 @@ def upgrade(destination: Destination) -> None:
 
 
 def downgrade(destination: Destination) -> None:
-    """Bring the table back to the plan's own form, see `migrations.downgrade`.
+    """Bring the table back to the host system's form, see `migrations.downgrade`.
 
     Raises:
-        SchemaError: there is no schema of ours, or a view shows the table.
+        SchemaError: there is no schema of autopack's, or a view shows the table.
         sqlalchemy.exc.SQLAlchemyError: the database cannot be reached or refuses it. Nothing of it is done then.
 
     """
@@ -66,7 +66,7 @@ def downgrade(destination: Destination) -> None:
         migrations.downgrade(connection)
 
 
-def _state(revision: str | None, *, there: bool) -> State:
+def _state(revision: str | None, *, there: bool) -> SchemaState:
     if revision is None:
         return "older" if there else "none"
     if revision > migrations.HEAD:

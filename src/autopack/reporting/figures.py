@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from autopack._util.text import truncate_for_display
 from autopack.analysis.summarizing.periods import Period
+from autopack.analysis.summarizing.table import OUTCOME_MARKS, largest_first, stratum_name
+from autopack.analysis.tailing.line import outcome_text
 from autopack.analysis.validating.estimate_text import digits, interval_text, point_text
 from autopack.analysis.validating.measures import Estimate, Measures
 from autopack.analysis.validating.rules import FIGURES, Figure
@@ -17,8 +18,7 @@ from autopack.reporting.calls import Call, Names
 from autopack.reporting.markup import Markup, joined, tag
 
 WORST_SHOWN = 20
-_LONGEST_CATEGORY, _LONGEST_COMPLEXITY = 36, 20
-_MARKS = {"pass": "✓ pass", "fail": "✗ fail", "unclear": "? unclear"}
+_LONGEST_NAMES = (36, 20)
 
 
 def table(identifier: str, caption: str, header: Sequence[str], rows: Iterable[Markup], *, labels: int = 1) -> Markup:
@@ -57,9 +57,9 @@ def figures_table(validation: Validation) -> Markup:
 
 def strata_table(validation: Validation) -> Markup:
     """Every category and complexity with all figures, the largest first."""
-    ordered = sorted(validation.strata, key=lambda stratum: (-stratum.measures.n, stratum.name))
     header = ("category/complexity", "samples", *(figure.title for figure in FIGURES))
-    return table("strata", "Figures by category and complexity, with intervals", header, map(_stratum, ordered))
+    rows = map(_stratum, largest_first(validation.strata))
+    return table("strata", "Figures by category and complexity, with intervals", header, rows)
 
 
 def periods_table(periods: Sequence[Period]) -> Markup:
@@ -132,7 +132,7 @@ def _rule(result: RuleResult) -> Markup:
         tag("td", _value(estimate.point, point_text(estimate, figure)), class_="number"),
         tag("td", _interval(estimate), class_="number"),
         tag("td", figure.demand(result.limit), class_="number"),
-        tag("td", tag("span", _MARKS[result.outcome], class_=f"outcome {result.outcome}"), more),
+        tag("td", tag("span", OUTCOME_MARKS[result.outcome], class_=f"outcome {result.outcome}"), more),
         data_name=result.name,
     )
 
@@ -140,14 +140,7 @@ def _rule(result: RuleResult) -> Markup:
 def _stratum(stratum: StratumResult) -> Markup:
     more = f" (+{stratum.more_needed})" if stratum.more_needed else ""
     samples = tag("td", tag("data", str(stratum.measures.n), value=str(stratum.measures.n)), more, class_="number")
-    # Each is cut by itself: a long category must not take the complexity away.
-    name = "/".join(
-        [
-            truncate_for_display(stratum.category, _LONGEST_CATEGORY),
-            truncate_for_display(stratum.complexity, _LONGEST_COMPLEXITY),
-        ]
-    )
-    return row(name, samples, *_all(stratum.measures))
+    return row(stratum_name(stratum, *_LONGEST_NAMES), samples, *_all(stratum.measures))
 
 
 def _all(measures: Measures) -> Iterable[Markup]:
@@ -170,15 +163,7 @@ def _value(exact: float | None, shown: str) -> Markup:
 
 def _call(call: Call, names: Names, *, hidden: bool) -> Markup:
     at_least = "≥ " if call.truncated else ""
-    outcome = [
-        word
-        for word, there in (
-            ("truncated", call.truncated),
-            ("failed", not call.success),
-            ("over budget", call.actual > call.budget),
-        )
-        if there
-    ]
+    outcome = outcome_text(truncated=call.truncated, failed=not call.success, over_budget=call.actual > call.budget)
     return row(
         f"{names.runs[call.run]}/{call.phase}",
         tag("td", _time(call.at_s)),
@@ -188,7 +173,7 @@ def _call(call: Call, names: Names, *, hidden: bool) -> Markup:
         number(call.predicted),
         number(call.actual, at_least),
         number(call.budget),
-        tag("td", ", ".join(outcome) or "ok"),
+        tag("td", outcome),
         data_run=str(call.run),
         data_category=str(call.category),
         data_model=str(call.model),

@@ -40,7 +40,7 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
     if journal:
         yield "events waiting in it", str(report.waiting)
         yield "of these, of dead processes", str(report.waiting_of_dead_writers)
-        yield "damaged files set aside", str(len(journal.corrupt))
+        yield "damaged files quarantined", str(len(journal.corrupt))
     if letters:
         yield "dead letters", str(letters.waiting)
         yield "dead letters that cannot be read", str(letters.unreadable)

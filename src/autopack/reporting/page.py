@@ -15,6 +15,7 @@ from typing import Any
 
 from autopack._util.text import truncate_for_display
 from autopack.analysis.summarizing.periods import Period
+from autopack.analysis.summarizing.table import largest_first
 from autopack.analysis.validating.measures import Measures
 from autopack.analysis.validating.rules import FIGURES
 from autopack.analysis.validating.table import headline, samples_line
@@ -227,7 +228,6 @@ def _budget(calls: Calls) -> Markup | None:
 
 
 def _data(validation: Validation, periods: Sequence[Period], calls: Calls) -> dict[str, Any]:
-    ordered = sorted(validation.strata, key=lambda stratum: (-stratum.measures.n, stratum.name))
     return {
         "names": calls.names,
         "total": calls.total,
@@ -244,7 +244,7 @@ def _data(validation: Validation, periods: Sequence[Period], calls: Calls) -> di
                 "n": stratum.measures.n,
                 "estimates": _estimates(stratum.measures),
             }
-            for stratum in ordered
+            for stratum in largest_first(validation.strata)
         ],
         "periods": [
             {"begin": period.begin, "n": period.measures.n, "estimates": _estimates(period.measures)}

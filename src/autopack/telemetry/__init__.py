@@ -6,13 +6,25 @@ An event travels `Telemetry.record` → `Buffer` → `Worker` → `Store`, and w
 from typing import TYPE_CHECKING, Any
 
 from autopack.errors import ConfigError, TelemetryError
+from autopack.telemetry.counters import not_recorded, unattributed_calls
 from autopack.telemetry.default import get_telemetry
-from autopack.telemetry.recorder import Telemetry
+from autopack.telemetry.lifecycle import warn_once
+from autopack.telemetry.recorder import Telemetry, is_enabled
 
 if TYPE_CHECKING:
     from autopack.telemetry.engine.stats import TelemetryStats
 
-__all__ = ["ConfigError", "Telemetry", "TelemetryError", "TelemetryStats", "get_telemetry"]
+__all__ = [
+    "ConfigError",
+    "Telemetry",
+    "TelemetryError",
+    "TelemetryStats",
+    "get_telemetry",
+    "is_enabled",
+    "not_recorded",
+    "unattributed_calls",
+    "warn_once",
+]
 
 
 def __getattr__(name: str) -> Any:

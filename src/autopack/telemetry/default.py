@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 _shared: dict[Destination, Telemetry] = {}
 _disabled = DisabledTelemetry()
-_lock = threading.RLock()
+_replacing = lifecycle.ForkSafeLock()
 
 
 def get_telemetry() -> Telemetry:
@@ -64,7 +62,7 @@ def _database() -> tuple[Callable[[], Destination], type[ValueError]]:
 
 
 def _replace(destination: Destination) -> Telemetry:
-    with _lock:
+    with _replacing.hold():
         found = _shared.get(destination)
         if found is None or found.closed:
             found = Telemetry.from_env()
@@ -74,11 +72,3 @@ def _replace(destination: Destination) -> Telemetry:
                 _shared.clear()
                 _shared[destination] = found
         return found
-
-
-def _replace_lock() -> None:
-    global _lock  # noqa: PLW0603 (another thread of the parent may have held it, and will never let go of it here)
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_replace_lock)

@@ -1,4 +1,41 @@
-"""What concerns the whole process: its exit, its forks, and the instance that everybody in it shares."""
+"""What concerns the whole process: its exit, its forks, and the locks that both have to get past.
+
+# Exit
+
+`atexit` calls `close_all`. It begins to close every live writer first and waits for them afterwards, so that their
+deadlines run at the same time and the exit takes as long as the longest. A child of `multiprocessing` leaves by
+`os._exit`, without `atexit`; there the same runs as a finalizer of `multiprocessing.util`.
+
+# Fork
+
+A fork copies one thread and everything that all of them held. Three things must therefore be true at that moment:
+
+1. No import is under way: a child that is forked in the middle of an import can never import that module again.
+   `importing()` holds a lock that the fork waits for.
+2. No worker has a connection open. SQLite keeps the locks of a process in that process's memory, and a child that
+   inherited them would believe that it holds them. So each worker closes its connections and pauses until the fork is
+   over.
+3. No journal segment is being made. A child that inherits its file keeps the file's lock alive when the parent is dead.
+
+Each object that takes part has the same three methods, called in this order:
+
+| method | where | does |
+|---|---|---|
+| `prepare_fork` | in the parent, before | brings the object to rest; returns whether that succeeded in time |
+| `resume_after_fork` | in the parent, after | undoes it |
+| `reset_in_child` | in the child | lets go of what the parent shares with it, without changing it |
+
+A fork waits at most `FORK_WAIT_S` in all, then goes ahead and logs that the child may not be able to write. In the
+child each instance is empty and has a new queue, worker and store. The parent's are kept and never collected
+(`keep_uncollected`): to collect a connection closes it, and that would write into the parent's files.
+
+# Locks
+
+- No lock is needed for an event to be accepted, or for a count to become right in the end.
+- `best_effort` acquires a lock that only makes a snapshot consistent. It gives up after 50 ms, since the holder may be
+  a frame that this very thread has interrupted.
+- `ForkSafeLock` is a lock of the process rather than of an instance. It is free in every child.
+"""
 
 from __future__ import annotations
 
@@ -9,65 +46,88 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from autopack.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from autopack.telemetry.engine.writer import Writer
+    from autopack.telemetry.recorder import Telemetry
 
-class Writes(Protocol):
-    """A background writer, as far as the process is concerned."""
-
-    @property
-    def shutdown_timeout_s(self) -> float:
-        """How long its close waits."""
-
-    def begin_close(self, timeout_s: float) -> None:
-        """Let nothing in any more, and drain in the background."""
-
-    def close(self, timeout_s: float) -> None:
-        """Wait for that."""
-
-    def hold_still(self) -> None:
-        """Close what must not be open in a fork."""
-
-    def is_still(self, timeout_s: float) -> bool:
-        """Wait for that; whether it is done."""
-
-    def go_on(self) -> None:
-        """The fork is over."""
+FORK_WAIT_S = 5.0  # how long a fork waits for the workers to finish a batch, or for an import
+_IMPORT_WAIT_S = 1.0
+_BEST_EFFORT_WAIT_S = 0.05
 
 
-class Records(Protocol):
-    """An instance with a writer of its own."""
+@contextlib.contextmanager
+def best_effort(lock: threading.RLock | threading.Condition, timeout_s: float = _BEST_EFFORT_WAIT_S) -> Iterator[bool]:
+    """Acquire `lock`, waiting at most 50 ms, and yield whether it was acquired. The body runs either way.
 
-    @property
-    def writer(self) -> Writes:
-        """The present one."""
+    Only where the lock improves consistency and correctness does not need it: the holder may be a frame that this very
+    thread has interrupted, by a signal handler or by the garbage collector that runs a `__del__`.
+    """
+    held = lock.acquire(timeout=timeout_s)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
 
-    def start_afresh(self) -> None:
-        """Begin again, empty, in a forked child."""
 
+class ForkSafeLock:
+    """A re-entrant lock of the process that is free in a forked child, whichever thread held it in the parent.
 
-class _Releasable(Protocol):
-    """A lock, as far as giving it back is concerned."""
+    fork_waits: whether a fork waits for it, at most `FORK_WAIT_S`, so that no child sees what it guards half done.
+    """
+
+    def __init__(self, *, fork_waits: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._fork_waits = fork_waits
+        _locks.append(self)
+
+    @contextlib.contextmanager
+    def hold(self, timeout_s: float = threading.TIMEOUT_MAX) -> Iterator[bool]:
+        """Like `best_effort`; without a timeout the lock is held for certain."""
+        with best_effort(self._lock, timeout_s) as held:  # this one, also if a fork in the body replaces it in a child
+            yield held
+
+    def acquire(self, timeout_s: float) -> None:
+        """Wait at most this long. For a fork, which goes ahead either way."""
+        self._lock.acquire(timeout=timeout_s)
 
     def release(self) -> None:
-        """Give it back."""
+        """The end of `acquire`."""
+        with contextlib.suppress(RuntimeError):  # another thread held it for longer than the wait
+            self._lock.release()
+
+    def prepare_fork(self) -> None:
+        """Acquire it, if a fork waits for it."""
+        if self._fork_waits:
+            self.acquire(FORK_WAIT_S)
+
+    def resume_after_fork(self) -> None:
+        """The end of `prepare_fork`."""
+        if self._fork_waits:
+            self.release()
+
+    def reset_in_child(self) -> None:
+        """Begin anew: its owner may be a thread that does not exist here."""
+        self._lock = threading.RLock()
 
 
-# A fork waits at most so long for the writers to finish a batch, or an import: a child that is forked in the middle of
-# an import can never import that module again.
-FORK_WAIT_S = 5.0
-_IMPORT_PATIENCE_S = 1.0
+_locks: list[ForkSafeLock] = []
+_importing = ForkSafeLock(fork_waits=True)
+# One fork at a time: the end of one must not resume the writers while another is about to come.
+_forking = ForkSafeLock()
 
-instances: weakref.WeakSet[Records] = weakref.WeakSet()
-live: set[Writes] = set()  # those with a thread; the thread keeps its instance alive anyway
-_held: set[Writes] = set()  # during a fork
-_inherited: list[object] = []  # of the parent's: never used, never collected
+instances: weakref.WeakSet[Telemetry] = weakref.WeakSet()
+live: set[Writer] = set()  # those with a thread; the thread keeps its instance alive anyway
+_paused: set[Writer] = set()  # during a fork
+_inherited: list[object] = []
 _warned: set[str] = set()
+_registered: list[bool] = []  # not empty once `pause_writers_at_forks` has registered its hooks
 
 
 def warn_once(message: str) -> None:
@@ -75,6 +135,19 @@ def warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
         log.warning(message)
+
+
+def importing() -> contextlib.AbstractContextManager[bool]:
+    """Around what is imported when the first instance is made: a fork in another thread waits until it is over.
+
+    Goes on without the lock after one second: its owner may be a frame that this thread has interrupted.
+    """
+    return _importing.hold(_IMPORT_WAIT_S)
+
+
+def keep_uncollected(inherited: object) -> None:
+    """In a forked child: hold what belongs to the parent for ever, since collecting it would close what is open."""
+    _inherited.append(inherited)
 
 
 def close_all() -> None:
@@ -86,109 +159,73 @@ def close_all() -> None:
         writer.close(writer.shutdown_timeout_s)
 
 
-def _writers() -> set[Writes]:
-    """All of them: one without a thread may be making its first file."""
-    return {*live, *(telemetry.writer for telemetry in instances)}
-
-
 def close_with_multiprocessing() -> None:
-    """A child of `multiprocessing` leaves by `os._exit`, without `atexit`, but runs its own finalizers first."""
+    """Have a child of `multiprocessing`, which leaves by `os._exit` and without `atexit`, close its writers first."""
     util = sys.modules.get("multiprocessing.util")
     process = sys.modules.get("multiprocessing.process")
     if util is not None and process is not None and process.parent_process() is not None:
         util.Finalize(None, close_all, exitpriority=0)
 
 
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """Around what is imported when the first instance is made: a fork in another thread waits until that is over.
+def pause_writers_at_forks() -> None:
+    """Have every fork from now on wait for the writers. Called for each instance before it starts anything.
 
-    Whoever cannot have the lock within a moment goes on without it: its owner may be a thread that was interrupted.
+    This is the second of the two registrations, and it comes this late because `logging` takes its lock in a fork, too,
+    and the worker needs that lock to come to rest. The hook that was registered last runs first, so `logging` has to be
+    there before this one; a process in which telemetry is off never imports it.
     """
-    lock = _importing
-    held = lock.acquire(timeout=_IMPORT_PATIENCE_S)
-    try:
-        yield
-    finally:
-        if held:
-            lock.release()
-
-
-def keep(parents: object) -> None:
-    """In a forked child: hold what belongs to the parent for ever, since collecting it would close what is open."""
-    _inherited.append(parents)
-
-
-# One fork at a time: the end of one must not let the writers go on while another is about to happen.
-_forking = threading.RLock()
-_importing = threading.RLock()
-
-
-_attached = False
-
-
-def attach() -> None:
-    """Have every fork from now on wait for the writers. For the first instance, before it starts anything.
-
-    `logging` takes its lock in a fork, too, and the worker needs that lock while we wait for it. The hook that was
-    registered last runs first, so `logging` has to be there before ours.
-    """
-    global _attached  # noqa: PLW0603 (the hooks are the process's)
     import logging  # noqa: F401
 
-    if not _attached:
-        _attached = True
-        os.register_at_fork(
-            before=_hold_writers, after_in_parent=_let_writers_go_on, after_in_child=_start_instances_afresh
-        )
+    if not _registered:
+        _registered.append(True)
+        os.register_at_fork(before=_prepare_fork, after_in_parent=_resume_after_fork, after_in_child=_reset_in_child)
 
 
-def _hold_writers() -> None:
+def _writers() -> set[Writer]:
+    """All of them: one without a thread may be making its first file."""
+    return {*live, *(telemetry.writer for telemetry in instances)}
+
+
+def _prepare_fork() -> None:
     deadline_s = time.monotonic() + FORK_WAIT_S
-    _forking.acquire(timeout=FORK_WAIT_S)
+    _forking.acquire(FORK_WAIT_S)
     writers = _writers()
-    _held.update(writers)
+    _paused.update(writers)
     for writer in writers:
-        writer.hold_still()
+        writer.begin_prepare_fork()
     for writer in writers:
-        if not writer.is_still(max(0.0, deadline_s - time.monotonic())):
+        if not writer.prepare_fork(max(0.0, deadline_s - time.monotonic())):
             log.warning("Forking while the telemetry writer is busy: the child may not be able to write")
 
 
-def _let_writers_go_on() -> None:
-    while _held:
-        _held.pop().go_on()
-    _release(_forking)
+def _resume_after_fork() -> None:
+    while _paused:
+        _paused.pop().resume_after_fork()
+    _forking.release()
 
 
-def _start_instances_afresh() -> None:
-    global _forking  # noqa: PLW0603 (the former is held, and its owner may not be this thread)
-    _forking = threading.RLock()
+def _reset_in_child() -> None:
     _inherited.extend(live)
     live.clear()
-    _held.clear()
+    _paused.clear()
     for telemetry in list(instances):
-        telemetry.start_afresh()
+        telemetry.reset_in_child()
 
 
-def _wait_for_imports() -> None:
-    _importing.acquire(timeout=FORK_WAIT_S)
+def _prepare_locks() -> None:
+    for lock in _locks:
+        lock.prepare_fork()
 
 
-def _go_on_importing() -> None:
-    _release(_importing)
+def _resume_locks() -> None:
+    for lock in _locks:
+        lock.resume_after_fork()
 
 
-def _import_afresh() -> None:
-    global _importing  # noqa: PLW0603 (the same)
-    _importing = threading.RLock()
-
-
-def _release(lock: _Releasable) -> None:
-    # RuntimeError: the other thread took longer than the wait for it.
-    with contextlib.suppress(RuntimeError):
-        lock.release()
+def _reset_locks() -> None:
+    for lock in _locks:
+        lock.reset_in_child()
 
 
 atexit.register(close_all)
-os.register_at_fork(before=_wait_for_imports, after_in_parent=_go_on_importing, after_in_child=_import_afresh)
+os.register_at_fork(before=_prepare_locks, after_in_parent=_resume_locks, after_in_child=_reset_locks)

@@ -1,9 +1,9 @@
 """`Telemetry`: the hot path, and what it says of itself.
 
 `record()` takes no lock, makes no system call but the clock, and does the same few steps for every common event:
-encode, take a slot, append, compare a length. Anything uncommon (a full queue, a closed instance, a value that cannot
+encode, append, compare a length. Anything uncommon (a full queue, a closed instance, a value that cannot
 be encoded, an unknown keyword, an event larger than its share of the queue) ends up in an exception there and is sorted
-out by `UncommonPath`, so that the common path pays for none of it.
+out by `SlowPath`, so that the common path pays for none of it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from autopack._util.ids import random_sequence_start
 from autopack.errors import ConfigError
 from autopack.telemetry import lifecycle
 from autopack.telemetry.counters import Drops
-from autopack.telemetry.event.missing import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
-    from typing import Self, TypeVar
+    from typing import Self, TypeVar, Unpack
 
-    from autopack.telemetry.engine.dead_letters import DeadLetterOffice
+    from autopack.telemetry.engine.dead_letters import DeadLetterSink
     from autopack.telemetry.engine.slow_path import Redact
     from autopack.telemetry.engine.stats import TelemetryStats
     from autopack.telemetry.engine.writer import Writer
+    from autopack.telemetry.event.schema import EventFields
     from autopack.telemetry.stores.base import Store
 
     T = TypeVar("T")
@@ -43,7 +43,7 @@ def is_enabled(environ: Mapping[str, str] | None = None) -> bool:
     return environ.get(ENABLED_VARIABLE, "").strip().lower() in _ON
 
 
-class _Uncommon(Exception):  # noqa: N818 (not an error)
+class _TakeSlowPath(Exception):  # noqa: N818 (not an error)
     """The event needs more than the common path does."""
 
 
@@ -87,7 +87,7 @@ class Telemetry:
         }
         self._redact = redact
         with lifecycle.importing():
-            lifecycle.attach()
+            lifecycle.pause_writers_at_forks()
             from autopack.telemetry.engine.settings import journal_folder, resolve
             from autopack.telemetry.stores.by_url import store_for
 
@@ -121,77 +121,73 @@ class Telemetry:
         """Whether events are accepted at all."""
         return True
 
-    def record(
-        self,
-        /,
-        *args: Any,
-        run_id: str = MISSING,
-        phase_id: str = MISSING,
-        category: str = MISSING,
-        complexity: str = MISSING,
-        deliverables: Any = MISSING,
-        predicted_output_tokens: int = MISSING,
-        actual_output_tokens: int = MISSING,
-        selected_budget: int = MISSING,
-        success: bool = MISSING,
-        truncated: bool = MISSING,
-        stop_reason: str | None = MISSING,
-        model: str = MISSING,
-        actual_max_tokens: int | None = None,
-        input_tokens: int | None = None,
-        duration_ms: int | None = None,
-        existing: Any = None,
-        attributes: Mapping[str, str | float | bool | None] | None = None,
-        **unknown: Any,
-    ) -> bool:
-        """Accept one model call, to be written in the background. Never raises and never waits.
+    if TYPE_CHECKING:
 
-        Returns True when the event is accepted: it will be in the database, or in the dead letters with the reason.
-        False when it was dropped; `stats().dropped` counts why. The twelve fields up to `model` are required. One that
-        is missing, of a wrong type, negative or not known is not an error here: the event goes to the dead letters.
+        def record(self, **fields: Unpack[EventFields]) -> bool:
+            """Accept one model call; see below. Type checkers know its fields from their one declaration."""
+            return bool(fields)
 
-        deliverables: paths (`str` or `pathlib`), also nested in lists and mappings; the first 20 are stored, each up to
-        200 characters. predicted_output_tokens, actual_output_tokens: tokens; if one is 0 there are no metrics.
-        selected_budget: the output tokens that the estimator chose; actual_max_tokens: the ceiling really sent.
-        stop_reason, and everything after `model`: None where unknown. existing: those of the deliverables that were
-        there before the call. attributes: the user's own tags, flat.
+    else:
 
-        The time of the event is the time of this call. The caller may change its lists and mappings afterwards.
-        """
-        # What makes its id comes first: should a signal handler raise when the event is already in, it is tried again
-        # below, and the second is a duplicate.
-        timestamp_ns, sequence = time_ns(), next(self._sequence)
-        try:
-            # In the order of events.FIELDS.
-            payload = self._encode(
-                (
-                    timestamp_ns,
-                    sequence,
-                    run_id,
-                    phase_id,
-                    category,
-                    complexity,
-                    deliverables,
-                    predicted_output_tokens,
-                    actual_output_tokens,
-                    selected_budget,
-                    success,
-                    truncated,
-                    stop_reason,
-                    model,
-                    actual_max_tokens,
-                    input_tokens,
-                    duration_ms,
-                    existing,
-                    attributes,
-                )
-            )
-            if unknown or args or len(payload) > self._slot_bytes:
-                raise _Uncommon  # noqa: TRY301 (the one way out of the common path)
-            wake = self._take_slot()
-            self._append(payload)
-        except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
-            values = (
+        def record(
+            self,
+            /,
+            *args,
+            run_id=...,
+            phase_id=...,
+            category=...,
+            complexity=...,
+            deliverables=...,
+            predicted_output_tokens=...,
+            actual_output_tokens=...,
+            selected_budget=...,
+            success=...,
+            truncated=...,
+            stop_reason=...,
+            model=...,
+            actual_max_tokens=None,
+            input_tokens=None,
+            duration_ms=None,
+            existing=None,
+            attributes=None,
+            provider=None,
+            call_id=None,
+            attempt=None,
+            turn=None,
+            reasoning_tokens=None,
+            reasoning_level=None,
+            cache_read_tokens=None,
+            cache_write_tokens=None,
+            estimator=None,
+            **unknown,
+        ) -> bool:
+            """Accept one model call, to be written in the background. Never raises and never waits.
+
+            Returns True when the event is accepted: it will be in the database, or in the dead letters with the
+            reason. False when it was dropped; `stats().dropped` counts why. The twelve fields up to `model` are
+            required. One that is missing, of a wrong type, negative or not known is not an error here: the event goes
+            to the dead letters.
+
+            deliverables: paths (`str` or `pathlib`), also nested in lists and mappings; the first 20 are stored, each
+            up to 200 characters. predicted_output_tokens, actual_output_tokens: tokens; if one is 0 there are no
+            metrics. selected_budget: the output tokens that the estimator chose; actual_max_tokens: the ceiling really
+            sent. stop_reason, and everything after `model`: None where unknown. existing: those of the deliverables
+            that were there before the call. attributes: the user's own tags, flat.
+
+            What capturing adds. provider: who answered, such as `anthropic`. call_id: the provider's id of the reply,
+            for a join with a bill. attempt: which execution of the phase in this run, from 1. turn: which reply of a
+            tool loop, from 1. reasoning_tokens: those of the output tokens that were reasoning; reasoning_level: as
+            requested, a word. cache_read_tokens, cache_write_tokens: those of the input tokens that came from, and went
+            into, the prompt cache; where they are given, `input_tokens` means all input. estimator: 8 hex digits that
+            name the coefficients which made the prediction.
+
+            The time of the event is the time of this call. The caller may change its lists and mappings afterwards.
+            """
+            # Its id stands in it from the start: should a signal handler raise when the event is already in, it is
+            # tried again below, and the second is a duplicate. In the order of `EventFields`.
+            event = (
+                time_ns(),
+                next(self._sequence),
                 run_id,
                 phase_id,
                 category,
@@ -209,15 +205,31 @@ class Telemetry:
                 duration_ms,
                 existing,
                 attributes,
+                provider,
+                call_id,
+                attempt,
+                turn,
+                reasoning_tokens,
+                reasoning_level,
+                cache_read_tokens,
+                cache_write_tokens,
+                estimator,
             )
+            payload = None
             try:
-                return self._uncommon.record(timestamp_ns, sequence, values, args, unknown)
-            except RecursionError:  # so near to the limit that not even this can be called
-                next(self._unencodable)
-                return False
-        if wake:
-            self._writer.wake()
-        return True
+                payload = self._encode(event)
+                if unknown or args or len(payload) > self._slot_bytes:
+                    raise _TakeSlowPath  # noqa: TRY301 (the one way out of the common path)
+                wake = self._append(payload)
+            except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
+                try:
+                    return self._slow_path.record(event, payload, args, unknown)
+                except RecursionError:  # so near to the limit that not even this can be called
+                    next(self._unencodable)
+                    return False
+            if wake:
+                self._writer.wake()
+            return True
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was accepted before this call is settled: written, a duplicate, or a dead letter.
@@ -253,7 +265,7 @@ class Telemetry:
 
     def stats(self) -> TelemetryStats:
         """The counts as they are now."""
-        return self._snapshot(self._writer, self._uncommon.redaction_failures.value)
+        return self._snapshot(self._writer, self._slow_path.redaction_failures.value)
 
     def __enter__(self) -> Self:
         return self
@@ -277,41 +289,40 @@ class Telemetry:
         return self._writer
 
     @property
-    def dead_letters(self) -> DeadLetterOffice:
+    def dead_letters(self) -> DeadLetterSink:
         """Where refused events go: a `DeadLetterFile`, or `MemoryDeadLetters` for a database in memory."""
         return self._writer.dead_letters
 
     def _begin(self) -> None:
-        """A writer of our own, and what the hot path needs of it at hand."""
-        from autopack.telemetry.engine.slow_path import UncommonPath
+        """A writer of its own, and what the hot path needs of it at hand."""
+        from autopack.telemetry.engine.slow_path import SlowPath
         from autopack.telemetry.engine.stats import snapshot
         from autopack.telemetry.engine.writer import Writer
         from autopack.telemetry.event.wire import encode
 
         self._writer = Writer(self._store, self._settings, self._journal_folder)
-        buffer = self._writer.buffer
+        queue = self._writer.queue
         self._snapshot = snapshot  # here, since a signal handler may ask for it while it is first asked for
-        self._encode = encode if self._redact is None else _refuse_common
+        self._encode = encode if self._redact is None else _take_slow_path
         self._sequence = itertools.count(random_sequence_start())
-        self._uncommon = UncommonPath(self._writer, self._settings, self._redact)
+        self._slow_path = SlowPath(self._writer, self._settings, self._redact)
         self._unencodable = self._writer.drops.counter("unencodable").ticks
-        self._slot_bytes = min(buffer.slot_bytes, self._settings.max_event_bytes)
-        self._take_slot = buffer.take_slot
-        self._append = buffer.append
+        self._slot_bytes = min(queue.slot_bytes, self._settings.max_event_bytes)
+        self._append = queue.append
 
-    def start_afresh(self) -> None:
+    def reset_in_child(self) -> None:
         """For `process`, in a forked child: leave everything of the parent's untouched, and begin again, empty."""
         was_closing = self._writer.closing
-        self._writer.forget()
-        lifecycle.keep(self._writer)
-        self._store = self._store.forked()
+        self._writer.reset_in_child()
+        lifecycle.keep_uncollected(self._writer)
+        self._store = self._store.reset_in_child()
         self._begin()
         if was_closing:
             self._writer.begin_close(0)
 
 
-def _refuse_common(_event: tuple[Any, ...]) -> bytes:
-    raise _Uncommon
+def _take_slow_path(_event: tuple[Any, ...]) -> bytes:
+    raise _TakeSlowPath
 
 
 class DisabledTelemetry(Telemetry):
@@ -326,32 +337,43 @@ class DisabledTelemetry(Telemetry):
         """False."""
         return False
 
-    def record(
-        self,
-        /,
-        *_args: Any,
-        run_id: Any = None,
-        phase_id: Any = None,
-        category: Any = None,
-        complexity: Any = None,
-        deliverables: Any = None,
-        predicted_output_tokens: Any = None,
-        actual_output_tokens: Any = None,
-        selected_budget: Any = None,
-        success: Any = None,
-        truncated: Any = None,
-        stop_reason: Any = None,
-        model: Any = None,
-        actual_max_tokens: Any = None,
-        input_tokens: Any = None,
-        duration_ms: Any = None,
-        existing: Any = None,
-        attributes: Any = None,
-        **_unknown: Any,
-    ) -> bool:
-        """False. The keywords stand here one by one since collecting them into a mapping costs twice as much."""
-        next(self._refusals)
-        return False
+    if not TYPE_CHECKING:
+
+        def record(
+            self,
+            /,
+            *_args,
+            run_id=None,
+            phase_id=None,
+            category=None,
+            complexity=None,
+            deliverables=None,
+            predicted_output_tokens=None,
+            actual_output_tokens=None,
+            selected_budget=None,
+            success=None,
+            truncated=None,
+            stop_reason=None,
+            model=None,
+            actual_max_tokens=None,
+            input_tokens=None,
+            duration_ms=None,
+            existing=None,
+            attributes=None,
+            provider=None,
+            call_id=None,
+            attempt=None,
+            turn=None,
+            reasoning_tokens=None,
+            reasoning_level=None,
+            cache_read_tokens=None,
+            cache_write_tokens=None,
+            estimator=None,
+            **_unknown,
+        ) -> bool:
+            """False. The keywords stand here one by one: collecting them into a mapping costs twice as much."""
+            next(self._refusals)
+            return False
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """True: nothing was accepted."""
@@ -376,7 +398,7 @@ class DisabledTelemetry(Telemetry):
         return False
 
     @property
-    def dead_letters(self) -> DeadLetterOffice:
+    def dead_letters(self) -> DeadLetterSink:
         """None are kept."""
         from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
 

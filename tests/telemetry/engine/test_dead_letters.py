@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stores import RefusingStore
+from tests.misbehaving_stores import RefusingStore
 from tests.write_side import dead_letter_file, dead_letters_of, event, phases_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url
-from autopack.maintenance.redelivery import Outcome, resend
+from autopack.maintenance.redelivery import Redelivered, resend
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.dead_letters import (
     DeadLetter,
     DeadLetterFile,
     MemoryDeadLetters,
     dead_letter,
-    letters_in,
+    dead_letters_in,
 )
 from autopack.telemetry.event.schema import Rejected
 from autopack.telemetry.stores.sqlite import SqliteStore
@@ -31,8 +31,8 @@ def letter(number: int, **fields: Any) -> DeadLetter:
     return dead_letter(Rejected("wrong", {"number": number, **fields}, 1_766_500_000_000_000_000, number), kind="data")
 
 
-def numbers(office: DeadLetterFile) -> list[int | None]:
-    return [None if found is None else found.event["number"] for found in office.read()]
+def numbers(dead_letters: DeadLetterFile) -> list[int | None]:
+    return [None if found is None else found.event["number"] for found in dead_letters.read()]
 
 
 def no_sleep(_seconds: float) -> None:
@@ -68,9 +68,10 @@ def test_hostile_content_stays_one_line_of_valid_json(database: Path, database_u
     assert not any(b"\x1b" in line or b"\0" in line for line in lines)
 
 
-def test_the_log_line_of_a_dead_letter_holds_nothing_that_a_terminal_acts_upon(
+def test_the_log_line_of_a_dead_letter_is_safe_for_a_terminal(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The log line of a dead letter holds nothing that a terminal acts upon."""
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event(**{"\x1b[31m\u202e\n": 1}))
     said = "".join(caplog.messages)
@@ -78,41 +79,43 @@ def test_the_log_line_of_a_dead_letter_holds_nothing_that_a_terminal_acts_upon(
     assert not {"\x1b", "\u202e", "\n"} & set(said)
 
 
-def test_the_size_of_the_file_is_capped_and_what_finds_no_place_is_counted(tmp_path: Path) -> None:
-    office = DeadLetterFile(tmp_path / "folder", max_bytes=1000)
-    lost = office.append([letter(number) for number in range(10)])
-    kept = numbers(office)
+def test_the_file_is_capped_and_what_finds_no_place_is_counted(tmp_path: Path) -> None:
+    """The size of the file is capped, and what finds no place is counted."""
+    dead_letters = DeadLetterFile(tmp_path / "folder", max_bytes=1000)
+    lost = dead_letters.append([letter(number) for number in range(10)])
+    kept = numbers(dead_letters)
     assert kept == list(range(10 - lost))
     assert 0 < len(kept) < 10
-    assert office.path.stat().st_size <= 1000
-    assert office.append([letter(1, text="x" * 1000)]) == 1
+    assert dead_letters.path.stat().st_size <= 1000
+    assert dead_letters.append([letter(1, text="x" * 1000)]) == 1
 
 
 def test_a_line_that_a_crash_has_torn_costs_only_itself(tmp_path: Path) -> None:
-    office = DeadLetterFile(tmp_path)
-    office.append([letter(0), letter(1)])
-    with office.path.open("r+b") as file:
-        file.truncate(office.path.stat().st_size - 20)
-    office.append([letter(2)])
-    assert numbers(office) == [0, None, 2]
+    dead_letters = DeadLetterFile(tmp_path)
+    dead_letters.append([letter(0), letter(1)])
+    with dead_letters.path.open("r+b") as file:
+        file.truncate(dead_letters.path.stat().st_size - 20)
+    dead_letters.append([letter(2)])
+    assert numbers(dead_letters) == [0, None, 2]
 
 
 @pytest.mark.parametrize(
     "junk", [b"\n\n  \n", b"[]\n", b"null\n", b"\xff\xfe\n", b"{}\n", b'{"event": 1}\n', b"\0" * 50]
 )
 def test_junk_in_the_file_costs_only_itself(tmp_path: Path, junk: bytes) -> None:
-    office = DeadLetterFile(tmp_path)
-    office.append([letter(0)])
-    with office.path.open("ab") as file:
+    dead_letters = DeadLetterFile(tmp_path)
+    dead_letters.append([letter(0)])
+    with dead_letters.path.open("ab") as file:
         file.write(junk)
-    office.append([letter(1)])
-    assert [number for number in numbers(office) if number is not None] == [0, 1]
+    dead_letters.append([letter(1)])
+    assert [number for number in numbers(dead_letters) if number is not None] == [0, 1]
 
 
 @pytest.mark.parametrize("kind", ["link", "link to nowhere", "folder", "fifo"])
-def test_whatever_stands_in_place_of_the_file_is_not_followed_and_the_loss_is_counted(
+def test_what_stands_in_place_of_the_file_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
+    """Whatever stands in place of the file is not followed, and the loss is counted."""
     victim = tmp_path / "victim"
     file = dead_letter_file(database)
     file.parent.mkdir(mode=0o700)
@@ -135,9 +138,10 @@ def test_whatever_stands_in_place_of_the_file_is_not_followed_and_the_loss_is_co
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])
-def test_whatever_stands_in_place_of_the_folder_is_not_followed_and_the_loss_is_counted(
+def test_what_stands_in_place_of_the_folder_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
+    """Whatever stands in place of the folder is not followed, and the loss is counted."""
     folder = dead_letter_file(database).parent
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -179,11 +183,11 @@ def test_two_processes_that_append_at_once_keep_every_line_whole(tmp_path: Path)
         from pathlib import Path
         from tests.telemetry.engine.test_dead_letters import letter
         from autopack.telemetry.engine.dead_letters import DeadLetterFile
-        office = DeadLetterFile(Path(sys.argv[1]))
+        dead_letters = DeadLetterFile(Path(sys.argv[1]))
         start = int(sys.argv[2])
         print("ready", flush=True)
         sys.stdin.readline()
-        lost = sum(office.append([letter(start + turn), letter(start + turn + 1)]) for turn in range(0, 400, 2))
+        lost = sum(dead_letters.append([letter(start + turn), letter(start + turn + 1)]) for turn in range(0, 400, 2))
         assert lost == 0, lost
     """
     children = [start_python(code, tmp_path, str(number * 1000)) for number in range(2)]
@@ -202,47 +206,48 @@ def test_two_processes_that_append_at_once_keep_every_line_whole(tmp_path: Path)
 
 
 def test_what_is_claimed_is_out_of_the_way_of_those_that_append(tmp_path: Path) -> None:
-    office = DeadLetterFile(tmp_path)
-    office.append([letter(0)])
-    (claimed,) = office.claim()
-    office.append([letter(1)])
-    assert [found.event["number"] for found in letters_in(claimed) if found] == [0]
-    assert numbers(office) == [0, 1], "a reader sees both, oldest first"
-    first, second = office.claim()
+    dead_letters = DeadLetterFile(tmp_path)
+    dead_letters.append([letter(0)])
+    (claimed,) = dead_letters.claim()
+    dead_letters.append([letter(1)])
+    assert [found.event["number"] for found in dead_letters_in(claimed) if found] == [0]
+    assert numbers(dead_letters) == [0, 1], "a reader sees both, oldest first"
+    first, second = dead_letters.claim()
     assert first == claimed
-    assert [found.event["number"] for found in letters_in(second) if found] == [1]
-    assert office.claim() == [first, second]
+    assert [found.event["number"] for found in dead_letters_in(second) if found] == [1]
+    assert dead_letters.claim() == [first, second]
 
 
 def test_nothing_to_claim_is_no_error(tmp_path: Path) -> None:
-    office = DeadLetterFile(tmp_path / "nowhere")
-    assert office.claim() == []
-    assert list(office.read()) == []
+    dead_letters = DeadLetterFile(tmp_path / "nowhere")
+    assert dead_letters.claim() == []
+    assert list(dead_letters.read()) == []
 
 
 def test_appending_while_others_claim_loses_no_line(tmp_path: Path) -> None:
-    office = DeadLetterFile(tmp_path)
+    dead_letters = DeadLetterFile(tmp_path)
     over = threading.Event()
 
     def claim() -> None:
         while not over.is_set():
-            office.claim()
+            dead_letters.claim()
 
     claimer = threading.Thread(target=claim)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     claimer.start()
     try:
-        lost = sum(office.append([letter(number)]) for number in range(200))
+        lost = sum(dead_letters.append([letter(number)]) for number in range(200))
     finally:
         over.set()
         claimer.join()
         sys.setswitchinterval(before)
     assert lost == 0
-    assert sorted(filter(lambda n: n is not None, numbers(office))) == list(range(200))  # type: ignore[type-var]
+    assert sorted(filter(lambda n: n is not None, numbers(dead_letters))) == list(range(200))  # type: ignore[type-var]
 
 
-def test_a_lock_that_is_never_given_up_costs_the_letters_not_the_worker(tmp_path: Path) -> None:
+def test_a_lock_that_is_never_released_costs_letters_not_the_worker(tmp_path: Path) -> None:
+    """A lock that is never given up costs the dead letters, not the worker."""
     holder, other = DeadLetterFile(tmp_path), DeadLetterFile(tmp_path, sleep=no_sleep)
     with holder._opened():
         assert other.append([letter(1)]) == 1
@@ -251,15 +256,14 @@ def test_a_lock_that_is_never_given_up_costs_the_letters_not_the_worker(tmp_path
 
 
 def test_in_memory_the_newest_are_kept_and_the_forgotten_counted() -> None:
-    office = MemoryDeadLetters(limit=3)
-    assert office.append([letter(number) for number in range(2)]) == 0
-    assert office.append([letter(number) for number in range(2, 5)]) == 2
-    assert [found.event["number"] for found in office.letters] == [2, 3, 4]
+    dead_letters = MemoryDeadLetters(limit=3)
+    assert dead_letters.append([letter(number) for number in range(2)]) == 0
+    assert dead_letters.append([letter(number) for number in range(2, 5)]) == 2
+    assert [found.event["number"] for found in dead_letters.letters] == [2, 3, 4]
 
 
-async def test_a_retry_writes_what_is_good_now_under_its_own_id_and_keeps_the_rest(
-    database: Path, database_url: str
-) -> None:
+async def test_a_retry_writes_what_is_good_now_and_keeps_the_rest(database: Path, database_url: str) -> None:
+    """A retry writes what is good now under its own id, and keeps the rest."""
     store = RefusingStore(store_at(database), bad=lambda row: row.phase_id in {"curable", "incurable"})
     with Telemetry(store) as telemetry:
         for phase in ("good", "curable", "incurable"):
@@ -267,9 +271,9 @@ async def test_a_retry_writes_what_is_good_now_under_its_own_id_and_keeps_the_re
         telemetry.record(**event(phase_id="invalid", success="maybe"))
     letters = {found["event"]["phase_id"]: found for found in dead_letters_of(database)}
     assert letters.keys() == {"curable", "incurable", "invalid"}
-    office = DeadLetterFile(dead_letter_file(database).parent)
+    dead_letters = DeadLetterFile(dead_letter_file(database).parent)
     again = RefusingStore(store_at(database), bad=lambda row: row.phase_id == "incurable")
-    assert await resend(office, again) == Outcome(written=1, duplicates=0, kept=2)
+    assert await resend(dead_letters, again) == Redelivered(written=1, duplicates=0, kept=2)
     assert phases_of(database) == ["good", "curable"]
     left = {found["event"]["phase_id"]: found for found in dead_letters_of(database)}
     assert left.keys() == {"incurable", "invalid"}
@@ -277,17 +281,17 @@ async def test_a_retry_writes_what_is_good_now_under_its_own_id_and_keeps_the_re
         phase: letters[phase]["event_uid"] for phase in left
     }
     assert (left["incurable"]["attempts"], letters["incurable"]["attempts"]) == (2, 1)
-    assert [path.name for path in office.path.parent.iterdir() if "retrying" in path.name] == []
+    assert [path.name for path in dead_letters.path.parent.iterdir() if "retrying" in path.name] == []
 
 
 async def test_a_retry_that_was_cut_off_can_be_repeated_without_doubling(database: Path) -> None:
     store = RefusingStore(store_at(database), bad=lambda _row: True)
     with Telemetry(store) as telemetry:
         telemetry.record(**event())
-    office = DeadLetterFile(dead_letter_file(database).parent)
-    text = office.path.read_text()
-    assert await resend(office, store_at(database)) == Outcome(1, 0, 0)
-    office.path.with_suffix(".1-1.retrying").write_text(text)
-    assert await resend(office, store_at(database)) == Outcome(0, 1, 0)
+    dead_letters = DeadLetterFile(dead_letter_file(database).parent)
+    text = dead_letters.path.read_text()
+    assert await resend(dead_letters, store_at(database)) == Redelivered(1, 0, 0)
+    dead_letters.path.with_suffix(".1-1.retrying").write_text(text)
+    assert await resend(dead_letters, store_at(database)) == Redelivered(0, 1, 0)
     assert phases_of(database) == ["p1"]
-    assert list(office.read()) == []
+    assert list(dead_letters.read()) == []

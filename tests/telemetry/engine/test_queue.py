@@ -12,18 +12,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from autopack.errors import QueueRejected
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.engine.queue import MemoryBuffer
+from autopack.telemetry.engine.queue import MemoryQueue
 
 CAPACITY = 7
 SLOT_BYTES = 100
 
 
 class Account(RuleBasedStateMachine):
-    """The buffer against a model: what waits, what is in the worker's hands, what is settled, in order."""
+    """The queue against a model: what waits, what is in the worker's hands, what is settled, in order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.buffer = MemoryBuffer(CAPACITY, CAPACITY * SLOT_BYTES)
+        self.queue = MemoryQueue(CAPACITY, CAPACITY * SLOT_BYTES)
         self.waiting: deque[bytes] = deque()
         self.taken: dict[int, bytes] = {}
         self.again: list[int] = []
@@ -42,11 +42,10 @@ class Account(RuleBasedStateMachine):
     def record_a_common_event(self) -> None:
         payload = b"x" * SLOT_BYTES
         try:
-            self.buffer.take_slot()
+            self.queue.append(payload)
         except IndexError:
             assert self.closed or self.slots_held() == CAPACITY
         else:
-            self.buffer.append(payload)
             assert not self.closed
             self.accept(payload)
 
@@ -55,14 +54,14 @@ class Account(RuleBasedStateMachine):
         payload = b"x" * (SLOT_BYTES * slots - 1)
         if self.closed or self.slots_held() + slots > CAPACITY:
             with pytest.raises(QueueRejected, match="too_large" if slots > CAPACITY else "queue_full"):
-                self.buffer.offer(payload)
+                self.queue.append_any(payload)
         else:
-            self.buffer.offer(payload)
+            self.queue.append_any(payload)
             self.accept(payload)
 
     @rule(limit=st.integers(1, CAPACITY))
     def take_a_batch(self, limit: int) -> None:
-        batch = self.buffer.take(limit)
+        batch = self.queue.take(limit)
         if self.again:
             keys, self.again = self.again[:limit], self.again[limit:]
         else:
@@ -73,7 +72,7 @@ class Account(RuleBasedStateMachine):
 
     @rule()
     def the_worker_dies_and_another_begins(self) -> None:
-        self.buffer.rewind()
+        self.queue.requeue_in_flight()
         self.again = sorted(self.taken)
 
     @precondition(lambda self: self.taken.keys() - set(self.again))
@@ -83,46 +82,46 @@ class Account(RuleBasedStateMachine):
         keys = data.draw(st.lists(st.sampled_from(handed_out), min_size=1, unique=True))
         fates = [data.draw(st.sampled_from(["written", "duplicates", "dead_lettered"])) for _ in keys]
         counts = {fate: fates.count(fate) for fate in set(fates)}
-        self.buffer.settle(keys, **counts)
+        self.queue.settle(keys, **counts)
         for key, fate in zip(keys, fates, strict=True):
             del self.taken[key]
             setattr(self, fate, getattr(self, fate) + 1)
 
     @rule(length=st.integers(1, CAPACITY))
-    def arm(self, length: int) -> None:
-        self.buffer.arm(length)
+    def set_wake_threshold(self, length: int) -> None:
+        self.queue.set_wake_threshold(length)
 
     @rule()
-    def disarm(self) -> None:
-        self.buffer.disarm()
+    def clear_wake_threshold(self) -> None:
+        self.queue.clear_wake_threshold()
 
     @precondition(lambda self: self.accepted > 10)
     @rule()
-    def refuse(self) -> None:
-        self.buffer.refuse()
+    def close_to_new(self) -> None:
+        self.queue.close_to_new()
         self.closed = True
 
     @invariant()
     def the_identity_holds(self) -> None:
-        account = self.buffer.account()
+        account = self.queue.account()
         assert account.accepted == account.written + account.duplicates + account.dead_lettered + account.pending
-        assert account.accepted == self.accepted == self.buffer.accepted_here
+        assert account.accepted == self.accepted == self.queue.accepted_here
         assert account.pending == len(self.waiting) + len(self.taken)
         assert (account.written, account.duplicates, account.dead_lettered) == (
             self.written,
             self.duplicates,
             self.dead_lettered,
         )
-        assert self.buffer.backlog == len(self.waiting)
+        assert self.queue.backlog == len(self.waiting)
 
     @invariant()
     def what_a_flush_waits_for_is_the_first_that_is_not_settled(self) -> None:
         first = min(self.taken, default=self.accepted - len(self.waiting))
-        assert self.buffer.settled_through == first
+        assert self.queue.settled_through == first
 
     @invariant()
-    def nobody_is_late(self) -> None:
-        assert not self.closed or not self.buffer.has_stragglers
+    def no_append_is_in_progress(self) -> None:
+        assert not self.closed or not self.queue.has_in_progress_appends
 
 
 TestAccount = Account.TestCase
@@ -139,57 +138,55 @@ def frequent_switches() -> Iterator[None]:
 
 
 def test_settling_with_counts_that_do_not_add_up_is_refused() -> None:
-    buffer = MemoryBuffer(4, 400)
-    buffer.offer(b"x")
-    buffer.take(1)
+    queue = MemoryQueue(4, 400)
+    queue.append_any(b"x")
+    queue.take(1)
     with pytest.raises(ValueError, match="1 events settled as 1 \\+ 1 \\+ 0"):
-        buffer.settle([0], written=1, duplicates=1)
+        queue.settle([0], written=1, duplicates=1)
 
 
-def test_an_event_that_was_taken_and_not_settled_comes_again_when_the_worker_begins_again() -> None:
-    buffer = MemoryBuffer(4, 400)
+def test_an_unsettled_event_comes_again_with_a_new_worker() -> None:
+    """An event that was taken and not settled comes again when the worker begins again."""
+    queue = MemoryQueue(4, 400)
     for payload in (b"a", b"b", b"c"):
-        buffer.offer(payload)
-    assert buffer.take(2) == {0: b"a", 1: b"b"}
-    assert buffer.take(2) == {2: b"c"}
-    buffer.settle([0], written=1)
-    buffer.rewind()
-    assert buffer.take(1) == {1: b"b"}
-    assert buffer.take(2) == {2: b"c"}
-    assert buffer.take(2) == {}
+        queue.append_any(payload)
+    assert queue.take(2) == {0: b"a", 1: b"b"}
+    assert queue.take(2) == {2: b"c"}
+    queue.settle([0], written=1)
+    queue.requeue_in_flight()
+    assert queue.take(1) == {1: b"b"}
+    assert queue.take(2) == {2: b"c"}
+    assert queue.take(2) == {}
 
 
 def test_the_queue_is_bounded_by_bytes_exactly() -> None:
-    buffer = MemoryBuffer(10, 1000)
-    buffer.offer(b"x" * 501)
+    queue = MemoryQueue(10, 1000)
+    queue.append_any(b"x" * 501)
     with pytest.raises(QueueRejected, match="queue_full"):
-        buffer.offer(b"x" * 401)
-    buffer.offer(b"x" * 400)
-    buffer.settle(buffer.take(2), written=2)
-    buffer.offer(b"x" * 1000)
+        queue.append_any(b"x" * 401)
+    queue.append_any(b"x" * 400)
+    queue.settle(queue.take(2), written=2)
+    queue.append_any(b"x" * 1000)
     with pytest.raises(QueueRejected, match="queue_full"):
-        buffer.offer(b"x")
+        queue.append_any(b"x")
 
 
-def test_whoever_takes_the_marked_slot_is_told_to_wake_the_worker_and_nobody_else() -> None:
-    buffer = MemoryBuffer(10, 1000)
-    assert buffer.take_slot(), "the first event starts the worker"
-    buffer.append(b"x")
-    buffer.arm(4)
-    told = []
-    for _ in range(5):
-        told.append(buffer.take_slot())
-        buffer.append(b"x")
+def test_only_the_caller_at_the_marked_slot_wakes_the_worker() -> None:
+    """The caller that takes the marked slot is told to wake the worker, and no other caller is."""
+    queue = MemoryQueue(10, 1000)
+    assert queue.append(b"x"), "the first event starts the worker"
+    queue.set_wake_threshold(4)
+    told = [queue.append(b"x") for _ in range(5)]
     assert told == [False, False, True, False, False]
-    buffer.disarm()
-    assert not any(buffer.take_slot() for _ in range(4))
+    queue.clear_wake_threshold()
+    assert not any(queue.append(b"x") for _ in range(4))
 
 
 class Storm:
     """Callers on many threads, and a worker that takes and settles."""
 
-    def __init__(self, buffer: MemoryBuffer, calls: int) -> None:
-        self.buffer = buffer
+    def __init__(self, queue: MemoryQueue, calls: int) -> None:
+        self.queue = queue
         self.calls = calls
         self.accepted, self.refused = AtomicCounter(), AtomicCounter()
         self.settled = 0
@@ -206,21 +203,21 @@ class Storm:
 
     def offer_one(self, turn: int) -> None:
         if turn % 5:
-            self.buffer.take_slot()
-            self.buffer.append(b"x" * SLOT_BYTES)
+            self.queue.append(b"x" * SLOT_BYTES)
         else:
-            self.buffer.offer(b"x" * (SLOT_BYTES * 3))
+            self.queue.append_any(b"x" * (SLOT_BYTES * 3))
 
     def work(self) -> None:
-        while not self.over.is_set() or self.buffer.backlog:
-            batch = self.buffer.take(5)
-            self.buffer.settle(batch, written=len(batch))
+        while not self.over.is_set() or self.queue.backlog:
+            batch = self.queue.take(5)
+            self.queue.settle(batch, written=len(batch))
             self.settled += len(batch)
 
 
-def test_storm_of_thirty_two_threads_never_exceeds_the_bound_and_loses_nothing() -> None:
-    buffer = MemoryBuffer(capacity := 16, 16 * SLOT_BYTES)
-    storm = Storm(buffer, calls := 300)
+def test_a_storm_of_threads_keeps_the_bound_and_loses_nothing() -> None:
+    """A storm of 32 threads never exceeds the bound, and loses nothing."""
+    queue = MemoryQueue(capacity := 16, 16 * SLOT_BYTES)
+    storm = Storm(queue, calls := 300)
     callers = [threading.Thread(target=storm.call, args=(number,)) for number in range(32)]
     worker = threading.Thread(target=storm.work)
     looks = 0
@@ -228,21 +225,21 @@ def test_storm_of_thirty_two_threads_never_exceeds_the_bound_and_loses_nothing()
         for thread in (worker, *callers):
             thread.start()
         while any(thread.is_alive() for thread in callers):
-            account = buffer.account()
+            account = queue.account()
             looks += 1
             assert 0 <= account.pending <= capacity
             assert account.accepted == account.written + account.pending
         storm.over.set()
         worker.join()
     assert storm.accepted.value + storm.refused.value == calls * len(callers)
-    assert buffer.account().written == storm.settled == storm.accepted.value
-    assert buffer.account().pending == 0
+    assert queue.account().written == storm.settled == storm.accepted.value
+    assert queue.account().pending == 0
     assert looks >= 1
     assert storm.refused.value > 0, "the storm never filled the queue"
     for _ in range(capacity):
-        buffer.take_slot()
+        queue.append(b"x")
     with pytest.raises(IndexError):
-        buffer.take_slot()
+        queue.append(b"x")
 
 
 def test_a_counter_counts_exactly_from_many_threads() -> None:

@@ -16,8 +16,8 @@ from tests.write_side import event
 
 from autopack.errors import TransientStoreError
 from autopack.telemetry import Telemetry, TelemetryStats
+from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.event.schema import Row
-from autopack.telemetry.journal.journal import Journal
 from autopack.telemetry.stores import MemoryStore
 
 
@@ -54,7 +54,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.telemetry = Telemetry(self.database, batch_size=5, flush_interval_s=0.002)
-        assert isinstance(self.telemetry.writer.buffer, Journal)
+        assert isinstance(self.telemetry.writer.queue, JournalQueue)
 
     def record(self, telemetry: Telemetry, *, good: bool = True) -> bool:
         self.number += 1

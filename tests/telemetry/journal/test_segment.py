@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopack.errors import SegmentError
+from autopack.telemetry.journal.format import FIRST_RECORD, FORMAT_VERSION, Header
 from autopack.telemetry.journal.recovery import Orphan, orphans_in
-from autopack.telemetry.journal.segment import FIRST_RECORD, FORMAT_VERSION, Header, Segment
+from autopack.telemetry.journal.segment import Segment
 
 FINGERPRINT = bytes(range(32))
 PAYLOADS = [b"the first", b"second", b"third, which is longer than the others" * 8, b"last"]
@@ -83,7 +84,8 @@ def test_a_file_that_is_cut_at_any_offset_loses_only_what_was_cut_off(tmp_path: 
         assert found == (whole, 1), size
 
 
-def test_a_byte_that_is_flipped_loses_at_most_the_record_that_it_is_in(tmp_path: Path) -> None:
+def test_a_flipped_byte_loses_at_most_the_record_that_it_is_in(tmp_path: Path) -> None:
+    """A byte that is flipped loses at most the record that it is in."""
     path = tmp_path / "a.seg"
     for offset in range(END + 200):
         for bit in (1 << offset % 8, 0xFF):
@@ -142,7 +144,8 @@ def test_the_second_copy_of_the_header_stands_in_for_the_first(tmp_path: Path) -
     assert read_back(path) is None
 
 
-def test_what_lies_before_the_mark_is_not_read_again_and_a_broken_mark_leaves_nothing_out(tmp_path: Path) -> None:
+def test_what_lies_before_the_mark_is_not_read_again(tmp_path: Path) -> None:
+    """What lies before the mark is not read again, and a broken mark leaves nothing out."""
     path = tmp_path / "a.seg"
     path.write_bytes(IMAGE)
     segment = Segment.open(path)
@@ -193,7 +196,9 @@ def test_a_made_segment_is_as_large_as_it_says_locked_and_private(tmp_path: Path
         status = path.stat()
         assert (status.st_size, status.st_mode & 0o7777) == (1 << 20, 0o600)
         assert status.st_blocks * 512 >= 1 << 20, "a full disk would be a SIGBUS later"
-        assert Segment.open(path) is None, "it has an owner"
+        seen = Segment.open(path)
+        assert not seen.take_over(), "it has an owner"
+        seen.release()
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.seg"]
     finally:
         segment.remove()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import get_args
 
-from autopack.analysis.replaying.replay import Observation, is_total
+from autopack.analysis.replaying.observations import Observation, is_total
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Counts, Event
 from autopack.analysis.sampling.sources import blocks_of, seconds_of

@@ -9,8 +9,8 @@ from autopack._util.text import escape_terminal
 from autopack.analysis.calibrating.calibration import Calibration, FitResult
 from autopack.analysis.calibrating.conformal import BudgetResult
 from autopack.analysis.calibrating.cross_validation import STANDARD_ERRORS
+from autopack.analysis.tables import Part
 from autopack.analysis.validating.rules import FIGURES
-from autopack.commands._tables import Part
 
 MOST_ROWS = 40
 

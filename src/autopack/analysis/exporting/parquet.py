@@ -19,8 +19,9 @@ from typing import Any, BinaryIO, Self
 
 import msgspec
 
-from autopack.analysis.reading.records import EventRecord
+from autopack.analysis.reading.records import KINDS, RECORD_FIELDS, EventRecord
 from autopack.errors import AnalysisError
+from autopack.telemetry.event import Kind
 
 BLOCK_ROWS = 1_000
 GROUP_ROWS = 20_000
@@ -137,13 +138,12 @@ _PATHS = _Column(lambda pa: pa.list_(pa.string()), _are_lists_of_text)
 _TAGS = _Column(lambda pa: pa.map_(pa.string(), pa.string()), _are_flat_mappings, _as_text)
 _INSTANT = _Column(lambda pa: pa.timestamp("us", tz="UTC"), _is_text, text_of_instant=True)
 
-_KINDS = {
-    "timestamp": _INSTANT,
-    "deliverables": _PATHS,
-    "existing": _PATHS,
-    "attributes": _TAGS,
-    "waste_ratio": _FACTOR,
-    **dict.fromkeys(("success", "truncated", "underestimated"), _TRUTH),
-    **dict.fromkeys(("run_id", "phase_id", "category", "complexity", "stop_reason", "model", "event_uid"), _TEXT),
+_OF_KIND: dict[Kind, _Column] = {
+    "text": _TEXT,
+    "count": _COUNT,
+    "truth": _TRUTH,
+    "paths": _PATHS,
+    "tags": _TAGS,
+    "instant": _INSTANT,
 }
-COLUMNS = {name: _KINDS.get(name, _COUNT) for name in EventRecord.__struct_fields__}
+COLUMNS = {name: _OF_KIND[KINDS[name]] for name in RECORD_FIELDS} | {"waste_ratio": _FACTOR}

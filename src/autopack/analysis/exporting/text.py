@@ -10,16 +10,15 @@ import msgspec
 from msgspec.structs import astuple
 
 from autopack._util.text import escape_json, escape_terminal
-from autopack.analysis.reading.records import EventRecord
+from autopack.analysis.reading.records import RECORD_FIELDS, EventRecord
 
-Format = Literal["ndjson", "csv"]
-FIELDS = EventRecord.__struct_fields__
+ExportFormat = Literal["ndjson", "csv"]
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _PLAIN = frozenset({int, float, type(None)})  # a number is no formula, also when it is negative
 
 
 def encoded_lines(
-    records: Iterable[EventRecord], output_format: Format, *, raw: bool, to_terminal: bool
+    records: Iterable[EventRecord], output_format: ExportFormat, *, raw: bool, to_terminal: bool
 ) -> Iterator[bytes]:
     """The records as lines, each with its line break; CSV begins with a header row.
 
@@ -54,7 +53,7 @@ def _csv_lines(records: Iterable[EventRecord], text_cell: Callable[[str], str]) 
             return "true" if value else "false"
         return value if kind in _PLAIN else text_cell(encoder.encode(value).decode())
 
-    yield writer.writerow(FIELDS).encode()
+    yield writer.writerow(RECORD_FIELDS).encode()
     for record in records:
         yield writer.writerow(map(cell, astuple(record))).encode()
 

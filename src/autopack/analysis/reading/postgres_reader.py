@@ -1,6 +1,6 @@
 """PostgreSQL for the read side: one read-only transaction, and a cursor on the server.
 
-The transaction is REPEATABLE READ: the count and the rows that come after it are of one moment, and no writer waits.
+The transaction is REPEATABLE READ: the count and the rows that come after it are of one snapshot, and no writer waits.
 The cursor lives in it, so that PgBouncer may pool transactions. Instants come as the text of their UTC wall clock, as
 SQLite has them: the driver's own conversion would fail a whole result for one `infinity`.
 """
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, DateTime, Engine, Select, Text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import NullType
 
-from autopack.analysis.reading.streaming import Block, streamed
+from autopack.analysis.reading.reader import Block, streamed
 from autopack.database import engine_for
 from autopack.database.destination import Destination
 from autopack.database.driver_errors import describe_driver_error
@@ -25,7 +25,7 @@ from autopack.models import UtcDateTime
 
 @contextmanager
 def connected(destination: Destination) -> Iterator[Connection]:
-    """A connection in a transaction that sees one moment. Raises `ReadError`, also for what goes wrong in its block."""
+    """A connection that reads one snapshot. Raises `ReadError`, also for what goes wrong in its block."""
     engine = _engine(destination)
     try:
         with engine.connect() as fresh:

@@ -1,4 +1,4 @@
-"""One event as the read side hands it out: the plan's export record, and what autopack adds to it.
+"""One event as the read side hands it out: the host system's export record, and what autopack adds to it.
 
 Values come from a database that may hold anything (SQLite stores text in an integer column), so a record is
 what was found, not a promise of types; what cannot be written as JSON at all becomes None and is counted.
@@ -8,34 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from autopack.estimation.metrics import accuracy
+from autopack.estimation.metrics import UNKNOWN, accuracy
+from autopack.telemetry.event import HOST_COLUMNS, TABLE, Kind
 
-# The columns that a record is made of. A table may lack those that are not in PLAN_COLUMNS.
-PLAN_COLUMNS = (
-    "run_id",
-    "phase_id",
-    "timestamp",
-    "category",
-    "complexity",
-    "deliverable_count",
-    "deliverables_json",
-    "predicted_output_tokens",
-    "actual_output_tokens",
-    "selected_budget",
-    "success",
-    "truncated",
-    "stop_reason",
-    "model",
-    "smape_percent",
-    "waste_ratio",
-    "underestimated",
-)
-ADDED_COLUMNS = ("event_uid", "actual_max_tokens", "input_tokens", "duration_ms", "existing_json", "attributes_json")
-COLUMNS = PLAN_COLUMNS + ADDED_COLUMNS
+# The columns that a record is made of: the host system's in the order of its export, then all others. A table may lack
+# those.
+COLUMNS = (*HOST_COLUMNS, *(name for name in TABLE.names if name not in HOST_COLUMNS))
 
 SIMULATED_PREFIX = "simulated"
 """What the name of a model begins with whose replies are none of a real one."""
@@ -46,35 +28,27 @@ _NUMBER = frozenset({int, float})
 _decode = msgspec.json.Decoder().decode
 
 
-class EventRecord(msgspec.Struct, frozen=True, gc=False):
-    """An event in the plan's order and form: `timestamp` in ISO 8601 with its zone, `waste_ratio` as a factor
-    (1.5), the JSON columns decoded. `deliverables`, `existing` and `attributes` are None where nothing readable
-    is stored.
-    """
+RECORD_FIELDS = tuple(name.removesuffix("_json") for name in COLUMNS)
+KINDS: dict[str, Kind] = {column.name.removesuffix("_json"): column.kind for column in TABLE.columns}
+"""Of each field of a record the kind."""
 
-    run_id: Any
-    phase_id: Any
-    timestamp: str | None
-    category: Any
-    complexity: Any
-    deliverable_count: Any
-    deliverables: Any
-    predicted_output_tokens: Any
-    actual_output_tokens: Any
-    selected_budget: Any
-    success: Any
-    truncated: Any
-    stop_reason: Any
-    model: Any
-    smape_percent: Any
-    waste_ratio: Any
-    underestimated: Any
-    event_uid: Any
-    actual_max_tokens: Any
-    input_tokens: Any
-    duration_ms: Any
-    existing: Any
-    attributes: Any
+# An event in the host system's order and form: `timestamp` in ISO 8601 with its zone, `waste_ratio` as a factor (1.5),
+# the JSON columns decoded under the name of their field; those are None where nothing readable is stored.
+if TYPE_CHECKING:
+
+    class EventRecord(msgspec.Struct):
+        """An event as the read side hands it out: an attribute for each of `RECORD_FIELDS`, of any type."""
+
+        def __init__(self, *values: Any) -> None:
+            """The values in their order."""
+
+        def __getattr__(self, name: str) -> Any:
+            """The value of a field."""
+
+else:
+    EventRecord = msgspec.defstruct(
+        "EventRecord", [(name, Any) for name in RECORD_FIELDS], frozen=True, gc=False, module=__name__
+    )
 
 
 class Unreadable:
@@ -86,38 +60,26 @@ class Unreadable:
 
 def record_of(row: Sequence[Any], unreadable: Unreadable) -> EventRecord:
     """The record of a database row whose values are those of `COLUMNS`, as the driver gave them."""
-    run_id, phase_id, timestamp, category, complexity, count, deliverables, predicted, actual, budget = row[:10]
-    success, truncated, stop_reason, model, smape, waste, underestimated, uid = row[10:18]
-    ceiling, input_tokens, duration_ms, existing, attributes = row[18:]
-    instant = utc_text(timestamp)
-    problems = [] if instant is not None else ["timestamp"]
-    record = EventRecord(
-        run_id,
-        phase_id,
-        instant,
-        category,
-        complexity,
-        count,
-        _decoded(deliverables, problems),
-        predicted,
-        actual,
-        budget,
-        bool(success) if type(success) is int else success,
-        bool(truncated) if type(truncated) is int else truncated,
-        stop_reason,
-        model,
-        smape,
-        waste / 100.0 if type(waste) in _NUMBER else None,
-        bool(underestimated) if type(underestimated) is int else underestimated,
-        uid,
-        ceiling,
-        input_tokens,
-        duration_ms,
-        None if existing is None else _decoded(existing, problems),
-        None if attributes is None else _decoded(attributes, problems),
-    )
-    unreadable.rows += bool(problems)
-    return record
+    problems: list[str] = []
+    values = list(row)
+    for position in _FLAGS:
+        if type(values[position]) is int:
+            values[position] = bool(values[position])
+    for position in _JSON:
+        if values[position] is not None:
+            values[position] = _decoded(values[position], problems)
+    values[_TIMESTAMP] = utc_text(values[_TIMESTAMP])
+    waste = values[_WASTE]
+    values[_WASTE] = waste / 100.0 if type(waste) in _NUMBER else None
+    unreadable.rows += bool(problems) or values[_TIMESTAMP] is None
+    return EventRecord(*values)
+
+
+_FLAGS = [number for number, name in enumerate(RECORD_FIELDS) if KINDS[name] == "truth"]
+_JSON = [number for number, name in enumerate(RECORD_FIELDS) if KINDS[name] in {"paths", "tags"}]
+_TIMESTAMP, _WASTE = COLUMNS.index("timestamp"), COLUMNS.index("waste_ratio")
+_PREDICTED, _ACTUAL = COLUMNS.index("predicted_output_tokens"), COLUMNS.index("actual_output_tokens")
+_METRICS = COLUMNS.index("smape_percent")  # the first of three that stand together
 
 
 def with_metrics_recomputed(row: Sequence[Any]) -> tuple[Any, ...]:
@@ -125,10 +87,9 @@ def with_metrics_recomputed(row: Sequence[Any]) -> tuple[Any, ...]:
 
     For tables from before autopack's migrations, where they may be floats and the ratio not in percent.
     """
-    predicted, actual = row[7], row[8]
-    if isinstance(predicted, int) and isinstance(actual, int):
-        return (*row[:14], *accuracy(predicted, actual), *row[17:])
-    return (*row[:14], None, None, None, *row[17:])
+    predicted, actual = row[_PREDICTED], row[_ACTUAL]
+    whole = isinstance(predicted, int) and isinstance(actual, int)
+    return (*row[:_METRICS], *(accuracy(predicted, actual) if whole else UNKNOWN), *row[_METRICS + 3 :])
 
 
 def converted(records: Iterable[EventRecord], kind: type[T]) -> Iterator[T | None]:
@@ -152,8 +113,6 @@ def utc_text(value: Any) -> str | None:
 
 
 def _decoded(value: Any, problems: list[str]) -> Any:
-    if value is None:
-        return None
     try:
         return _decode(value)
     except (msgspec.MsgspecError, TypeError, RecursionError):

@@ -8,17 +8,17 @@ peculiar to a kind of database stands in `sqlite_reader` and `postgres_reader`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, null, select
 
 from autopack.analysis.reading import sqlite_reader
+from autopack.analysis.reading.reader import Block, Reader
 from autopack.analysis.reading.records import (
     COLUMNS,
-    PLAN_COLUMNS,
     EventRecord,
     Unreadable,
     record_of,
@@ -26,31 +26,13 @@ from autopack.analysis.reading.records import (
     with_metrics_recomputed,
 )
 from autopack.analysis.reading.selection import EVERYTHING, Selection
-from autopack.analysis.reading.streaming import Block
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 from autopack.models import TokenEstimationV2Event
+from autopack.telemetry.event import HOST_COLUMNS
 
 _TABLE = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
 _ROW_NUMBER: ColumnElement[int] = literal_column("rowid")  # of SQLite only
-
-
-class Reader(Protocol):
-    """What differs between kinds of databases when they are read."""
-
-    def connected(self, destination: Destination, /) -> AbstractContextManager[Connection]:
-        """A connection in a transaction that sees one moment. Raises `ReadError`, also for what goes wrong in it."""
-
-    def column_names(self, connection: Connection, table: str, /) -> frozenset[str]:
-        """The columns of a table; none where there is no such table."""
-
-    def as_stored(self, column: ColumnElement[Any], /) -> ColumnElement[Any]:
-        """The column as a record takes it: an instant as the text of its UTC wall clock, nothing else converted."""
-
-    def blocks(
-        self, connection: Connection, query: Select[*tuple[Any, ...]], limit: int | None, /
-    ) -> Generator[Block, None, None]:
-        """The rows in blocks."""
 
 
 def reader_of(destination: Destination) -> Reader:
@@ -86,8 +68,7 @@ def open_events(destination: Destination, selection: Selection = EVERYTHING) -> 
     with reader.connected(destination) as connection:
         present = _columns(reader, connection, destination)
         conditions = _conditions(selection)
-        found = connection.execute(select(func.count()).select_from(_TABLE).where(*conditions)).scalar_one()
-        total = found if selection.limit is None else min(found, selection.limit)
+        total = _count(connection, conditions, selection.limit)
         unreadable = Unreadable()
         query = _query(reader, present).where(*conditions)
         with closing(reader.blocks(connection, query, selection.limit)) as blocks:
@@ -116,11 +97,10 @@ def open_columns(
     with reader.connected(destination) as connection:
         present = _columns(reader, connection, destination)
         conditions = _conditions(selection)
-        found = connection.execute(select(func.count()).select_from(_TABLE).where(*conditions)).scalar_one()
+        total = _count(connection, conditions, selection.limit)
         query = _query(reader, present, columns).where(*conditions)
         if selection.limit is None:
             query = query.order_by(None)  # a limit means the newest; without one, sorting would only take time
-        total = found if selection.limit is None else min(found, selection.limit)
         with closing(reader.blocks(connection, query, selection.limit)) as blocks:
             yield Rows(total, blocks)
 
@@ -154,7 +134,7 @@ def _columns(reader: Reader, connection: Connection, destination: Destination) -
             f"{destination} has no table {_TABLE.name}; record some events first (TELEMETRY_DB_ENABLED=1), "
             "or set DATABASE_URL to where they are"
         )
-    if missing := set(PLAN_COLUMNS) - present:
+    if missing := set(HOST_COLUMNS) - present:
         raise ReadError(
             f"{destination}: the table {_TABLE.name} has no column {', '.join(sorted(missing))}; "
             "autopack db upgrade mends that"
@@ -180,6 +160,11 @@ def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
         after, through = selection.landed
         conditions += [after < _ROW_NUMBER, through >= _ROW_NUMBER]
     return conditions
+
+
+def _count(connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int | None) -> int:
+    found: int = connection.execute(select(func.count()).select_from(_TABLE).where(*conditions)).scalar_one()
+    return found if limit is None else min(found, limit)
 
 
 def _query(

@@ -1,9 +1,13 @@
-"""Which events: what `--run-id`, `--since` and the like mean. Pure."""
+"""Which events, and where from: what `--run-id`, `--since`, `--source` and the like mean. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
+
+Source = Literal["db", "log", "ndjson"]
+"""The database, the lines of a log, or an export."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""SQLite for the read side: a file, opened so that reading it changes nothing and holds nobody up.
+"""SQLite for the read side: a file, opened so that reading it changes nothing and holds no writer up.
 
 The file is opened with `mode=rw` and `query_only`, not with `mode=ro`: a read-only connection to a WAL database
 leaves its `-wal` and `-shm` files behind, a writable one takes them away when it is the last to close. Neither
 creates a database. Only where that is not permitted (a read-only directory) and no WAL exists is the file read
-as immutable: nobody can be writing to it there.
+as immutable: no program can be writing to it there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
-from autopack.analysis.reading.streaming import Block, streamed
+from autopack.analysis.reading.reader import Block, streamed
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 
@@ -31,7 +31,7 @@ _BUSY_TIMEOUT_S = 5.0
 
 @contextmanager
 def connected(destination: Destination) -> Iterator[Connection]:
-    """A connection in a transaction that sees one moment. Raises `ReadError`, also for what goes wrong in its block."""
+    """A connection that reads one snapshot. Raises `ReadError`, also for what goes wrong in its block."""
     engine = _engine(destination)
     try:
         with engine.connect() as connection:

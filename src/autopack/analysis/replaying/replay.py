@@ -10,51 +10,33 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from autopack.analysis.accuracy import DEFINITIONS, Accuracy, accuracy_of, percent
 from autopack.analysis.reading.records import SIMULATED_PREFIX
+from autopack.analysis.replaying.observations import (
+    Observation,
+    deliverables_of,
+    is_beyond_synthesis,
+    is_synthetic,
+    is_total,
+)
 
-MAX_SYNTHETIC = 10_000
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Predict = Callable[[Sequence[str], str, str, Collection[str]], int]
 """Deliverables, category, complexity and existing ones → predicted output tokens."""
 
 
-class Observation(msgspec.Struct, frozen=True, gc=False):
-    """What replay needs of an event. The ids are None in a log; `deliverables` and `existing` are None where they
-    were not recorded. `actual_is_total`, or an attribute `usage` of `total`: the count is of the whole call, not of
-    its output.
-    """
-
-    category: str
-    complexity: str
-    deliverable_count: Count
-    predicted_output_tokens: Count
-    actual_output_tokens: Count
-    truncated: bool
-    model: str
-    deliverables: list[str] | None = None
-    existing: list[str] | None = None
-    run_id: str | None = None
-    phase_id: str | None = None
-    event_uid: str | None = None
-    stop_reason: str | None = None
-    actual_is_total: bool = False
-    attributes: Any = None
-
-
-class Counts(msgspec.Struct):
+class ReplayCounts(msgspec.Struct):
     """What became of the records: `read` is every one, `compared` those that the figures are made of.
 
     Left out: `skipped` (unreadable), `duplicates` (the same event again), `simulated`, `totals` (only the tokens of
     the whole call are known), `without_counts` (a count is 0). Of those compared: `truncated`; `phases` and
     `repeated_attempts` by (run, phase); `synthetic` had no deliverables recorded; `cut` had more than are stored,
     and today's estimate sees the stored ones only; `existing_unknown` count all deliverables as new;
-    `without_stop_reason` may hold totals, which the plan's fallback stores that way (ours says `usage`: `total`).
+    `without_stop_reason` may hold totals, which the host system's fallback stores that way (autopack adds an attribute
+    `usage`: `total`).
     """
 
     read: int = 0
@@ -73,7 +55,7 @@ class Counts(msgspec.Struct):
     without_stop_reason: int = 0
 
 
-class Group(msgspec.Struct, frozen=True):
+class ReplayGroup(msgspec.Struct, frozen=True):
     """The figures of a group of events; `truncation_percent` is of all of them."""
 
     name: str
@@ -84,16 +66,16 @@ class Group(msgspec.Struct, frozen=True):
     today: Accuracy
 
 
-class Report(msgspec.Struct, frozen=True):
+class ReplayReport(msgspec.Struct, frozen=True):
     """A whole replay; `overall` is None where nothing was left to compare."""
 
     source: str
     estimator: str
-    counts: Counts
-    overall: Group | None
-    by_category: list[Group]
-    by_complexity: list[Group]
-    by_deliverables: list[Group]
+    counts: ReplayCounts
+    overall: ReplayGroup | None
+    by_category: list[ReplayGroup]
+    by_complexity: list[ReplayGroup]
+    by_deliverables: list[ReplayGroup]
     definitions: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFINITIONS))
 
 
@@ -101,7 +83,7 @@ class Replay:
     """Collects observations, then reports."""
 
     def __init__(self, predict: Predict, *, include_simulated: bool = False) -> None:
-        self.counts = Counts()
+        self.counts = ReplayCounts()
         self._predict = predict
         self._include_simulated = include_simulated
         self._recorded, self._today, self._actual, self._truncated = array("q"), array("q"), array("q"), array("b")
@@ -118,13 +100,13 @@ class Replay:
             elif self._is_wanted(observation):
                 self._compare(observation)
 
-    def report(self, source: str, estimator: str) -> Report:
+    def report(self, source: str, estimator: str) -> ReplayReport:
         """The figures so far."""
         by_category, by_complexity, by_deliverables = self._groups
         rows = range(len(self._actual))
         self.counts.phases = len(set(self._phases))
         self.counts.repeated_attempts = len(self._phases) - self.counts.phases
-        return Report(
+        return ReplayReport(
             source=source,
             estimator=estimator,
             counts=self.counts,
@@ -186,9 +168,9 @@ class Replay:
         if observation.run_id is not None and observation.phase_id is not None:
             self._phases.append(hash((observation.run_id, observation.phase_id)))
 
-    def _group(self, name: str, rows: Sequence[int]) -> Group:
+    def _group(self, name: str, rows: Sequence[int]) -> ReplayGroup:
         actual, truncated = _taken(self._actual, rows), _taken(self._truncated, rows)
-        return Group(
+        return ReplayGroup(
             name=name,
             events=len(rows),
             truncated=sum(truncated),
@@ -196,29 +178,6 @@ class Replay:
             recorded=accuracy_of(_taken(self._recorded, rows), actual, truncated),
             today=accuracy_of(_taken(self._today, rows), actual, truncated),
         )
-
-
-def is_total(observation: Observation) -> bool:
-    """Whether its count is of the whole call."""
-    attributes = observation.attributes
-    return observation.actual_is_total or (isinstance(attributes, dict) and attributes.get("usage") == "total")
-
-
-def is_synthetic(observation: Observation) -> bool:
-    """Whether its deliverables have to be made up: there were some, and none is recorded."""
-    return not observation.deliverables and observation.deliverable_count > 0
-
-
-def is_beyond_synthesis(observation: Observation) -> bool:
-    """Whether it claims more deliverables than anybody would make up: a forged count must not take the memory."""
-    return observation.deliverable_count > MAX_SYNTHETIC and is_synthetic(observation)
-
-
-def deliverables_of(observation: Observation) -> list[str]:
-    """Those recorded, else the plan's synthetic ones, as many as were counted."""
-    if is_synthetic(observation):
-        return [f"src/file{number}.py" for number in range(observation.deliverable_count)]
-    return observation.deliverables or []
 
 
 def deliverables_group(count: int) -> str:

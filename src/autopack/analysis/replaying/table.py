@@ -1,15 +1,12 @@
-"""A replay report for people: notes and a table. Pure; rich draws it on a terminal, aligned text elsewhere."""
+"""A replay report for people: notes and the sections of one table. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 from autopack._util.text import escape_terminal
-from autopack.analysis.replaying.replay import Counts, Group, Report
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from autopack.analysis.replaying.replay import ReplayCounts, ReplayGroup, ReplayReport
+from autopack.analysis.tables import Section
 
 MOST_GROUPS = 25
 _LONGEST_NAME = 24
@@ -30,7 +27,7 @@ _NOTES: tuple[tuple[str, str], ...] = (
 )
 
 
-def notes(report: Report) -> list[str]:
+def notes(report: ReplayReport) -> list[str]:
     """What was read, left out and assumed, a line each; what did not happen is not mentioned."""
     counts = report.counts
     lines = [
@@ -44,7 +41,7 @@ def notes(report: Report) -> list[str]:
     return lines
 
 
-def sections(report: Report) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+def sections(report: ReplayReport) -> Iterator[Section]:
     """The parts of the table: a title and rows of as many cells as `HEADER` has."""
     if report.overall is None:
         return
@@ -60,36 +57,7 @@ def sections(report: Report) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
         yield f"by {title}", rows
 
 
-def plain_table(report: Report) -> str:
-    """The table as aligned text, with no trailing blanks."""
-    parts = list(sections(report))
-    every = [HEADER, *(row for _, rows in parts for row in rows)]
-    widths = [max(len(row[column]) for row in every) for column in range(len(HEADER))]
-    lines = [_aligned(HEADER, widths)]
-    for title, rows in parts:
-        lines += ["", title, *(_aligned(row, widths) for row in rows)]
-    return "\n".join(lines)
-
-
-def rich_table(report: Report) -> Table:
-    """The table for a terminal. Names are given as text, never as markup."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("", overflow="fold")
-    for name in HEADER[1:]:  # half a figure is a wrong one: where it is narrow, names are folded and headers too
-        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
-    for title, rows in sections(report):
-        table.add_row(Text(title, style="bold"))
-        for row in rows:
-            table.add_row(*map(Text, row))
-        table.add_section()
-        table.add_row()
-    return table
-
-
-def _cells(group: Group) -> tuple[str, ...]:
+def _cells(group: ReplayGroup) -> tuple[str, ...]:
     then, now = group.recorded, group.today
     return (
         _name(group.name),
@@ -123,15 +91,7 @@ def _name(name: str) -> str:
     return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = (
-        cell.rjust(width) if column else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join([first, *others]).rstrip()
-
-
-def _phases(counts: Counts) -> str:
+def _phases(counts: ReplayCounts) -> str:
     if not counts.phases:
         return ""
     return f" ({counts.phases} phases, {counts.repeated_attempts} repeated attempts)"

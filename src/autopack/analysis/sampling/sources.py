@@ -19,6 +19,7 @@ from autopack.analysis.reading.lines import exported
 from autopack.analysis.reading.logs import LogRecord, logged
 from autopack.analysis.reading.records import Unreadable
 from autopack.analysis.sampling.samples import Block, Event
+from autopack.estimation.metrics import is_whole_call
 
 COLUMNS: Mapping[str, int | None] = {
     "run_id": None,
@@ -146,7 +147,7 @@ def _of_export(record: _Exported | None) -> Event | None:
         record.truncated,
         seconds_of(record.timestamp),
         bool(record.deliverables),
-        _is_total(record.attributes),
+        is_whole_call(record.attributes),
     )
 
 
@@ -197,10 +198,6 @@ def _says_total(stored: Any) -> bool:
     if not isinstance(stored, str) or "total" not in stored:
         return False
     try:
-        return _is_total(_decode(stored))
+        return is_whole_call(_decode(stored))
     except (msgspec.MsgspecError, RecursionError):
         return False  # tags of a user that cannot be read are none of ours
-
-
-def _is_total(attributes: Any) -> bool:
-    return isinstance(attributes, dict) and attributes.get("usage") == "total"

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopack._util.text import truncate_for_display
 from autopack.analysis.sampling.samples import Samples
 from autopack.analysis.summarizing.periods import Grid, Period, by_stratum, periods_of
+from autopack.analysis.tables import Part
 from autopack.analysis.validating.estimate_text import interval_text, point_text
 from autopack.analysis.validating.measures import Estimate, Measures
 from autopack.analysis.validating.rules import FIGURES, Figure
 from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, StratumResult, Validation
-from autopack.commands._tables import Part
 
 MOST_STRATA = 25
 MOST_PERIODS = 24
 NARROW = 80
-_LONGEST_CATEGORY, _LONGEST_COMPLEXITY = 24, 12
+_LONGEST_NAMES = (24, 12)
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = "·"
-_MARKS = {"pass": "✓ pass", "fail": "✗ fail", "unclear": "? unclear"}
+OUTCOME_MARKS = {"pass": "✓ pass", "fail": "✗ fail", "unclear": "? unclear"}
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -48,6 +48,17 @@ class Gathered:
     periods: list[Period]
 
 
+def largest_first(strata: Iterable[StratumResult]) -> list[StratumResult]:
+    """The strata, those with the most samples first."""
+    return sorted(strata, key=lambda stratum: (-stratum.measures.n, stratum.name))
+
+
+def stratum_name(stratum: StratumResult, longest_category: int, longest_complexity: int) -> str:
+    """Both names of a stratum. Each is cut by itself, so that a long category does not take the complexity away."""
+    category = truncate_for_display(stratum.category, longest_category)
+    return f"{category}/{truncate_for_display(stratum.complexity, longest_complexity)}"
+
+
 def parts(gathered: Gathered, *, narrow: bool) -> Iterator[Part]:
     """The tables; `narrow` leaves out what a small terminal has no room for."""
     yield "figures", *_figures(gathered.validation, gathered.periods, narrow=narrow)
@@ -63,7 +74,7 @@ def _figures(
 
 def _figure(result: RuleResult, periods: Sequence[Period], *, narrow: bool) -> tuple[str, ...]:
     figure = FIGURES_BY_NAME[result.name]
-    point, outcome = point_text(result.estimate, figure), _MARKS[result.outcome]
+    point, outcome = point_text(result.estimate, figure), OUTCOME_MARKS[result.outcome]
     if narrow:
         return result.title, point, outcome
     course = sparkline([_estimate(period.measures, figure).point for period in periods])
@@ -72,7 +83,7 @@ def _figure(result: RuleResult, periods: Sequence[Period], *, narrow: bool) -> t
 
 def _strata(gathered: Gathered, *, narrow: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     figures = [figure for figure in FIGURES if not narrow or figure.name in {"waste_p90", "smape_median_percent"}]
-    ordered = sorted(gathered.validation.strata, key=lambda stratum: (-stratum.measures.n, stratum.name))
+    ordered = largest_first(gathered.validation.strata)
     shown, rest = ordered[:MOST_STRATA], ordered[MOST_STRATA:]
     rows = [_stratum(stratum, figures) for stratum in shown]
     header: tuple[str, ...] = ("", "n", *(figure.title for figure in figures))
@@ -89,14 +100,7 @@ def _strata(gathered: Gathered, *, narrow: bool) -> tuple[tuple[str, ...], list[
 def _stratum(stratum: StratumResult, figures: Sequence[Figure]) -> tuple[str, ...]:
     more = f" (+{stratum.more_needed})" if stratum.more_needed else ""
     points = [point_text(_estimate(stratum.measures, figure), figure) for figure in figures]
-    # Each is cut by itself: a long category must not take the complexity away.
-    name = "/".join(
-        [
-            truncate_for_display(stratum.category, _LONGEST_CATEGORY),
-            truncate_for_display(stratum.complexity, _LONGEST_COMPLEXITY),
-        ]
-    )
-    return name, f"{stratum.measures.n}{more}", *points
+    return stratum_name(stratum, *_LONGEST_NAMES), f"{stratum.measures.n}{more}", *points
 
 
 def _course(stratum: StratumResult, members: Mapping[tuple[str, str], Samples], gathered: Gathered) -> str:

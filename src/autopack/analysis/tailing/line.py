@@ -7,11 +7,13 @@ from typing import Any
 
 from autopack._util.text import truncate_for_display
 from autopack.analysis.reading.records import EventRecord
+from autopack.analysis.tables import padded
 
 HEADER = ("time (UTC)", "run/phase", "category/complexity", "predicted", "actual", "waste", "budget", "outcome, model")
-_WIDTHS = (19, 30, 24, 9, 9, 7, 9)
+_WIDTHS = (19, 30, 24, 9, 9, 7, 9, 0)
 _NUMBERS = range(3, 7)
 _ABOVE = 1000
+_OK = "ok"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +24,24 @@ class Line:
     bad: bool
 
 
+def outcome_text(*, truncated: Any, failed: bool, over_budget: bool) -> str:
+    """How a call ended: `ok`, or all that went wrong."""
+    signs = (("truncated", truncated), ("failed", failed), ("over budget", over_budget))
+    return ", ".join(name for name, there in signs if there) or _OK
+
+
 def header_line() -> str:
     """What stands above the lines."""
-    return _aligned(HEADER)
+    return padded(HEADER, _WIDTHS, _NUMBERS)
 
 
 def line_of(record: EventRecord) -> Line:
     """The line of an event. Waste is predicted / actual; of a truncated reply the actual tokens are a lower bound."""
-    outcome = _outcome(record)
+    outcome = outcome_text(
+        truncated=record.truncated,
+        failed=not record.success,
+        over_budget=_exceeds(record.actual_output_tokens, record.selected_budget),
+    )
     cells = (
         "-" if record.timestamp is None else record.timestamp[:19].replace("T", " "),
         _name(f"{record.run_id}/{record.phase_id}", _WIDTHS[1]),
@@ -38,15 +50,9 @@ def line_of(record: EventRecord) -> Line:
         ("≥" if record.truncated else "") + _count(record.actual_output_tokens),
         _waste(record),
         _count(record.selected_budget),
-        f"{', '.join(outcome) or 'ok'}  {truncate_for_display(str(record.model), 40)}",
+        f"{outcome}  {truncate_for_display(str(record.model), 40)}",
     )
-    return Line(_aligned(cells), bool(outcome))
-
-
-def _outcome(record: EventRecord) -> list[str]:
-    exceeded = _exceeds(record.actual_output_tokens, record.selected_budget)
-    signs = (("truncated", record.truncated), ("failed", not record.success), ("over budget", exceeded))
-    return [name for name, there in signs if there]
+    return Line(padded(cells, _WIDTHS, _NUMBERS), outcome != _OK)
 
 
 def _exceeds(actual: Any, budget: Any) -> bool:
@@ -67,11 +73,3 @@ def _count(value: Any) -> str:
 def _name(text: str, width: int) -> str:
     shown = truncate_for_display(text, 500)
     return shown if len(shown) <= width else f"{shown[: width // 2 - 1]}…{shown[-(width - width // 2) :]}"
-
-
-def _aligned(cells: tuple[str, ...]) -> str:
-    padded = [
-        cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=False))
-    ]
-    return "  ".join([*padded, cells[-1]])

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from autopack._util.text import escape_terminal
+from autopack.analysis.tables import Part
 from autopack.analysis.validating.estimate_text import interval_text, point_text
 from autopack.analysis.validating.measures import Estimate
 from autopack.analysis.validating.rules import FIGURES
 from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, Validation
-from autopack.commands._tables import Part
 
 MOST_STRATA = 25
 MOST_LINES = 20

@@ -1,50 +1,79 @@
-"""What passes between the worker and the other threads: orders one way, progress the other."""
+"""What passes between the worker and the other threads: a wake-up and commands one way, its state the other.
+
+The worker waits in `LoopWaker.wait`. Any other thread gives a command by setting a plain attribute and then waking it,
+so that neither needs a lock. What the worker reports is read without a lock, too; `WorkerState.wait_for` is for threads
+that wait until it changes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.engine.wakeup import Bell
+from autopack.telemetry.lifecycle import best_effort
 
-_SLICE_S = 0.25  # of a wait: an announcement that could not be made is missed for no longer
-_PATIENCE_S = 0.05
+if TYPE_CHECKING:
+    import asyncio
 
+    import anyio
 
-class Lockable(Protocol):
-    """A lock, or a condition."""
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take it."""
-
-    def release(self) -> None:
-        """Give it back."""
+_SLICE_S = 0.25  # of a wait: the longest time for which a missed announcement goes unnoticed
 
 
-@contextmanager
-def politely(lock: Lockable) -> Iterator[bool]:
-    """Hold a lock if it is to be had within a moment, else go on without it; yields whether it is held.
+class LoopWaker:
+    """Wakes one event loop from any thread. Wake-ups before the loop waits again count as one.
 
-    For what stays right without the lock, and only looks more consistent with it. Who holds it may be a thread that was
-    interrupted, by a signal handler or by the collector running a `__del__`, which now waits for us in turn.
+    `wake` takes no lock and is safe in a signal handler. It costs a system call, so the call site wakes for a full
+    batch only. `attach` and `wait` belong to the loop and import what they need: an instance that never starts its
+    thread imports nothing.
     """
-    held = lock.acquire(timeout=_PATIENCE_S)
-    try:
-        yield held
-    finally:
-        if held:
-            lock.release()
-
-
-class Orders:
-    """What other threads ask of the worker. Plain attributes, so that giving an order takes no lock."""
 
     def __init__(self) -> None:
-        self.bell = Bell()
+        self._woken = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event: anyio.Event | None = None
+
+    def attach(self) -> None:
+        """Wake the running loop from now on."""
+        import asyncio
+
+        import anyio
+
+        self._event = anyio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def wake(self) -> None:
+        """Wake the loop now, or at once when it next waits."""
+        self._woken = True
+        if (loop := self._loop) is not None:
+            # RuntimeError: the loop is closed. The worker has ended, and every thread that waits has a deadline.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._set)
+
+    def _set(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when `wake` is called, or was called since the last `wait`, or after the timeout."""
+        import anyio
+
+        if not self._woken and self._event is not None:
+            with anyio.move_on_after(timeout_s):
+                await self._event.wait()
+        self._woken = False
+        self._event = anyio.Event()
+
+
+class WorkerCommands:
+    """What other threads ask of the worker. Plain attributes, so that giving a command takes no lock."""
+
+    def __init__(self) -> None:
+        self.waker = LoopWaker()
         self.flush_through = 0
         self.deadline_s: float | None = None  # on the monotonic clock; once set: drain, then stop
         self.pausing = threading.Event()
@@ -56,22 +85,32 @@ class Orders:
         return self.deadline_s is not None
 
     def seconds_left(self) -> float:
-        """Until the deadline of a close; 0 when it is over, or where none was ordered."""
+        """Until the deadline of a close; 0 when it has passed, or where no close was commanded."""
         return 0.0 if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
 
     def flush(self, through: int) -> None:
         """Write at once what is waiting, up to the event of this number."""
         self.flush_through = max(self.flush_through, through)
-        self.bell.ring()
+        self.waker.wake()
 
     def close(self, timeout_s: float) -> None:
-        """Drain, then stop, within so many seconds."""
+        """Drain, then stop, within this many seconds."""
         self.deadline_s = time.monotonic() + timeout_s
-        self.bell.ring()
+        self.waker.wake()
+
+    def pause(self) -> None:
+        """Close the connections, set `paused`, and wait until `resume`."""
+        self.pausing.set()
+        self.waker.wake()
+
+    def resume(self) -> None:
+        """The end of `pause`."""
+        self.pausing.clear()
+        self.waker.wake()
 
 
-class Progress:
-    """What the worker tells: counters, the last error, and when something was settled or it has ended.
+class WorkerState:
+    """What the worker reports: counters, the last error, and when it has settled events or has ended.
 
     `changed` is re-entrant: a signal handler may call `flush()` or `close()` while it interrupts one of them.
     """
@@ -85,16 +124,16 @@ class Progress:
         self.changed = threading.Condition(threading.RLock())
 
     def announce(self) -> None:
-        """Wake those who wait for a change."""
-        with politely(self.changed) as held:
+        """Wake the threads that wait for a change."""
+        with best_effort(self.changed) as held:
             if held:
                 self.changed.notify_all()
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until the predicate holds, at most so long; returns whether it does. A dead worker ends the wait."""
+        """Wait until the predicate holds, at most `timeout_s`; returns whether it does. A dead worker ends the wait."""
         end_s = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
         while not predicate() and self.running and (left_s := end_s - time.monotonic()) > 0:
-            with politely(self.changed) as held:
+            with best_effort(self.changed) as held:
                 if held:
                     self.changed.wait_for(lambda: predicate() or not self.running, min(left_s, _SLICE_S))
         return predicate()

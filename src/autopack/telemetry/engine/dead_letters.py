@@ -1,9 +1,9 @@
-"""Events that the database will never take as they are: one line of JSON each, kept until somebody acts.
+"""Events that the database will never take as they are: one line of JSON each, kept until a person acts.
 
 The file is `dead-letters.ndjson` in the destination's telemetry folder, private to its owner. Several processes append
-to it; each line goes in with one `write` under a lock. `autopack dead-letters retry` first renames the file, so that
-nobody appends to what it reads, and removes its copy when every line of it has been dealt with: a crash in between
-leaves a `*.retrying` file, which the next `list` or `retry` finds, and ids make sending twice harmless.
+to it; the lines of a batch go in with one `write` under a lock. `autopack dead-letters retry` first renames the file,
+so that no writer appends to what it reads, and removes it when every line of it has been dealt with. A crash in between
+leaves a `*.retrying` file, which the next `list` or `retry` finds; ids make sending twice harmless.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from autopack.telemetry.event.schema import Rejected
 
 FILE_NAME = "dead-letters.ndjson"
 MAX_BYTES = 64 << 20
+# A dead letter is an event of at most 256 KiB written as JSON, where a byte may become six.
+_LARGEST_BYTES = 6 * (256 << 10)
 _LOCK_TRIES = 100
 _LOCK_PAUSE_S = 0.01
 
@@ -34,7 +36,7 @@ _LOCK_PAUSE_S = 0.01
 class DeadLetter(msgspec.Struct, frozen=True):
     """One event that was refused.
 
-    `kind` is "invalid" where our own validation said no and "data" where the database did; `reason` says why, `code`
+    `kind` is "invalid" where the validation refused it and "data" where the database did; `reason` says why, `code`
     is the driver's. `at` is when it was refused (UTC), `attempts` how often it was tried. `event` holds the fields as
     they were given, as far as JSON can; `timestamp_ns` and `sequence` give it the same id when it is sent again.
     """
@@ -69,15 +71,15 @@ def dead_letter(rejected: Rejected, *, kind: str, code: str | None = None, attem
     )
 
 
-class DeadLetterOffice(Protocol):
-    """Where dead letters go."""
+class DeadLetterSink(Protocol):
+    """Takes the events that were rejected."""
 
     def append(self, letters: Sequence[DeadLetter]) -> int:
         """Keep them; returns how many could not be kept."""
 
 
 class MemoryDeadLetters:
-    """The newest dead letters of a database in memory, for tests and for those who want to look."""
+    """The newest dead letters of a database in memory, to be looked at by tests and programs."""
 
     def __init__(self, limit: int = 1000) -> None:
         self.letters: deque[DeadLetter] = deque(maxlen=limit)
@@ -112,7 +114,7 @@ class DeadLetterFile:
     def read(self) -> Iterator[DeadLetter | None]:
         """All letters, oldest file first; None for a line that cannot be read, such as the torn end of a crash."""
         for path in self._files():
-            yield from letters_in(path)
+            yield from dead_letters_in(path)
 
     def claim(self) -> list[Path]:
         """Take the present letters out of the way of those that append; returns the files that now hold them."""
@@ -148,7 +150,7 @@ class DeadLetterFile:
         fitting = list(_fitting(lines, self._max_bytes - size))
         if not fitting:
             return len(lines)
-        # A line that a crash has torn must not take the first of ours with it.
+        # A line that a crash has torn must not take the first new one with it.
         start = b"\n" if size and os.pread(file, 1, size - 1) != b"\n" else b""
         data = start + b"".join(fitting)
         if os.write(file, data) != len(data):
@@ -180,7 +182,7 @@ def _fitting(lines: Iterable[bytes], room: int) -> Iterator[bytes]:
         yield line
 
 
-def letters_in(path: Path) -> Iterator[DeadLetter | None]:
+def dead_letters_in(path: Path) -> Iterator[DeadLetter | None]:
     """The letters of one file; None for a line that cannot be read."""
     decoder = msgspec.json.Decoder(DeadLetter)
     with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
@@ -189,3 +191,22 @@ def letters_in(path: Path) -> Iterator[DeadLetter | None]:
                 yield decoder.decode(line)
             except msgspec.MsgspecError:
                 yield None
+
+
+class DeadLetterStatus(msgspec.Struct, frozen=True):
+    """The dead letters of a database. `unreadable`: lines that cannot be read; `full`: there is no room for more."""
+
+    waiting: int
+    unreadable: int
+    full: bool
+
+
+def dead_letter_status(folder: Path) -> DeadLetterStatus:
+    """The dead letters in a telemetry folder. Raises OSError where they cannot be read."""
+    dead_letters = DeadLetterFile(folder)
+    unreadable = waiting = 0
+    for letter in dead_letters.read():
+        unreadable += letter is None
+        waiting += letter is not None
+    size_bytes = dead_letters.path.stat().st_size if dead_letters.path.exists() else 0
+    return DeadLetterStatus(waiting, unreadable, full=size_bytes >= MAX_BYTES - _LARGEST_BYTES)

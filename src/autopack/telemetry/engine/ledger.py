@@ -1,4 +1,4 @@
-"""The account of accepted events on the worker's side: which are in its hands, and what became of the others."""
+"""The account of accepted events on the worker's side: which are in flight, and what became of the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class Account(msgspec.Struct, frozen=True):
-    """Where the accepted events are, at one moment; the last three are the journal's."""
+    """Where the accepted events are at one moment; the last three are the journal's."""
 
     written: int
     duplicates: int
@@ -21,35 +21,35 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def accepted(self) -> int:
-        """All of them, those of dead processes that this one has recovered included."""
+        """All of them, including those of dead processes that this one has recovered."""
         return self.written + self.duplicates + self.dead_lettered + self.pending
 
 
 class Ledger:
-    """Events that were taken from a buffer, in order, under keys that count up."""
+    """Events that were taken from a queue, in order, under keys that count up."""
 
     def __init__(self) -> None:
         self.in_flight: dict[int, bytes] = {}
         self.next_key = 0
-        self._again: deque[int] = deque()
+        self._requeued: deque[int] = deque()
         self._written = 0
         self._duplicates = 0
         self._dead_lettered = 0
 
     def enter(self, payloads: Sequence[bytes]) -> dict[int, bytes]:
-        """More events are in the worker's hands, in this order; returns them under their keys."""
+        """More events are in flight, in this order; returns them under their keys."""
         entered = dict(enumerate(payloads, self.next_key))
         self.in_flight.update(entered)
         self.next_key += len(entered)
         return entered
 
-    def rewind(self) -> None:
-        """The worker is another one: what is in flight is to be handed out again."""
-        self._again = deque(self.in_flight)
+    def requeue_in_flight(self) -> None:
+        """A new worker begins: what is in flight is to be taken again."""
+        self._requeued = deque(self.in_flight)
 
-    def again(self, limit: int) -> dict[int, bytes]:
-        """At most so many of those, oldest first."""
-        keys = [self._again.popleft() for _ in range(min(limit, len(self._again)))]
+    def take_requeued(self, limit: int) -> dict[int, bytes]:
+        """At most `limit` of those, oldest first."""
+        keys = [self._requeued.popleft() for _ in range(min(limit, len(self._requeued)))]
         return {key: self.in_flight[key] for key in keys}
 
     def settle(self, keys: Iterable[int], *, written: int, duplicates: int, dead_lettered: int) -> list[bytes]:

@@ -13,18 +13,18 @@ from autopack.errors import QueueRejected
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.engine.writer import Writer
-from autopack.telemetry.event.missing import MISSING
 from autopack.telemetry.event.schema import FIELDS
 from autopack.telemetry.event.wire import encode_hostile
 
 Redact = Callable[[Any], Any]
 
-_DELIVERABLES = FIELDS.index("deliverables")
-_EXISTING = FIELDS.index("existing")
+_FIRST_FIELD = 2  # behind the instant and the sequence
+# Where the paths of an event stand among its fields.
+_PATHS = {number: field for number, field in enumerate(FIELDS) if field.kind == "paths"}
 
 
-class UncommonPath:
-    """The way of such an event into the buffer of one writer."""
+class SlowPath:
+    """The way of such an event into the queue of one writer."""
 
     def __init__(self, writer: Writer, settings: Settings, redact: Redact | None) -> None:
         self.redaction_failures = AtomicCounter()
@@ -33,11 +33,15 @@ class UncommonPath:
         self._redact = redact
 
     def record(
-        self, timestamp_ns: int, sequence: int, values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]
+        self, event: tuple[Any, ...], payload: bytes | None, args: tuple[Any, ...], unknown: dict[str, Any]
     ) -> bool:
-        """Accept the event after all, or count why not. `values` are those of `FIELDS`, in their order."""
+        """Accept the event after all, or count why not.
+
+        event: its instant and sequence, then the values of `schema.FIELDS` in their order. payload: what it encodes to,
+        None where that failed or must not be used. args, unknown: what `record()` was given and does not know.
+        """
         try:
-            reason = self._reason_to_drop((timestamp_ns, sequence), values, args, unknown)
+            reason = self._reason_to_drop(event, payload, args, unknown)
         except Exception:  # noqa: BLE001 (a list that another thread changes meanwhile, memory that is gone)
             reason = "unencodable"
         if reason is not None:
@@ -45,24 +49,20 @@ class UncommonPath:
         return reason is None
 
     def _reason_to_drop(
-        self, identity: tuple[int, int], values: tuple[Any, ...], args: tuple[Any, ...], unknown: dict[str, Any]
+        self, event: tuple[Any, ...], payload: bytes | None, args: tuple[Any, ...], unknown: dict[str, Any]
     ) -> str | None:
         """Accept the event and return None, or the reason why not."""
         if self._writer.closing:
             return "closed"
-        unknown = {**unknown, "args": args} if args else unknown
         redacted = True
-        if self._redact is not None:
-            values, redacted = _redacted(self._redact, values)
-            # Under a misspelt keyword there may be anything.
-            unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
-        payload = encode_hostile((*identity, *values), unknown)
+        if payload is None or args or unknown:
+            payload, redacted = self._encode(event, {**unknown, "args": args} if args else unknown)
         if len(payload) > self._max_event_bytes:
             return "too_large"
         try:
-            wake = self._writer.buffer.offer(payload)
+            wake = self._writer.queue.append_any(payload)
         except QueueRejected as exc:
-            self._writer.ensure_thread()  # where none could be started, a full buffer would stay full
+            self._writer.ensure_thread()  # where none could be started, a full queue would stay full
             return "closed" if self._writer.closing else exc.reason
         if not redacted:
             self.redaction_failures.add()
@@ -70,12 +70,24 @@ class UncommonPath:
             self._writer.wake()
         return None
 
+    def _encode(self, event: tuple[Any, ...], unknown: dict[str, Any]) -> tuple[bytes, bool]:
+        """The payload, with its paths redacted where the user wants that; and whether redacting did not raise."""
+        if self._redact is None:
+            return encode_hostile(event, unknown), True
+        identity, values = event[:_FIRST_FIELD], event[_FIRST_FIELD:]
+        values, redacted = _redacted(self._redact, values)
+        # Under a misspelt keyword there may be anything.
+        unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
+        return encode_hostile((*identity, *values), unknown), redacted
+
 
 def _redacted(redact: Redact, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
     """The values with their paths as `redact` leaves them, or without paths; and whether it did not raise."""
-    paths = {position: values[position] for position in (_DELIVERABLES, _EXISTING)}
+    given = {number: values[number] for number in _PATHS}
     try:
-        paths = {k: v if v is MISSING or v is None else redact(v) for k, v in paths.items()}
+        paths = {k: v if v is ... or v is None else redact(v) for k, v in given.items()}
+        succeeded = True
     except Exception:  # noqa: BLE001 (the user's own callable: its failure costs the paths, not the event)
-        return tuple({_DELIVERABLES: [], _EXISTING: None}.get(k, v) for k, v in enumerate(values)), False
-    return tuple(paths.get(position, value) for position, value in enumerate(values)), True
+        paths = {number: None if field.nullable else [] for number, field in _PATHS.items()}
+        succeeded = False
+    return tuple(paths.get(number, value) for number, value in enumerate(values)), succeeded

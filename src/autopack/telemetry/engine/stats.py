@@ -27,13 +27,13 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     last_error         class and code of the last failure of the database, never its text; None: there was none
     worker_alive       whether the writer's thread runs
     worker_restarts    how often the writer died of a bug and was started again
-    dead_letters_lost  those of `dead_lettered` that found no place in the file
+    dead_letters_lost  those of `dead_lettered` for which the file had no room
     redaction_failures events that lost their paths because `redact` raised
     recovered          of `accepted`: events of dead processes that this one found in the journal
-    journal_damaged    records of the journal that could not be read; their file was set aside as `*.corrupt`
     not_recorded       of the process: calls that a hook saw and that became no event, by reason: broken_stream,
                        stopped_reading, cancelled, error_…, without_usage, unattributed, cached, retried, …
     unattributed       of the process: calls outside a phase, recorded (category `unattributed`) or not
+    journal_damaged    records of the journal that could not be read; their file was quarantined as `*.corrupt`
     journal_inline_segments  calls of `record()` that had to make a journal file, since the writer had not in time
     """
 
@@ -59,7 +59,7 @@ class TelemetryStats(msgspec.Struct, frozen=True):
 
 def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
     """The counts of a writer as they are now."""
-    account, progress = writer.buffer.account(), writer.progress
+    account, state = writer.queue.account(), writer.state
     return TelemetryStats(
         accepted=account.accepted,
         written=account.written,
@@ -67,16 +67,16 @@ def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
         dead_lettered=account.dead_lettered,
         pending=account.pending,
         dropped=writer.drops.snapshot(),
-        retries=progress.retries.value,
-        last_error=progress.last_error,
-        worker_alive=progress.running,
-        worker_restarts=progress.restarts.value,
-        dead_letters_lost=progress.dead_letters_lost.value,
+        retries=state.retries.value,
+        last_error=state.last_error,
+        worker_alive=state.running,
+        worker_restarts=state.restarts.value,
+        dead_letters_lost=state.dead_letters_lost.value,
         redaction_failures=redaction_failures,
         recovered=account.recovered,
         journal_damaged=account.damaged,
         journal_inline_segments=account.inline_segments,
-        journal_dir=None if (kept_in := writer.buffer.kept_in) is None else str(kept_in),
         not_recorded=not_recorded.snapshot(),
         unattributed=unattributed_calls.value,
+        journal_dir=None if (path := writer.queue.durable_path) is None else str(path),
     )

@@ -1,8 +1,17 @@
-"""The background writer as other threads see it: started once, flushed, closed, held still for a fork.
+"""The background writer as other threads see it: started once, flushed, closed, brought to rest for a fork.
 
-Its process is open → closing → closed. Closing lets nothing in any more, then the worker drains to the deadline; what
-slips in between was accepted, and is counted as pending if it is not written any more. The thread is a daemon, so that
-the interpreter never waits for it without a deadline; `process` closes every live writer at exit.
+# States
+
+open → closing → closed. Closing accepts nothing more; then the worker drains until the deadline. What is appended by a
+call that was admitted before counts as accepted, and as pending if it is not written any more.
+
+# The thread
+
+It is a daemon, so that the interpreter never waits for it without a deadline; `lifecycle` closes every live writer at
+exit. It starts with the first event. Where no thread can be started (the process is at its limit, or exits), an event
+tries again after a pause, a flush at once, and `close` writes what there is in the thread that calls it.
+
+A worker that dies of a bug is replaced by another one in the same thread, after a random pause that grows.
 """
 
 from __future__ import annotations
@@ -15,11 +24,12 @@ from typing import TYPE_CHECKING
 
 from autopack.telemetry import lifecycle, log
 from autopack.telemetry.counters import Drops
-from autopack.telemetry.engine.control import Orders, Progress
-from autopack.telemetry.engine.dead_letters import DeadLetterFile, DeadLetterOffice, MemoryDeadLetters
-from autopack.telemetry.engine.queue import Buffer, MemoryBuffer
+from autopack.telemetry.engine.control import WorkerCommands, WorkerState
+from autopack.telemetry.engine.dead_letters import DeadLetterFile, DeadLetterSink, MemoryDeadLetters
+from autopack.telemetry.engine.journal_queue import JournalQueue
+from autopack.telemetry.engine.queue import MemoryQueue, Queue
 from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.journal.journal import Journal, fingerprint_of
+from autopack.telemetry.journal.journal import fingerprint_of
 from autopack.telemetry.stores.base import Store
 
 if TYPE_CHECKING:
@@ -28,22 +38,22 @@ if TYPE_CHECKING:
 _GRACE_S = 0.5  # after the deadline, for the worker to notice it and to close its connection
 _MAX_RESTART_DELAY_S = 30.0
 _CLOSING_DELAY_S = 0.25
-_START_PAUSE_S = 0.25  # a thread that is refused costs a failing system call, which not every event shall pay for
+_START_PAUSE_S = 0.25  # between tries to start the thread: each costs a failing system call
 
 
 class Writer:
-    """Buffer, worker and thread of one `Telemetry`; a forked child gets another one."""
+    """Queue, worker and thread of one `Telemetry`; a forked child gets another one."""
 
     def __init__(self, store: Store, settings: Settings, journal_folder: Path | None) -> None:
-        self.buffer = self._make_buffer(store, settings, journal_folder)
-        self.progress = Progress()
+        self.queue = _make_queue(store, settings, journal_folder)
+        self.state = WorkerState()
         self.drops = Drops()
-        self.dead_letters: DeadLetterOffice = (
+        self.dead_letters: DeadLetterSink = (
             MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
         )
         self._store = store
         self._settings = settings
-        self._orders = Orders()
+        self._commands = WorkerCommands()
         self._working = threading.Lock()
         self._close_may_work = True  # itself, in its own thread: no worker has begun, and no close has ended
         self._thread_id: int | None = None
@@ -51,69 +61,55 @@ class Writer:
         self._close_once = threading.Lock()
         self._report_once = threading.Lock()
 
-    def _make_buffer(self, store: Store, settings: Settings, journal_folder: Path | None) -> Buffer:
-        if journal_folder is not None and store.identity is not None:
-            try:
-                return Journal(journal_folder, fingerprint_of(store.identity), settings, self.wake)
-            except OSError as exc:
-                lifecycle.warn_once(
-                    f"No journal in {journal_folder} ({exc.strerror or exc}): events are in memory only"
-                )
-        return MemoryBuffer(settings.queue_size, settings.queue_bytes)
-
-    def forget(self) -> None:
-        """In a forked child: let go of what the parent shares with it."""
-        self.buffer.forget()
-
     def wake(self) -> None:
         """There is a batch to write. Called from the hot path: never waits, never raises."""
-        if self.progress.running:
-            self.buffer.disarm()
-            self._orders.bell.ring()
+        if self.state.running:
+            self.queue.clear_wake_threshold()
+            self._commands.waker.wake()
         else:
             self.ensure_thread()
 
     def ensure_thread(self) -> None:
-        """Start the thread if there is none, unless that was refused a moment ago: then the next event asks again.
+        """Start the thread if there is none, unless that failed less than 0.25 s ago: then the next event asks again.
 
-        Called from the hot path, also for an event that a full buffer refuses. Never waits, never raises.
+        Called from the hot path, also for an event that a full queue refuses. Never waits, never raises.
         """
-        if self.progress.running or self.closing:
+        if self.state.running or self.closing:
             return
         if time.monotonic() < self._may_start_s:
-            self.buffer.arm(1)
+            self.queue.set_wake_threshold(1)
         else:
             self._start()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is accepted now is settled; returns whether it is."""
-        target = self.buffer.accepted_here
+        target = self.queue.accepted_here
         if self._settled(target) or threading.get_ident() == self._thread_id:
             return self._settled(target)
-        if not (self.progress.running or self.closing):
+        if not (self.state.running or self.closing):
             self._start()
-        self._orders.flush(target)
-        return self.progress.wait_for(lambda: self._settled(target), timeout_s)
+        self._commands.flush(target)
+        return self.state.wait_for(lambda: self._settled(target), timeout_s)
 
     def begin_close(self, timeout_s: float) -> None:
-        """Let nothing in any more and ask the worker to drain and stop. Does not wait; only the first call counts."""
+        """Accept nothing more and ask the worker to drain and stop. Does not wait; only the first call counts."""
         if self._close_once.acquire(blocking=False):
-            self.buffer.refuse()
-            self._orders.close(timeout_s)
-            self.progress.announce()
+            self.queue.close_to_new()
+            self._commands.close(timeout_s)
+            self.state.announce()
 
     def close(self, timeout_s: float) -> None:
         """Close, and wait for it, at most to the deadline of the first call."""
         self.begin_close(timeout_s)
         if threading.get_ident() == self._thread_id:
             return
-        end_s = time.monotonic() + self._orders.seconds_left() + _GRACE_S
+        end_s = time.monotonic() + self._commands.seconds_left() + _GRACE_S
         for _ in range(2):  # a thread that was begun may turn out, meanwhile, not to have been startable
-            if not self.progress.running and not self._end_without_thread():
+            if not self.state.running and not self._end_without_thread():
                 return
-            self.progress.wait_for(lambda: not self.progress.running, max(0.0, end_s - time.monotonic()))
-        if not self.progress.running:
-            self.buffer.close()
+            self.state.wait_for(lambda: not self.state.running, max(0.0, end_s - time.monotonic()))
+        if not self.state.running:
+            self.queue.close()
             self._close_may_work = False  # what is left now is left to the next process
         if self._report_once.acquire(blocking=False):
             lifecycle.live.discard(self)
@@ -122,9 +118,9 @@ class Writer:
     def _end_without_thread(self) -> bool:
         """Where events have come and no thread could be started, as at the interpreter's exit: work here.
 
-        Returns False where that has to wait for the close at exit, since a loop runs in this thread.
+        Returns False where that has to wait for the close at exit, since an event loop runs in this thread.
         """
-        if not self._close_may_work or not (self.buffer.backlog or self.buffer.has_stragglers):
+        if not self._close_may_work or not (self.queue.backlog or self.queue.has_in_progress_appends):
             return True
         if _loop_runs_here():
             return False
@@ -133,7 +129,7 @@ class Writer:
 
     @property
     def shutdown_timeout_s(self) -> float:
-        """How long a close waits where nobody says otherwise."""
+        """How long a close waits unless the caller gives a timeout."""
         return self._settings.shutdown_timeout_s
 
     @property
@@ -141,27 +137,29 @@ class Writer:
         """Whether a close has begun."""
         return self._close_once.locked()
 
-    def hold_still(self) -> None:
-        """Ask the worker to close its connections and wait, until `go_on`."""
-        self._orders.pausing.set()
-        self._orders.bell.ring()
+    def begin_prepare_fork(self) -> None:
+        """Ask the worker to close its connections and to wait until `resume_after_fork`."""
+        self._commands.pause()
 
-    def is_still(self, timeout_s: float) -> bool:
-        """Wait until the worker has done so; False if it has not within the time."""
+    def prepare_fork(self, timeout_s: float) -> bool:
+        """Wait until the worker and the queue are at rest; False if they are not within the time."""
         until_s = time.monotonic() + timeout_s
-        is_held = self.buffer.hold(timeout_s)
-        if not self.progress.running or threading.get_ident() == self._thread_id:
-            return is_held
-        return self._orders.paused.wait(max(0.0, until_s - time.monotonic())) and is_held
+        queue_rests = self.queue.prepare_fork(timeout_s)
+        if not self.state.running or threading.get_ident() == self._thread_id:
+            return queue_rests
+        return self._commands.paused.wait(max(0.0, until_s - time.monotonic())) and queue_rests
 
-    def go_on(self) -> None:
-        """The end of `hold_still`."""
-        self.buffer.go_on()
-        self._orders.pausing.clear()
-        self._orders.bell.ring()
+    def resume_after_fork(self) -> None:
+        """The end of `prepare_fork`."""
+        self.queue.resume_after_fork()
+        self._commands.resume()
+
+    def reset_in_child(self) -> None:
+        """Let go of what the parent shares with the child, which gets a writer of its own."""
+        self.queue.reset_in_child()
 
     def _settled(self, target: int) -> bool:
-        return self.buffer.settled_through >= target
+        return self.queue.settled_through >= target
 
     def _start(self) -> None:
         """Start the thread, by way of a bare one.
@@ -171,7 +169,7 @@ class Writer:
         signal handler raises out of it: the thread that comes second finds the first at work.
         """
         try:
-            self.progress.running = True
+            self.state.running = True
             lifecycle.live.add(self)
             lifecycle.close_with_multiprocessing()
             _thread.start_new_thread(self._launch, ())
@@ -183,7 +181,7 @@ class Writer:
             raise
 
     def _launch(self) -> None:
-        self.progress.running = True
+        self.state.running = True
         try:
             threading.Thread(target=self._work, name="autopack-telemetry", daemon=True).start()
         except RuntimeError as exc:
@@ -194,32 +192,32 @@ class Writer:
 
         An event after a pause tries again, a flush at once; else `close` will write what there is.
         """
-        self.progress.last_error = type(exc).__name__
-        self.progress.running = self._working.locked()
+        self.state.last_error = type(exc).__name__
+        self.state.running = self._working.locked()
         self._may_start_s = time.monotonic() + _START_PAUSE_S
-        self.buffer.arm(1)
-        self.progress.announce()
+        self.queue.set_wake_threshold(1)
+        self.state.announce()
 
     def _work(self) -> None:
         if not self._working.acquire(blocking=False):
-            return  # begun twice: an exception of a signal handler came between the thread and the note that it began
+            return  # begun twice: an exception of a signal handler came between the start and the note of it
         self._close_may_work = False
         self._thread_id = threading.get_ident()
-        self.progress.running = True
+        self.state.running = True
         try:
             self._store.load()
             self._run_until_closed()
-        except BaseException as exc:  # noqa: BLE001 (nobody else would ever hear of it)
-            self.progress.last_error = type(exc).__name__
-            kept_in = self.buffer.kept_in or "memory until the process ends"
-            log.exception("The telemetry writer ended; what is not written stays in %s", kept_in)
+        except BaseException as exc:  # noqa: BLE001 (a daemon thread has no caller that would see it)
+            self.state.last_error = type(exc).__name__
+            stays_in = self.queue.durable_path or "memory until the process ends"
+            log.exception("The telemetry writer ended; what is not written stays in %s", stays_in)
         finally:
-            if self._orders.closing:
-                self.buffer.close()
-            self.progress.running = False
+            if self._commands.closing:
+                self.queue.close()
+            self.state.running = False
             self._thread_id = None
             self._working.release()
-            self.progress.announce()
+            self.state.announce()
 
     def _run_until_closed(self) -> None:
         import anyio
@@ -227,27 +225,27 @@ class Writer:
         while True:
             try:
                 anyio.run(self._make_worker().run)
-            except Exception as exc:  # noqa: BLE001 (a bug of ours must not end the recording)
-                self.progress.restarts.add()
-                self.progress.last_error = type(exc).__name__
+            except Exception as exc:  # noqa: BLE001 (a bug of the worker must not end the recording)
+                self.state.restarts.add()
+                self.state.last_error = type(exc).__name__
                 log.exception("The telemetry writer died of a bug and starts again")
                 self._wait_before_restart()
             else:
                 return
-            if self._orders.closing and not self._orders.seconds_left():
+            if self._commands.closing and not self._commands.seconds_left():
                 return
 
     def _wait_before_restart(self) -> None:
-        """Wait a random time that grows with the restarts; an order to close cuts it short."""
+        """Wait a random time that grows with the restarts; a command to close cuts it short."""
         import random
 
-        limit_s = min(_MAX_RESTART_DELAY_S, 0.1 * 2 ** min(self.progress.restarts.value, 16))
-        if self._orders.closing:
-            limit_s = min(limit_s, _CLOSING_DELAY_S, self._orders.seconds_left())
-        was_closing = self._orders.closing
-        with self.progress.changed:
-            self.progress.changed.wait_for(
-                lambda: self._orders.closing and not was_closing,
+        limit_s = min(_MAX_RESTART_DELAY_S, 0.1 * 2 ** min(self.state.restarts.value, 16))
+        if self._commands.closing:
+            limit_s = min(limit_s, _CLOSING_DELAY_S, self._commands.seconds_left())
+        was_closing = self._commands.closing
+        with self.state.changed:
+            self.state.changed.wait_for(
+                lambda: self._commands.closing and not was_closing,
                 random.uniform(0, limit_s),  # noqa: S311 (jitter, no secret)
             )
 
@@ -255,29 +253,38 @@ class Writer:
         from autopack.telemetry.engine.worker import Worker
 
         return Worker(
-            buffer=self.buffer,
+            queue=self.queue,
             store=self._store,
-            office=self.dead_letters,
+            dead_letters=self.dead_letters,
             settings=self._settings,
-            orders=self._orders,
-            progress=self.progress,
+            commands=self._commands,
+            state=self.state,
         )
 
     def _report(self) -> None:
-        """One line at the end, if there is anything that did not go as it should."""
-        account = self.buffer.account()
-        kept_in = self.buffer.kept_in
+        """One line at the end, if there is anything that was not written."""
+        account = self.queue.account()
+        kept_in = self.queue.durable_path
         facts = {
             f"not written, {f'kept in {kept_in}' if kept_in else 'LOST with this process'}": account.pending,
             "in the dead letters": account.dead_lettered,
-            "of these without a place in the file": self.progress.dead_letters_lost.value,
+            "of these without room in the file": self.state.dead_letters_lost.value,
             "damaged in the journal": account.damaged,
             **{f"dropped as {reason}": count for reason, count in self.drops.snapshot().items()},
         }
         said = ", ".join(f"{count} {fact}" for fact, count in facts.items() if count)
         if said:
-            error = self.progress.last_error
+            error = self.state.last_error
             log.warning("Closed; of %d accepted event(s): %s (last error: %s)", account.accepted, said, error)
+
+
+def _make_queue(store: Store, settings: Settings, journal_folder: Path | None) -> Queue:
+    if journal_folder is not None and store.identity is not None:
+        try:
+            return JournalQueue(journal_folder, fingerprint_of(store.identity), settings)
+        except OSError as exc:
+            lifecycle.warn_once(f"No journal in {journal_folder} ({exc.strerror or exc}): events are in memory only")
+    return MemoryQueue(settings.queue_size, settings.queue_bytes)
 
 
 def _loop_runs_here() -> bool:

@@ -17,8 +17,6 @@ from typing import Any, Final
 import msgspec
 from msgspec.msgpack import Ext
 
-from autopack.telemetry.event.missing import MISSING
-
 EXT_UNRECORDABLE = 1
 EXT_MISSING = 2
 
@@ -31,7 +29,7 @@ _name_of = type.__dict__["__name__"].__get__  # a metaclass may have a `__name__
 
 def _replace(value: Any) -> Any:
     """What stands on the wire for a value that MessagePack does not have."""
-    if value is MISSING:
+    if value is ...:  # what `record()` has as the default of a required field
         return Ext(EXT_MISSING, b"")
     kind = type(value)
     if any(kind is path for path in _PATHS):

@@ -1,14 +1,14 @@
 """The writing end of a segment: any thread and any signal handler may append to it, without a lock.
 
-`mmap.write` is one step in C: it copies a record to where the last one ended and moves that mark, and neither another
+`mmap.write` is one step in C: it copies a record to where the last one ended and moves that mark. Neither another
 thread nor a signal handler gets in between, as long as the interpreter has its lock (on a build without it this is not
 so). A record that does not fit is refused as a whole. So what is in the segment is the truth about what was accepted:
 it is counted by stepping from record to record, not by a counter that an exception of a signal handler could leave
 behind.
 
-A segment that is sealed, because it is full or nobody may record any more, takes nothing again, and only then may have
-a successor, of which there is one for ever. Thus the segments of a journal are a chain that several callers may try to
-prolong at once.
+The segments of a journal are a chain that several callers may try to prolong at once. A segment is sealed when it is
+full or when recording ends; it then takes nothing more. Only a sealed segment gets a next one, and it keeps that one
+for ever.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import contextlib
 import os
 
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.journal.segment import FIRST_RECORD, Segment
+from autopack.telemetry.journal.format import FIRST_RECORD, count_records
+from autopack.telemetry.journal.segment import Segment
 
 _NEVER = 1 << 62
 
 
 class Appender:
-    """Where a segment of ours is written. Without a segment it is the beginning of a chain, and has no room.
+    """Where a segment of this process is written. One without a segment begins a chain, and has no room.
 
     An event takes one of `sequences` and then goes in by `write`, which raises ValueError where there is no room: the
-    segment is full, sealed or closed. If its sequence is at least `wake_at`, it is to wake the worker; the first event
-    of each segment does.
+    segment is full, sealed or closed. An event whose sequence is at least `wake_at` is to wake the worker; the first of
+    each segment does.
     """
 
     def __init__(self, segment: Segment | None = None, previous: Appender | None = None) -> None:
@@ -36,16 +37,16 @@ class Appender:
         self._counter = AtomicCounter(0 if segment is None else segment.header.first_sequence)
         self.sequences = self._counter.ticks
         self.write = _has_no_room if segment is None else segment.map.write
-        self._successors: dict[None, Appender] = {}
+        self._next: dict[None, Appender] = {}
         self._previous = previous
         self._start = 0
         self._counted = (FIRST_RECORD, 0)
-        self._final = 0 if segment is None else None
+        self._final_count = 0 if segment is None else None
         if segment is not None:
             segment.map.seek(FIRST_RECORD)
 
     def seal(self) -> None:
-        """Let nothing in any more."""
+        """Take no more records."""
         with contextlib.suppress(ValueError):  # closed, which is as good
             if self.segment is not None:
                 self.segment.map.seek(0, os.SEEK_END)
@@ -56,46 +57,46 @@ class Appender:
         return self.segment is not None and self.segment.map.tell() >= self.segment.size_bytes // 2
 
     @property
-    def successor(self) -> Appender | None:
-        """Who goes on where this one ends."""
-        return self._successors.get(None)
+    def next(self) -> Appender | None:
+        """The appender that goes on where this one ends."""
+        return self._next.get(None)
 
-    def succeed(self, segment: Segment) -> Appender:
-        """Go on in `segment`, unless somebody else was faster; returns the successor. For one that is sealed."""
-        return self._successors.setdefault(None, Appender(segment, self))
+    def link_next(self, segment: Segment) -> Appender:
+        """Go on in `segment`, unless another caller was faster; returns the next appender. For one that is sealed."""
+        return self._next.setdefault(None, Appender(segment, self))
 
     @property
     def last(self) -> Appender:
         """The end of the chain."""
         appender = self
-        while (successor := appender.successor) is not None:
-            appender = successor
+        while (following := appender.next) is not None:
+            appender = following
         return appender
 
-    def finish(self) -> None:
+    def freeze_count(self) -> None:
         """Seal it, and count for the last time: before its segment is closed."""
         self.seal()
-        self._final = self.count
+        self._final_count = self.count
 
     @property
     def count(self) -> int:
         """How many events are in the segment."""
-        while self._final is None:
-            is_sealed = self.successor is not None
+        while self._final_count is None:
+            is_sealed = self.next is not None
             offset, number = self._counted
             try:
-                offset, more = self._step_over(offset)
-            except ValueError:  # closed meanwhile, and hence finished
+                offset, more = self._count_from(offset)
+            except ValueError:  # another thread has closed the segment since, and hence frozen its count
                 continue
             self._counted = offset, number + more
             if not is_sealed:
                 return number + more
-            self._final = number + more
-        return self._final
+            self._final_count = number + more
+        return self._final_count
 
-    def _step_over(self, offset: int) -> tuple[int, int]:
+    def _count_from(self, offset: int) -> tuple[int, int]:
         assert self.segment is not None  # noqa: S101 (for the type checker: one without a segment is counted)
-        return self.segment.step_over(offset)
+        return count_records(self.segment.map, offset)
 
     @property
     def start(self) -> int:
@@ -106,16 +107,18 @@ class Appender:
             appender = previous
         return number + appender._start  # noqa: SLF001 (one of these, too)
 
-    def let_go(self) -> None:
-        """Keep the number of the events before this segment, and let go of those who hold them."""
+    def detach_previous(self) -> None:
+        """Keep the number of the events before this segment, and let go of the appenders that hold them."""
         self._start = self.start
         self._previous = None
 
-    def arm(self, events: int) -> None:
-        """Have the worker woken by about the so-manieth event from now on."""
+    def set_wake_threshold(self, events: int) -> None:
+        """Wake the worker once about `events` more records have been appended. Approximate: appends under way are not
+        counted.
+        """
         self.wake_at = self._counter.value + events - 1
 
-    def disarm(self) -> None:
+    def clear_wake_threshold(self) -> None:
         """The worker is awake."""
         self.wake_at = _NEVER
 

@@ -1,27 +1,8 @@
-"""The journal: accepted events in memory-mapped files, which outlive the process.
+"""The journal of one writer: a chain of segments, appended to by any thread, read and acknowledged by the worker.
 
-*Theory of operation.* `append` copies an encoded event into the current segment, without a lock and without a system
-call, and then it is accepted. The kernel holds the pages: SIGKILL, OOM or a crash of the process do not touch them (a
-power loss of the machine may). The worker reads the same segments in order, so the journal is the queue: while the
-database is away events stay in it, as many as fit, and memory stays flat. After a commit the worker moves the
-acknowledged mark forward, and deletes a segment that is settled to its end. Nothing is read from a file that this
-process does not own.
-
-*Ownership.* A segment belongs to whoever holds its `flock`. The kernel gives the lock up when the process is gone, and
-the next writer with the same destination takes the segment over: `recover` reads what was not acknowledged and puts it
-before everything else. Two may try; one gets the lock. Sending an event twice is harmless, since its id is in it.
-
-*Re-entrancy.* The copy is one step (see `appender`), so a signal handler or `__del__` may record anywhere in `append`.
-Who finds no room goes on in the next segment, and makes it if the worker has not in time; that is I/O, and counted
-(`inline_segments`). Another thread that needs it waits for that, a moment; if it does not come it makes one too, and
-the first that is in place is used by all. A signal handler that finds no room while its own thread is at that puts its
-event aside, in memory, and the call it interrupted journals it.
-
-*Fork.* The child closes file and map of every segment and touches nothing in them: the lock is the parent's, and a
-child that kept the file open would keep the lock alive when the parent is dead.
-
-*Bounds.* Segments of all writers in the folder together hold at most `journal_bytes`; beyond that the newest event is
-refused as `journal_full`.
+Its theory of operation, its invariants and its bytes stand in `autopack.telemetry.journal`. It knows events as bytes
+and where they lie as `Position`. Which of them are in flight, and what became of them, the queue knows
+(`autopack.telemetry.engine.journal_queue`).
 """
 
 from __future__ import annotations
@@ -30,143 +11,122 @@ import contextlib
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from zlib import adler32
 
-import msgspec
-
 from autopack.errors import QueueRejected
-from autopack.telemetry import log
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.engine.control import politely
-from autopack.telemetry.engine.ledger import Account, Ledger
-from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.journal.appender import Appender
-from autopack.telemetry.journal.recovery import Orphan, orphans_in, remove_unfinished
-from autopack.telemetry.journal.segment import FIRST_RECORD, RECORD_OVERHEAD_BYTES, Segment
-from autopack.telemetry.journal.segment_maker import SegmentMaker
-
-_encode = msgspec.msgpack.Encoder().encode
+from autopack.telemetry.journal.format import RECORD_OVERHEAD_BYTES, encode, pack_record
+from autopack.telemetry.journal.recovery import try_to
+from autopack.telemetry.journal.segment import Position, Segment
+from autopack.telemetry.journal.segment_maker import JournalSizes, SegmentMaker
+from autopack.telemetry.lifecycle import best_effort
 
 
 class Journal:
-    """A `Buffer` on disk. Raises OSError when the folder cannot be used at all: then there is no journal."""
+    """A write-ahead log. Raises OSError when the folder cannot be used at all: then there is no journal.
 
-    def __init__(self, folder: Path, fingerprint: bytes, settings: Settings, wake: Callable[[], None]) -> None:
+    No segment is made before the first event: most forked children never record one.
+    """
+
+    def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes) -> None:
         self.folder = folder
-        smallest = min(settings.journal_first_segment_bytes, settings.journal_segment_bytes)
-        self.slot_bytes = min(settings.max_event_bytes, smallest - FIRST_RECORD - RECORD_OVERHEAD_BYTES)
+        self.max_payload_bytes = sizes.max_payload
         self.inline_segments = AtomicCounter()
-        self.damaged = 0
-        self._wake = wake
-        self._fingerprint = fingerprint
-        self._maker = SegmentMaker(folder, fingerprint, settings)
+        self._maker = SegmentMaker(folder, fingerprint, sizes)
         self._making = threading.RLock()
         self._inside: set[int] = set()  # the threads that look for the next segment
-        self._aside: deque[bytes] = deque()
-        self._account_lock = threading.RLock()  # for consistent snapshots: only the worker reads and settles
-        self._taken_here = 0
+        self._reentrant_overflow: deque[bytes] = deque()
+        self._counting = threading.RLock()  # for consistent counts while what overflowed is appended
         self._closed = False
-        self._ledger = Ledger()
-        self._places: dict[int, tuple[Segment, int]] = {}
-        self._recovered = 0
-        self._recovery_begun = False
-        self._orphans: deque[Orphan] = deque()
-        self._left_behind = 0  # events of orphans that were not read before `close` gave them back
-        # No segment is made before the first event: most forked children never record one.
-        self._appender = Appender()  # or one before it, for a moment: who finds no room there follows the chain
+        # Or, for a short time, one before it: a caller that finds no room there follows the chain.
+        self._appender = Appender()
         self._oldest = self._appender  # the first that is not settled to its end
-        self._ready: list[Segment] = []  # the next, made by the worker
+        self._ready: list[Segment] = []  # the next one, made by the worker
 
     # The call site.
 
-    def take_slot(self) -> bool:
-        """Room is looked for in `append`, which also wakes the worker."""
-        return False
+    def append(self, payload: bytes) -> bool:
+        """Accept an event of at most `max_payload_bytes`: when this returns it outlives the process.
 
-    def append(self, payload: bytes) -> None:
-        """Accept an event: when this returns it outlives the process. Raises QueueRejected."""
+        Returns whether to wake the worker. Raises QueueRejected.
+        """
         appender = self._appender
         sequence = next(appender.sequences)
         try:
-            # In one copy: a crash between two would leave what looks like a damaged record.
-            # This is `_record`, written out.
-            appender.write(_encode((sequence << 32 | adler32(payload, sequence), payload)))
+            # This is `pack_record`, written out.
+            appender.write(encode((sequence << 32 | adler32(payload, sequence), payload)))
         except (ValueError, OverflowError):  # no room, or no sequence left, after very many that were refused
-            self._append_after(appender, payload)
-            return
-        if sequence >= appender.wake_at:
-            self._wake()
+            return self._append_after(appender, payload)
+        return sequence >= appender.wake_at
 
-    def offer(self, payload: bytes) -> bool:
-        """See `Buffer.offer`."""
-        if len(payload) > self.slot_bytes:
-            raise QueueRejected("too_large")
-        self.append(payload)
-        return False
-
-    def _append_after(self, full: Appender, payload: bytes) -> None:
+    def _append_after(self, full: Appender, payload: bytes) -> bool:
         """Append behind one that takes nothing any more. Raises QueueRejected."""
-        me = threading.get_ident()
-        if me in self._inside:
-            self._put_aside(payload)
-            return
+        thread = threading.get_ident()
+        if thread in self._inside:
+            self._defer(payload)
+            return False
         try:
-            self._inside.add(me)
-            with politely(self._making):
+            self._inside.add(thread)
+            with best_effort(self._making):
                 self._appender = self._after(full)
         finally:
-            self._inside.discard(me)
-        self.append(payload)
-        self._append_what_is_aside()
+            self._inside.discard(thread)
+        wake = self.append(payload)
+        self.append_deferred()
+        return wake
 
-    def _put_aside(self, payload: bytes) -> None:
-        """At most so much that a new segment has room for all of it."""
+    def _defer(self, payload: bytes) -> None:
+        """Keep an event in memory until the call that this one interrupts appends it. Raises QueueRejected.
+
+        At most as many bytes as a new segment has room for.
+        """
         if self._closed:
             raise QueueRejected("closed")
-        waiting = sum(len(other) + RECORD_OVERHEAD_BYTES for other in self._aside)
-        if waiting + len(payload) > self.slot_bytes:
+        waiting = sum(len(other) + RECORD_OVERHEAD_BYTES for other in self._reentrant_overflow)
+        if waiting + len(payload) > self.max_payload_bytes:
             raise QueueRejected("journal_full")
-        self._aside.append(payload)
+        self._reentrant_overflow.append(payload)
 
-    def _append_what_is_aside(self) -> None:
-        """For those whom no call of their own thread is doing it for: one that interrupted that would do it twice."""
-        me = threading.get_ident()
-        if not self._aside or me in self._inside:
+    def append_deferred(self) -> None:
+        """Append what overflowed, unless a call of this very thread is doing that: it would be appended twice."""
+        thread = threading.get_ident()
+        if not self._reentrant_overflow or thread in self._inside:
             return
         try:
-            self._inside.add(me)
-            with politely(self._making) as held, contextlib.suppress(QueueRejected):
+            self._inside.add(thread)
+            with best_effort(self._making) as held, contextlib.suppress(QueueRejected):
                 last = self._appender.last
-                while held and not self._take_in(last):
+                while held and not self._append_deferred_to(last):
                     last = self._after(last)
         finally:
-            self._inside.discard(me)
+            self._inside.discard(thread)
 
-    def _take_in(self, appender: Appender) -> bool:
-        """Append what is aside; False if not all of it found room.
+    def _append_deferred_to(self, appender: Appender) -> bool:
+        """Append what overflowed to one segment; False if not all of it found room.
 
-        An event leaves the side deque only when it is in a segment: there twice is better than nowhere.
+        An event leaves the overflow only when it is in a segment: there twice is better than nowhere.
         """
-        with contextlib.suppress(ValueError), politely(self._account_lock) as held:
-            while held and self._aside:
-                appender.write(_record(self._aside[0], next(appender.sequences)))
-                self._aside.popleft()
+        with contextlib.suppress(ValueError), best_effort(self._counting) as held:
+            while held and self._reentrant_overflow:
+                appender.write(pack_record(self._reentrant_overflow[0], next(appender.sequences)))
+                self._reentrant_overflow.popleft()
             return True
         return False
 
     def _after(self, full: Appender) -> Appender:
-        """Who goes on behind one that takes nothing any more. Raises QueueRejected."""
-        if full.successor is None:
+        """The appender that goes on behind one that takes nothing any more. Raises QueueRejected."""
+        if full.next is None:
             if self._closed:
                 raise QueueRejected("closed")
             # At once: no event goes in behind refused ones, whose sequences would lead out of the segment's range.
             full.seal()
-            segment = self._next(full)
-            successor = full.succeed(segment)
-            if successor.segment is segment:
-                self._take_in(successor)  # also if a handler that interrupted this has recorded, and then closed
+            segment = self._next_segment(full)
+            following = full.link_next(segment)
+            if following.segment is segment:
+                self._append_deferred_to(following)  # also if a handler that interrupted this recorded, and then closed
             else:
                 self._ready.append(segment)  # another thread was faster
         if self._closed:  # meanwhile
@@ -174,7 +134,7 @@ class Journal:
             raise QueueRejected("closed")
         return full.last
 
-    def _next(self, full: Appender) -> Segment:
+    def _next_segment(self, full: Appender) -> Segment:
         """The segment that the worker has made, or else one that is made here and now. Raises QueueRejected."""
         with contextlib.suppress(IndexError):
             return self._ready.pop()
@@ -184,108 +144,44 @@ class Journal:
 
     # The worker.
 
-    @property
-    def kept_in(self) -> Path | None:
-        """See `Buffer.kept_in`."""
-        return self.folder
-
-    def recover(self) -> None:
-        """Take over what dead writers left for this destination, and put it before everything else."""
-        if self._recovery_begun:
-            return
-        self._recovery_begun = True
-        remove_unfinished(self.folder)
-        orphans = list(orphans_in(self.folder, self._fingerprint))
-        with politely(self._account_lock):
-            self._orphans.extend(orphans)
-            self._recovered = sum(orphan.events for orphan in orphans)
-            self.damaged = sum(orphan.damaged for orphan in orphans)
-            # Their keys are negative, so that `settled_through` counts our own only when theirs are settled.
-            self._ledger.next_key = -self._recovered
-        if self._recovered or self.damaged:
-            log.warning(
-                "Recovered %d event(s) of earlier processes from %d journal segment(s), %d damaged",
-                self._recovered,
-                len(orphans),
-                self.damaged,
-            )
-        self._finish_segments()
-
-    def take(self, limit: int) -> Mapping[int, bytes]:
-        """See `Buffer.take`."""
-        self._append_what_is_aside()
-        with politely(self._account_lock):
-            if again := self._ledger.again(limit):
-                return again
-            batch: dict[int, bytes] = {}
-            for segment, records in self._unread(limit):
-                entered = self._ledger.enter([payload for _, payload in records])
-                self._places.update(zip(entered, [(segment, start) for start, _ in records], strict=True))
-                batch |= entered
-            return batch
-
-    def rewind(self) -> None:
-        """See `Buffer.rewind`."""
-        self._ledger.rewind()
-
-    def _unread(self, limit: int) -> Iterator[tuple[Segment, list[tuple[int, bytes]]]]:
-        for orphan in self._orphans:
-            records = orphan.next_records(limit)
-            limit -= len(records)
-            yield orphan.segment, records
-        # Those that are there now: all but the last are sealed, so none of their events comes after one of the next.
-        for _, segment in self._own():
+    def read(self, limit: int) -> Iterator[list[tuple[Position, bytes]]]:
+        """At most `limit` records that were not read yet, in order: one list for each segment."""
+        # The segments that are there now: all but the last are sealed, so no event of one comes after one of the next.
+        for _, segment in self._unsettled():
             records = segment.next_records(limit)
             limit -= len(records)
-            self._taken_here += len(records)
-            yield segment, records
+            yield records
 
-    def _own(self) -> list[tuple[Appender, Segment]]:
-        """Our segments that are not settled to their end, oldest first."""
-        own: list[tuple[Appender, Segment]] = []
+    def _unsettled(self) -> list[tuple[Appender, Segment]]:
+        """The segments that are not settled to their end, oldest first."""
+        found: list[tuple[Appender, Segment]] = []
         appender: Appender | None = self._oldest
         while appender is not None:
             if appender.segment is not None:
-                own.append((appender, appender.segment))
-            appender = appender.successor
-        return own
+                found.append((appender, appender.segment))
+            appender = appender.next
+        return found
 
-    def settle(self, keys: Iterable[int], *, written: int = 0, duplicates: int = 0, dead_lettered: int = 0) -> None:
-        """See `Buffer.settle`."""
-        with politely(self._account_lock):
-            keys = list(keys)
-            self._ledger.settle(keys, written=written, duplicates=duplicates, dead_lettered=dead_lettered)
-            for key in keys:
-                del self._places[key]
-        self._finish_segments()
+    def acknowledge(self, first_unsettled: Position | None) -> None:
+        """Everything that was read before a position is settled: move the marks, remove the files that end before it.
 
-    def _finish_segments(self) -> None:
-        """Move the acknowledged marks up to the first event that is not settled; delete what lies before it."""
-        while self._orphans:
-            if not (self._acknowledge(self._orphans[0].segment) and self._orphans[0].exhausted):
-                return
-            _try_to(self._orphans.popleft().dispose)
-        # Asked for a successor first: from then on nothing comes into a segment any more.
-        while (successor := self._oldest.successor) is not None:
+        None: everything that was read is settled.
+        """
+        # Asked for a next one first: from then on nothing comes into a segment any more.
+        while (following := self._oldest.next) is not None:
             segment = self._oldest.segment
-            if segment is not None and (not self._acknowledge(segment) or segment.has_unread):
+            if segment is not None and (not segment.acknowledge_before(first_unsettled) or segment.has_unread):
                 return
-            self._oldest.finish()
-            successor.let_go()
-            self._oldest = successor
+            self._oldest.freeze_count()
+            following.detach_previous()
+            self._oldest = following
             if segment is not None:
-                _try_to(segment.remove)
+                try_to(segment.remove)
         if self._oldest.segment is not None:
-            self._acknowledge(self._oldest.segment)
+            self._oldest.segment.acknowledge_before(first_unsettled)
 
-    def _acknowledge(self, segment: Segment) -> bool:
-        """Move the mark of a segment; returns whether all that was read of it is settled."""
-        unsettled, start = next(iter(self._places.values()), (None, 0))
-        segment.acknowledge(start if segment is unsettled else segment.read_offset)
-        return segment is not unsettled
-
-    def tend(self) -> None:
-        """Make the next segment before the call site needs it, and leave one that somebody has deleted."""
+    def maintain(self) -> None:
+        """Make the next segment before the call site needs it, and leave one whose file was deleted. May do I/O."""
         appender = self._appender.last
         if appender.segment is None or self._closed:
             return
@@ -297,115 +193,71 @@ class Journal:
                 self._ready.append(self._maker.make(first=False))
 
     def _leave_ready(self) -> None:
-        """The same for those that nobody has written to yet."""
+        """The same for those that were not written to yet."""
         while self._ready:
             with contextlib.suppress(IndexError):  # the call site was faster
                 self._ready.pop().release()
 
     @property
-    def backlog(self) -> int:
-        """See `Buffer.backlog`. What is aside cannot be taken yet."""
-        left = sum(orphan.events_left for orphan in self._orphans) + self._left_behind
-        taken = self._taken_here  # first: more may be taken meanwhile
-        return left + self._appended - taken
-
-    @property
-    def _appended(self) -> int:
+    def appended(self) -> int:
+        """How many events are, or were, in the segments, and can be read."""
         last = self._appender.last
         return last.start + last.count
 
-    def account(self) -> Account:
-        """See `Buffer.account`."""
-        with politely(self._account_lock):
-            account = self._ledger.account(self.backlog + len(self._aside))
-        return msgspec.structs.replace(
-            account, recovered=self._recovered, damaged=self.damaged, inline_segments=self.inline_segments.value
-        )
-
     @property
-    def accepted_here(self) -> int:
-        """See `Buffer.accepted_here`."""
-        with politely(self._account_lock):
-            return self._appended + len(self._aside)
+    def accepted(self) -> int:
+        """The same, and those that overflowed and cannot be read yet."""
+        with best_effort(self._counting):
+            return self.appended + len(self._reentrant_overflow)
 
-    @property
-    def settled_through(self) -> int:
-        """See `Buffer.settled_through`."""
-        with politely(self._account_lock):
-            return self._ledger.settled_through
+    def set_wake_threshold(self, events: int) -> None:
+        """Have `append` return True once about `events` more records have been appended."""
+        self._appender.last.set_wake_threshold(events)
 
-    def arm(self, length: int) -> None:
-        """See `Buffer.arm`."""
-        self._appender.last.arm(max(1, length - self.backlog))
-
-    def disarm(self) -> None:
-        """See `Buffer.disarm`."""
-        self._appender.last.disarm()
+    def clear_wake_threshold(self) -> None:
+        """The worker is awake."""
+        self._appender.last.clear_wake_threshold()
 
     # The end.
 
-    def refuse(self) -> None:
-        """See `Buffer.refuse`."""
+    def close_to_new(self) -> None:
+        """Accept nothing more."""
         self._closed = True
         self._seal()
 
     def _seal(self) -> None:
         self._appender.last.seal()
 
-    @property
-    def has_stragglers(self) -> bool:
-        """None: an event is in, or its caller will find every segment sealed."""
-        return False
+    def close(self, *, settled: bool) -> None:
+        """Close every segment. settled: whether every event is settled; then delete the files, else leave them."""
+        self.close_to_new()
+        with best_effort(self._making):
+            for appender, segment in self._unsettled():
+                appender.freeze_count()
+                if settled and not segment.has_unread:
+                    try_to(segment.remove)
+                else:
+                    segment.release()
+            while self._ready:
+                try_to(self._ready.pop().remove)
+            self._oldest = Appender()
 
-    def close(self) -> None:
-        """Delete what is settled, and leave the rest to the next writer with this destination."""
-        self.refuse()
-        with politely(self._making):
-            self._close_segments(settled=not self.account().pending)
-
-    def _close_segments(self, *, settled: bool) -> None:
-        for appender, segment in self._own():
-            appender.finish()
-            if settled and not segment.has_unread:
-                _try_to(segment.remove)
-            else:
-                segment.release()
-        while self._ready:
-            _try_to(self._ready.pop().remove)
-        for orphan in self._orphans:
-            orphan.segment.release()
-            self._left_behind += orphan.events_left
-        self._oldest = Appender()
-        self._orphans.clear()
-
-    def hold(self, timeout_s: float) -> bool:
-        """See `Buffer.hold`: a child that inherits a segment in the making would hold its lock, and not know it."""
+    def prepare_fork(self, timeout_s: float) -> bool:
+        """Make no segment until the fork is over: a child that inherited one would hold its lock and not know it."""
         return self._making.acquire(timeout=timeout_s)
 
-    def go_on(self) -> None:
-        """See `Buffer.go_on`."""
-        with contextlib.suppress(RuntimeError):  # it could not be had in time
+    def resume_after_fork(self) -> None:
+        """The end of `prepare_fork`, in the thread that called it."""
+        with contextlib.suppress(RuntimeError):  # it could not be acquired in time
             self._making.release()
 
-    def forget(self) -> None:
-        """See `Buffer.forget`: close file and map of every segment; the locks stay the parent's."""
-        for appender, segment in self._own():
-            appender.finish()
+    def reset_in_child(self) -> None:
+        """Close file and map of every segment; the locks stay the parent's."""
+        for appender, segment in self._unsettled():
+            appender.freeze_count()
             segment.release()
-        for segment in [*self._ready, *(orphan.segment for orphan in self._orphans)]:
+        for segment in self._ready:
             segment.release()
-
-
-def _record(payload: bytes, sequence: int) -> bytes:
-    return _encode((sequence << 32 | adler32(payload, sequence), payload))
-
-
-def _try_to(dispose: Callable[[], object]) -> None:
-    """Delete or rename a file that is settled. If that fails, it is found again later and nothing in it is sent."""
-    try:
-        dispose()
-    except OSError as exc:
-        log.warning("A settled journal segment cannot be removed: %s", exc.strerror)
 
 
 def fingerprint_of(identity: str) -> bytes:

@@ -1,48 +1,31 @@
-"""Segments that dead writers left behind: found, taken over, read to their end."""
+"""Segments that dead writers left behind: found, taken over, read to their end, removed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from autopack._util.files import is_at, open_private, try_lock
 from autopack.errors import ForeignSegmentError, SegmentError
 from autopack.telemetry import log
-from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Record, Segment
+from autopack.telemetry.journal.format import Record
+from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Position, Segment
 
-# Its maker needs milliseconds; a younger file may be in the making, and not locked yet.
+# A segment is made in milliseconds; a younger file may be in the making, and not locked yet.
 _UNFINISHED_FOR_S = 60.0
 
 
-class Found(NamedTuple):
-    """A file of the journal folder, and what it is: `segment` is open and ours where it could be taken over.
-
-    `why_not` says why it was left alone: its writer lives, it is for another destination, or, `is_strange`, it is no
-    segment that this program can read.
-    """
-
-    path: Path
-    segment: Segment | None
-    why_not: str | None
-    is_strange: bool = False
-
-
 class Orphan:
-    """A segment whose writer is dead, now ours. `events` are what is to be delivered of it."""
+    """A segment whose writer is dead. `events` are those to be delivered, `damaged` what cannot be read."""
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.events, self.damaged = _survey(segment)
         self.events_left = self.events
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every good record was read."""
-        return not self.events_left
 
     def next_record(self) -> Record | None:
         """The next good record, None at the end."""
@@ -55,9 +38,9 @@ class Orphan:
         self.segment.read_offset = record.end
         return record
 
-    def next_records(self, limit: int) -> list[tuple[int, bytes]]:
-        """At most so many good records: where, and what. Raises SegmentError when not even one can be read."""
-        records: list[tuple[int, bytes]] = []
+    def next_records(self, limit: int) -> list[tuple[Position, bytes]]:
+        """At most `limit` good records. Raises SegmentError when not even one can be read."""
+        records: list[tuple[Position, bytes]] = []
         while len(records) < limit:
             try:
                 record = self.next_record()
@@ -67,30 +50,72 @@ class Orphan:
                 raise
             if record is None:
                 break
-            records.append((record.start, record.payload))
+            records.append((Position(self.segment, record.start), record.payload))
         return records
 
     def dispose(self) -> None:
-        """All of it is settled: delete it, or, where it is damaged, set it aside for a person."""
+        """All of it is settled: delete it, or, where it is damaged, quarantine it for a person."""
         if self.damaged:
-            log.warning("A damaged journal segment was set aside as %s", self.segment.set_aside())
+            log.warning("A damaged journal segment was quarantined as %s", self.segment.quarantine())
         else:
             self.segment.remove()
 
 
-def search(folder: Path, fingerprint: bytes | None) -> list[Found]:
-    """What lies in a journal folder, oldest first; None as the fingerprint: for any destination."""
-    found = [_open(path, fingerprint) for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    return sorted(found, key=lambda item: item.segment.header.created_ns if item.segment else 0)
+class Orphans(deque[Orphan]):
+    """The segments of dead writers that this process has taken over, oldest first."""
+
+    @property
+    def events_left(self) -> int:
+        """How many events were not read yet."""
+        return sum(orphan.events_left for orphan in self)
+
+    def read(self, limit: int) -> Iterator[list[tuple[Position, bytes]]]:
+        """At most `limit` records that were not read yet, in order: one list for each segment."""
+        for orphan in self:
+            records = orphan.next_records(limit)
+            limit -= len(records)
+            yield records
+
+    def acknowledge(self, first_unsettled: Position | None) -> bool:
+        """Everything that was read before a position is settled: move the marks, remove the files that end before it.
+
+        Returns whether none is left.
+        """
+        while self:
+            first = self[0]
+            if not first.segment.acknowledge_before(first_unsettled) or first.events_left:
+                return False
+            try_to(self.popleft().dispose)
+        return True
+
+    def release(self) -> None:
+        """Give them up, for the next writer, with what is not settled in them."""
+        for orphan in self:
+            orphan.segment.release()
+        self.clear()
 
 
-def orphans_in(folder: Path, fingerprint: bytes | None) -> Iterator[Orphan]:
-    """The segments that could be taken over. The others are left alone; the log names those that are no segments."""
-    for path, segment, why_not, is_strange in search(folder, fingerprint):
-        if segment is not None:
-            yield Orphan(segment)
-        elif is_strange:
-            log.warning("%s is left alone: %s", path, why_not)
+def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:
+    """Take over what dead writers left for a destination, oldest first; None: for any destination.
+
+    What belongs to a living writer or to another destination is left alone; so is what is no segment, with a warning.
+    """
+    segments = filter(None, (_taken_over(path, fingerprint) for path in sorted(folder.glob(f"*{SUFFIX}"))))
+    return [Orphan(segment) for segment in sorted(segments, key=lambda segment: segment.header.created_ns)]
+
+
+def _taken_over(path: Path, fingerprint: bytes | None) -> Segment | None:
+    try:
+        segment = Segment.open(path, fingerprint)
+    except ForeignSegmentError:
+        return None
+    except (SegmentError, OSError) as exc:
+        log.warning("%s is left alone: %s", path, exc)
+        return None
+    if segment.take_over():
+        return segment
+    segment.release()
+    return None
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -106,14 +131,12 @@ def remove_unfinished(folder: Path) -> None:
                 os.close(file)
 
 
-def _open(path: Path, fingerprint: bytes | None) -> Found:
+def try_to(dispose: Callable[[], object]) -> None:
+    """Delete or rename a file that is settled. If that fails, a later writer finds it again and sends nothing of it."""
     try:
-        segment = Segment.open(path, fingerprint)
-    except ForeignSegmentError as exc:
-        return Found(path, None, str(exc))
-    except (SegmentError, OSError) as exc:
-        return Found(path, None, str(exc), is_strange=True)
-    return Found(path, segment, None if segment else "its writer lives")
+        dispose()
+    except OSError as exc:
+        log.warning("A settled journal segment cannot be removed: %s", exc.strerror)
 
 
 def _survey(segment: Segment) -> tuple[int, int]:
@@ -128,6 +151,4 @@ def _survey(segment: Segment) -> tuple[int, int]:
         events += 1
         expected = record.sequence + 1
         offset = record.end
-    if segment.is_damaged or segment.leftover_after(offset):
-        damaged += 1
-    return events, damaged
+    return events, damaged + segment.is_damaged_after(offset)

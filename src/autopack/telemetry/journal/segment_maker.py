@@ -8,35 +8,42 @@ import stat
 import time
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from autopack._util.files import ensure_private_folder
 from autopack.errors import QueueRejected
 from autopack.telemetry import log
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.journal.segment import (
-    FIRST_RECORD,
-    FORMAT_VERSION,
-    MAX_BYTES,
-    SUFFIX,
-    UNFINISHED_SUFFIX,
-    Header,
-    Segment,
-)
+from autopack.telemetry.journal.format import FIRST_RECORD, FORMAT_VERSION, MAX_BYTES, RECORD_OVERHEAD_BYTES, Header
+from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Segment
 
 _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
+
+
+class JournalSizes(NamedTuple):
+    """Bytes: of the largest event, of the first segment and of each further one, of all segments in one folder."""
+
+    max_event: int
+    first_segment: int
+    segment: int
+    folder: int
+
+    @property
+    def max_payload(self) -> int:
+        """The largest event that is accepted, which any segment has room for."""
+        return min(self.max_event, min(self.first_segment, self.segment) - FIRST_RECORD - RECORD_OVERHEAD_BYTES)
 
 
 class SegmentMaker:
     """For any thread and any signal handler at once. Raises OSError when the folder cannot be used at all."""
 
-    def __init__(self, folder: Path, fingerprint: bytes, settings: Settings) -> None:
+    def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes) -> None:
         self._folder = folder
         self._fingerprint = fingerprint
-        self._settings = settings
+        self._sizes = sizes
         self._writer_id = os.urandom(16)
         self._numbers = itertools.count(1)
         self._full_until_s = 0.0
-        self._said_full = False
+        self._logged_full = False
         _check_folder(folder)
 
     def make(self, *, first: bool) -> Segment:
@@ -46,19 +53,19 @@ class SegmentMaker:
         """
         if time.monotonic() < self._full_until_s:
             raise QueueRejected("journal_full")
-        settings = self._settings
-        size_bytes = settings.journal_first_segment_bytes if first else settings.journal_segment_bytes
+        sizes = self._sizes
+        size_bytes = sizes.first_segment if first else sizes.segment
         try:
-            ensure_private_folder(self._folder)  # somebody may have deleted it
-            if size_bytes + _bytes_of_segments(self._folder) <= settings.journal_bytes:
+            ensure_private_folder(self._folder)  # it may have been deleted
+            if size_bytes + _bytes_of_segments(self._folder) <= sizes.folder:
                 made = self._create(size_bytes)
-                self._said_full = False
+                self._logged_full = False
                 return made
-            problem = f"{settings.journal_bytes} bytes are in use"
+            problem = f"{sizes.folder} bytes are in use"
         except OSError as exc:
             problem = exc.strerror or type(exc).__name__
-        if not self._said_full:
-            self._said_full = True
+        if not self._logged_full:
+            self._logged_full = True
             log.warning("No further journal segment in %s (%s): events are dropped, and counted", self._folder, problem)
         self._full_until_s = time.monotonic() + _FULL_FOR_S
         raise QueueRejected("journal_full")
@@ -87,7 +94,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _bytes_of_segments(folder: Path) -> int:
-    """Of segments that are ours to count: not what somebody else has put there under such a name."""
+    """Of this user's segments: not of what another user has put there under such a name."""
     with os.scandir(folder) as entries:
         return sum(_bytes_of_segment(entry) for entry in entries if entry.name.endswith(SUFFIX))
 
@@ -97,5 +104,5 @@ def _bytes_of_segment(entry: os.DirEntry[str]) -> int:
         found = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return 0  # settled and deleted since the folder was listed
-    ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_size <= MAX_BYTES
-    return found.st_size if ours else 0
+    counts = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_size <= MAX_BYTES
+    return found.st_size if counts else 0

@@ -1,29 +1,20 @@
-"""What lies in a journal folder and among the dead letters, seen without taking anything over.
+"""What lies in a journal folder, seen without taking anything over.
 
 A segment's lock is tried, to learn whether its writer lives, and given up before the file is read: a writer that starts
-while somebody looks must be able to recover. So a number may be out of date when it is read; nothing is ever changed.
+during the look must be able to recover. So a number may be out of date when it is read; nothing is ever changed.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from autopack._util.files import open_private, try_lock
 from autopack.errors import SegmentError
-from autopack.telemetry.engine.dead_letters import MAX_BYTES as DEAD_LETTERS_MAX_BYTES
-from autopack.telemetry.engine.dead_letters import DeadLetterFile
 from autopack.telemetry.journal.recovery import Orphan
-from autopack.telemetry.journal.segment import FIRST_RECORD, SUFFIX, Segment, check_size, read_header
-
-CORRUPT_SUFFIX = ".corrupt"
-# A letter is an event of at most 256 KiB written as JSON, where a byte may become six.
-_LARGEST_LETTER_BYTES = 6 * (256 << 10)
+from autopack.telemetry.journal.segment import CORRUPT_SUFFIX, SUFFIX, Segment
 
 State = Literal["live", "orphaned", "unusable"]
 
@@ -58,8 +49,8 @@ class SegmentFile(msgspec.Struct, frozen=True):
                 return f"its writer is gone, {self.events} event(s) wait{whose}"
 
 
-class JournalState(msgspec.Struct, frozen=True):
-    """A journal folder, oldest name first. `corrupt`: damaged files that recovery has set aside for a person."""
+class JournalStatus(msgspec.Struct, frozen=True):
+    """A journal folder, oldest name first. `corrupt`: damaged files that recovery has kept for a person."""
 
     folder: str
     files: list[SegmentFile]
@@ -71,58 +62,30 @@ class JournalState(msgspec.Struct, frozen=True):
         return [file for file in self.files if file.state == "orphaned"]
 
 
-class DeadLetterState(msgspec.Struct, frozen=True):
-    """The dead letters of a database. `unreadable`: lines that cannot be read; `full`: no further one finds room."""
-
-    waiting: int
-    unreadable: int
-    full: bool
-
-
-def journal_state(folder: Path, fingerprint: bytes) -> JournalState:
+def journal_status(folder: Path, fingerprint: bytes) -> JournalStatus:
     """What is in a journal folder now; one that does not exist is empty."""
-    return JournalState(
+    return JournalStatus(
         folder=str(folder),
         files=list(_segment_files(folder, fingerprint)),
         corrupt=sorted(path.name for path in folder.glob(f"*{CORRUPT_SUFFIX}")),
     )
 
 
-def dead_letter_state(folder: Path) -> DeadLetterState:
-    """The dead letters in a telemetry folder. Raises OSError where they cannot be read."""
-    office = DeadLetterFile(folder)
-    unreadable = waiting = 0
-    for letter in office.read():
-        unreadable += letter is None
-        waiting += letter is not None
-    size_bytes = office.path.stat().st_size if office.path.exists() else 0
-    return DeadLetterState(waiting, unreadable, full=size_bytes >= DEAD_LETTERS_MAX_BYTES - _LARGEST_LETTER_BYTES)
-
-
 def _segment_files(folder: Path, fingerprint: bytes) -> Iterator[SegmentFile]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
-            yield _look_at(path, fingerprint)
+            yield _segment_file(path, fingerprint)
         except FileNotFoundError:
             continue  # its writer has just finished it
         except (SegmentError, OSError) as exc:
             yield SegmentFile(path.name, "unusable", problem=getattr(exc, "strerror", None) or str(exc))
 
 
-def _look_at(path: Path, fingerprint: bytes) -> SegmentFile:
-    file = open_private(path, os.O_RDWR)
+def _segment_file(path: Path, fingerprint: bytes) -> SegmentFile:
+    segment = Segment.open(path)
     try:
-        check_size(os.fstat(file).st_size)
-        header = read_header(os.pread(file, FIRST_RECORD, 0))
-        state: State = "orphaned" if try_lock(file) else "live"
-        fcntl.flock(file, fcntl.LOCK_UN)
-        segment = Segment(path, file, header)
-    except BaseException:
-        os.close(file)
-        raise
-    try:
-        segment.read_offset = segment.acknowledged()
-        events = Orphan(segment).events
+        state: State = "live" if segment.has_living_owner() else "orphaned"
+        theirs = segment.header.fingerprint
+        return SegmentFile(path.name, state, theirs == fingerprint, theirs.hex(), Orphan(segment).events)
     finally:
         segment.release()
-    return SegmentFile(path.name, state, header.fingerprint == fingerprint, header.fingerprint.hex(), events)

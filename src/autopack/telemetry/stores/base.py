@@ -17,7 +17,7 @@ class Store(Protocol):
         """How many rows one call of `write` may hold."""
 
     @property
-    def works_elsewhere(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether `write` mostly waits for another process or machine: the next batch is decoded meanwhile. Beside a
         database in this process that would only take turns with it, and each turn waits for the GIL.
         """
@@ -54,5 +54,5 @@ class Store(Protocol):
         final: no `write` will follow. Where it is False, what lives only as long as a connection must be kept.
         """
 
-    def forked(self) -> Store:
+    def reset_in_child(self) -> Store:
         """In a forked child: a store for the same database that shares nothing with the parent's."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import TABLE, Row, as_read
 
 
 class MemoryStore:
@@ -18,17 +20,20 @@ class MemoryStore:
     """
 
     max_batch_rows = 10_000
-    works_elsewhere = False
+    is_remote = False
     telemetry_dir: Path | None = None
     identity: str | None = None
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, str], Row] = {}
+        self._rows: dict[Any, Row] = {}
 
     @property
-    def rows(self) -> list[Row]:
-        """A copy of what was written, in order. Complete after `flush()` or `close()`."""
-        return list(self._rows.values())
+    def rows(self) -> list[Any]:
+        """A copy of what was written, in order. Complete after `flush()` or `close()`.
+
+        Each has an attribute for each column of the table, by its name; `timestamp` is aware UTC.
+        """
+        return [as_read(row) for row in self._rows.values()]
 
     def load(self) -> None:
         """Nothing to import."""
@@ -36,12 +41,15 @@ class MemoryStore:
     async def write(self, rows: Sequence[Row]) -> int:
         """All rows; returns how many were new."""
         before = len(self._rows)
-        self._rows |= {key: row for row in rows if (key := (row.run_id, row.event_uid)) not in self._rows}
+        self._rows |= {key: row for row in rows if (key := _key_of(row)) not in self._rows}
         return len(self._rows) - before
 
     async def close(self, *, final: bool = True) -> None:
         """The rows stay."""
 
-    def forked(self) -> MemoryStore:
+    def reset_in_child(self) -> MemoryStore:
         """The child's copy of the memory: the parent never sees what is written to it."""
         return self
+
+
+_key_of = itemgetter(*map(TABLE.names.index, TABLE.key))

@@ -13,16 +13,15 @@ import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-
-from msgspec.structs import astuple
 
 from autopack._util.files import make_folders
 from autopack.database.destination import Destination
 from autopack.errors import DataRejectedError, SchemaError, StoreError, StoreUnusableError, TransientStoreError
 from autopack.telemetry import lifecycle, log
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import TABLE, Row, Table
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 # Nothing can interrupt SQLite's own wait for a lock, so it is short; longer waits are the retry's, which shutdown ends.
 BUSY_TIMEOUT_MS = 250
 _MAX_VARIABLES = 32_766  # of SQLite since 3.32
-_TIMESTAMP = Row.__struct_fields__.index("timestamp")
-_TIMESTAMP_LENGTH = len("2026-11-23 12:10:31.892794")
 
 _TRANSIENT = {"BUSY", "LOCKED", "NOMEM", "INTERRUPT", "IOERR", "FULL", "CANTOPEN", "PROTOCOL", "SCHEMA"}
 _DATA = {"TOOBIG", "CONSTRAINT", "MISMATCH", "RANGE"}
@@ -70,11 +67,12 @@ class _BulkConnection(sqlite3.Connection):
     """A connection whose `executemany` is one transaction and one statement."""
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        """Run `sql`, an INSERT with one row of `?` in it as `{row}`, for all rows of `parameters` at once."""
+        """Run `sql`, an INSERT with its rows as `{rows}`, for all rows of `parameters` at once."""
         rows: Sequence[Row] = list(parameters)
-        statement = sql.format(row=",".join([_placeholders()] * len(rows)))
+        placeholders = f"({','.join('?' * len(rows[0]))})"
+        statement = sql.format(rows=",".join([placeholders] * len(rows)))
         try:
-            values = _flat_values(rows)
+            values = list(chain.from_iterable(rows))
             self.execute("BEGIN IMMEDIATE")
             cursor = self.execute(statement, values)
             self.execute("COMMIT")
@@ -91,43 +89,23 @@ class _BulkConnection(sqlite3.Connection):
             self.execute("ROLLBACK")
 
 
-def _flat_values(rows: Iterable[Row]) -> list[Any]:
-    values: list[Any] = []
-    for row in rows:
-        fields = astuple(row)
-        values += fields[:_TIMESTAMP]
-        # The form in which SQLAlchemy's DateTime reads it back: UTC, to the microsecond, without the zone.
-        values.append(row.timestamp.isoformat(" ", "microseconds")[:_TIMESTAMP_LENGTH])
-        values += fields[_TIMESTAMP + 1 :]
-    return values
-
-
 @cache
-def _placeholders() -> str:
-    return f"({','.join('?' * len(Row.__struct_fields__))})"
-
-
-@cache
-def _insert_template() -> str:
-    from autopack.models import TokenEstimationV2Event
-
-    table = TokenEstimationV2Event.__table__
-    columns = ", ".join(table.c[name].name for name in Row.__struct_fields__)
+def _insert_template(table: Table) -> str:
     # The conflict is named: a unique index of the user's own must not make another event vanish as a duplicate.
-    identity = ", ".join(column.name for column in table.primary_key)
     return (
-        f"INSERT INTO {TokenEstimationV2Event.__tablename__} ({columns}) VALUES {{row}} "  # noqa: S608 (our own names)
-        f"ON CONFLICT ({identity}) DO NOTHING"
+        f"INSERT INTO {table.name} ({', '.join(table.names)}) VALUES {{rows}} "  # noqa: S608 (our own names)
+        f"ON CONFLICT ({', '.join(table.key)}) DO NOTHING"
     )
 
 
 class SqliteStore:
     """One SQLite file, or a database in memory that lives as long as its connection."""
 
-    max_batch_rows = _MAX_VARIABLES // len(Row.__struct_fields__)
-    works_elsewhere = False
+    is_remote = False
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, table: Table = TABLE) -> None:
+        self.max_batch_rows = _MAX_VARIABLES // len(table.columns)
+        self._table = table
         self._destination = destination
         self._engine: AsyncEngine | None = None
         self._connection: AsyncConnection | None = None
@@ -172,10 +150,10 @@ class SqliteStore:
         if final or self._destination.path is not None or self._driver is None:
             await self._disconnect()
 
-    def forked(self) -> SqliteStore:
-        """See `Store.forked`."""
-        lifecycle.keep(self)  # closing a copy of its connection would write into the parent's files
-        return SqliteStore(self._destination)
+    def reset_in_child(self) -> SqliteStore:
+        """See `Store.reset_in_child`."""
+        lifecycle.keep_uncollected(self)  # closing a copy of its connection would write into the parent's files
+        return SqliteStore(self._destination, self._table)
 
     async def _write(self, rows: Sequence[Row]) -> Any:
         if self._driver is None and self._direct is None:
@@ -186,8 +164,8 @@ class SqliteStore:
                 error = translate(exc)
                 raise StoreUnusableError(error.code) if isinstance(error, DataRejectedError) else error from exc
         if self._driver is not None:
-            return await self._driver.executemany(_insert_template(), cast("Iterable[Any]", rows))
-        return self._direct_driver().executemany(_insert_template(), cast("Iterable[Any]", rows))
+            return await self._driver.executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
+        return self._direct_driver().executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
 
     async def _connect(self) -> None:
         _create_private(self._destination.path)

@@ -10,7 +10,7 @@ TABLE = "token_estimation_v2_events"
 INDEX = "ix_token_estimation_v2_events_timestamp"
 UNIQUE = "uq_token_estimation_v2_events_run_uid"
 
-# Added by us, and gone on the way back. `actual_max_tokens` is not among them: the plan's own system has it today.
+# Added by autopack, dropped on the way back. Not `actual_max_tokens`: the host system has it today.
 ADDED = frozenset({"event_uid", "input_tokens", "duration_ms", "existing_json", "attributes_json"})
 
 

@@ -7,18 +7,18 @@ named, neither by asyncpg nor by SQLAlchemy's adapter, so that PgBouncer may giv
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 from urllib.parse import urlencode
 
 import asyncpg
-from sqlalchemy import Column
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from autopack.database.postgres_urls import Address, PostgresUrl
-from autopack.models import TokenEstimationV2Event
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import Kind, Row, Table
 from autopack.telemetry.stores.postgres.errors import translate
 
 CONNECT_TIMEOUT_S = 5.0  # for each server
@@ -44,40 +44,50 @@ _IN_DSN = frozenset(
         "gsslib",
     }
 )
-_ARRAY_OF = {"VARCHAR": "text[]", "TEXT": "text[]", "BIGINT": "bigint[]", "BOOLEAN": "boolean[]"}
+_TYPE_OF: dict[Kind, str] = {
+    "text": "text",
+    "paths": "text",
+    "tags": "text",
+    "count": "bigint",
+    "truth": "boolean",
+    "instant": "timestamptz",
+}
 
 
 @cache
-def insert_statement() -> str:
+def insert_statement(table: Table) -> str:
     """Writes a batch: one array for each column, so that the number of parameters does not depend on the rows.
 
     Its status says how many rows were new. The conflict is named: a unique index of the user's own must not make
     another event vanish as a duplicate.
     """
-    table = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
-    columns = [table.c[name] for name in Row.__struct_fields__]
-    arrays = ", ".join(f"${number}::{_array_type(column)}" for number, column in enumerate(columns, 1))
-    names = ", ".join(f'"{column.name}"' for column in columns)
+    arrays = ", ".join(f"${number}::{_TYPE_OF[column.kind]}[]" for number, column in enumerate(table.columns, 1))
     return (
-        f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays}) "  # noqa: S608 (our own names)
-        "ON CONFLICT (run_id, event_uid) DO NOTHING"
+        f"INSERT INTO {table.name} ({_quoted(table.names)}) SELECT * FROM unnest({arrays}) "  # noqa: S608 (our own names)
+        f"ON CONFLICT ({', '.join(table.key)}) DO NOTHING"
     )
 
 
+def insert_arrays(rows: Sequence[Row], table: Table) -> list[Sequence[Any]]:
+    """The arguments of `insert_statement`: the values of each column; the driver takes an instant as an object."""
+    return [
+        [datetime.fromisoformat(text).replace(tzinfo=UTC) for text in values] if column.kind == "instant" else values
+        for column, values in zip(table.columns, zip(*rows, strict=True), strict=True)
+    ]
+
+
 @cache
-def type_check_statement() -> str:
+def type_check_statement(table: Table) -> str:
     """Writes nothing, and fails where a column for numbers, instants or truth has got a type that takes none of them.
     Columns for text are left out: whether text can be read as what they have become depends on the text.
     """
-    table = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
-    kinds = {name: _array_type(table.c[name]).removesuffix("[]") for name in Row.__struct_fields__}
-    checked = {name: kind for name, kind in kinds.items() if kind != "text"}
-    names, values = ", ".join(f'"{name}"' for name in checked), ", ".join(f"NULL::{kind}" for kind in checked.values())
-    return f"INSERT INTO {table.name} ({names}) SELECT {values} WHERE false"
+    checked = {column.name: _TYPE_OF[column.kind] for column in table.columns if _TYPE_OF[column.kind] != "text"}
+    values = ", ".join(f"NULL::{type_}" for type_ in checked.values())
+    return f"INSERT INTO {table.name} ({_quoted(checked)}) SELECT {values} WHERE false"
 
 
-def _array_type(column: Column[Any]) -> str:
-    return _ARRAY_OF.get(str(column.type).partition("(")[0], "timestamptz[]")
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def make_engine(server: PostgresUrl, *, command_timeout_s: float) -> AsyncEngine:

@@ -8,62 +8,43 @@ escapes them, and a backslash with N is NULL.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
+from operator import itemgetter
+from typing import Any
 
-from msgspec.structs import astuple
-
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import Row, Table
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _NULL = "\\N"
+_UTC = "+00"  # an instant of a row is the wall clock of UTC without its zone; the session's zone may be another
 
 
-def copy_text(rows: Iterable[Row]) -> bytes:
-    """The rows, their fields in the order of `Row`."""
-    return "".join(map(_line, rows)).encode()
+def copy_text(rows: Iterable[Row], table: Table) -> bytes:
+    """The rows, their fields in the order of the table's columns."""
+    return "".join(map(_line_maker(table), rows)).encode()
 
 
-def _line(row: Row) -> str:
-    """One row; runs for every row under the GIL, hence written out, and with the common case first."""
-    # In the order of Row's fields.
-    (
-        event_uid,
-        run_id,
-        phase_id,
-        timestamp,
-        category,
-        complexity,
-        deliverable_count,
-        deliverables_json,
-        predicted,
-        actual,
-        budget,
-        max_tokens,
-        success,
-        truncated,
-        stop_reason,
-        model,
-        smape_percent,
-        waste_ratio,
-        underestimated,
-        input_tokens,
-        duration_ms,
-        existing_json,
-        attributes_json,
-    ) = astuple(row)
-    texts = f"{run_id}{phase_id}{category}{complexity}{deliverables_json}{stop_reason}{model}{existing_json}{attributes_json}"  # noqa: E501 (a line break in it would be one of the text)
-    if "\\" in texts or not texts.isprintable():
-        return "\t".join([_escaped(value) for value in astuple(row)]) + "\n"
-    return (
-        f"{event_uid}\t{run_id}\t{phase_id}\t{timestamp}\t{category}\t{complexity}\t{deliverable_count}\t"
-        f"{deliverables_json}\t{predicted}\t{actual}\t{budget}\t{_NULL if max_tokens is None else max_tokens}\t"
-        f"{success}\t{truncated}\t{_NULL if stop_reason is None else stop_reason}\t{model}\t"
-        f"{_NULL if smape_percent is None else smape_percent}\t{_NULL if waste_ratio is None else waste_ratio}\t"
-        f"{_NULL if underestimated is None else underestimated}\t{_NULL if input_tokens is None else input_tokens}\t"
-        f"{_NULL if duration_ms is None else duration_ms}\t{_NULL if existing_json is None else existing_json}\t"
-        f"{_NULL if attributes_json is None else attributes_json}\n"
-    )
+@cache
+def _line_maker(table: Table) -> Callable[[Row], str]:
+    """What makes the line of a row. It runs for every row under the GIL, hence the common case first."""
+    # What may hold a character that has to be escaped: texts, and JSON, whose escapes begin with a backslash.
+    texts = [number for number, column in enumerate(table.columns) if column.kind in {"text", "paths", "tags"}]
+    instants = frozenset(number for number, column in enumerate(table.columns) if column.kind == "instant")
+    texts_of, all_texts = itemgetter(*texts), "%s" * len(texts)
+    zones = ["%s" + _UTC if number in instants else "%s" for number in range(len(table.columns))]
+    line = "\t".join(zones) + "\n"
+
+    def line_of(row: Row) -> str:
+        said = all_texts % texts_of(row)
+        if "\\" in said or not said.isprintable():
+            row = tuple([_escaped(value) for value in row])
+        elif None in row:
+            row = tuple([_NULL if value is None else value for value in row])
+        return line % row
+
+    return line_of
 
 
-def _escaped(value: object) -> str:
+def _escaped(value: Any) -> str:
     return _NULL if value is None else str(value).translate(_ESCAPES)

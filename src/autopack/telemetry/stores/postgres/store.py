@@ -15,13 +15,11 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import astuple
-
 from autopack.database.destination import Destination
 from autopack.database.postgres_urls import PostgresUrl
 from autopack.errors import DataRejectedError, StoreUnusableError
 from autopack.telemetry import lifecycle, log
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event.schema import TABLE, Row, Table
 from autopack.telemetry.stores.postgres.copy import copy_text
 from autopack.telemetry.stores.postgres.errors import translate
 
@@ -44,11 +42,14 @@ class PostgresStore:
     """
 
     max_batch_rows = 2_000
-    works_elsewhere = True
+    is_remote = True
 
-    def __init__(self, destination: Destination, *, command_timeout_s: float = COMMAND_TIMEOUT_S) -> None:
+    def __init__(
+        self, destination: Destination, table: Table = TABLE, *, command_timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> None:
         assert destination.server is not None  # noqa: S101 (for the type checker; `by_url` chose this store for it)
         self._destination = destination
+        self._table = table
         self._server: PostgresUrl = destination.server
         self._command_timeout_s = command_timeout_s
         self._engine: AsyncEngine | None = None
@@ -95,11 +96,10 @@ class PostgresStore:
         """How many there are now, all rows being new, but for those that a trigger of the user's left out; None: it
         cannot be done, and nothing was written. Raises the driver's errors.
         """
-        from autopack.models import TokenEstimationV2Event
-
-        table, columns = TokenEstimationV2Event.__tablename__, Row.__struct_fields__
+        table = self._table
+        source = _whole(copy_text(rows, table))
         try:
-            status = await self._driver.copy_to_table(table, source=_whole(copy_text(rows)), columns=columns)
+            status = await self._driver.copy_to_table(table.name, source=source, columns=table.names)
         except Exception as exc:
             if not await self._may_insert(getattr(exc, "sqlstate", None)):
                 raise
@@ -115,24 +115,24 @@ class PostgresStore:
         if sqlstate in _UNREADABLE:
             from autopack.telemetry.stores.postgres.connection import type_check_statement
 
-            await self._driver.execute(type_check_statement())
+            await self._driver.execute(type_check_statement(self._table))
         return not self._may_copy or sqlstate == _DUPLICATE
 
     async def _insert(self, rows: Sequence[Row]) -> int:
         """How many were new; the others are left out. Raises the driver's errors."""
-        from autopack.telemetry.stores.postgres.connection import insert_statement
+        from autopack.telemetry.stores.postgres.connection import insert_arrays, insert_statement
 
-        status = await self._driver.execute(insert_statement(), *zip(*map(astuple, rows), strict=True))
+        status = await self._driver.execute(insert_statement(self._table), *insert_arrays(rows, self._table))
         return _count_in(status)
 
     async def close(self, *, final: bool = True) -> None:  # noqa: ARG002 (a server outlives its connections)
         """See `Store.close`."""
         await self._disconnect(politely=True)
 
-    def forked(self) -> PostgresStore:
-        """See `Store.forked`."""
-        lifecycle.keep(self)  # closing a copy of its connection would end the parent's session
-        return PostgresStore(self._destination, command_timeout_s=self._command_timeout_s)
+    def reset_in_child(self) -> PostgresStore:
+        """See `Store.reset_in_child`."""
+        lifecycle.keep_uncollected(self)  # closing a copy of its connection would end the parent's session
+        return PostgresStore(self._destination, self._table, command_timeout_s=self._command_timeout_s)
 
     async def _connect(self) -> None:
         try:

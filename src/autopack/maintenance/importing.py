@@ -12,10 +12,10 @@ from typing import BinaryIO
 import msgspec
 
 from autopack.analysis.reading.lines import bounded_lines
-from autopack.maintenance.bulk_write import write_apart
-from autopack.maintenance.importing.reading import FileReader, ReadLine
-from autopack.maintenance.importing.rejects import RejectFile
-from autopack.telemetry.stores.base import Store
+from autopack.maintenance.bulk_write import write_or_isolate
+from autopack.maintenance.import_lines import FileReader, ReadLine
+from autopack.maintenance.rejects import RejectFile
+from autopack.telemetry.stores import Store
 
 _BATCH_BYTES = 8 << 20
 
@@ -85,5 +85,5 @@ def _batches(lines: Iterable[ReadLine], most_rows: int) -> Iterator[list[ReadLin
 
 async def _write(store: Store, lines: Sequence[ReadLine]) -> tuple[int, dict[int, str]]:
     """Write these; returns how many were new, and by line number what the database refused."""
-    new, refused = await write_apart(store, [line.row for line in lines if line.row])
+    new, refused = await write_or_isolate(store, [line.row for line in lines if line.row])
     return new, {lines[place].number: f"the database refused it: {code}" for place, code in refused.items()}

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from autopack.analysis.reading.reader import BLOCK_ROWS
 from autopack.analysis.reading.rows import open_columns
 from autopack.analysis.reading.selection import EVERYTHING, Selection
-from autopack.analysis.reading.streaming import BLOCK_ROWS
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.sources import COLUMNS, from_rows
 from autopack.analysis.summarizing.periods import grid_of, periods_of
 from autopack.analysis.summarizing.table import Gathered
 from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.validation import validate
-from autopack.commands._standard_error import note, tracked
-from autopack.database.destination import current_destination
+from autopack.commands._output import tracked
+from autopack.commands._reading import database_to_read
+
+
+def collect_database(collector: SampleCollector, selection: Selection = EVERYTHING) -> str:
+    """Take the events of the database that the environment names; the answer names it. Raises `ReadError`."""
+    destination = database_to_read()
+    with open_columns(destination, COLUMNS, selection) as rows:
+        blocks = tracked(rows.blocks, "Reading", -(-rows.total // BLOCK_ROWS))
+        collector.add_all(from_rows(blocks, collector.unreadable))
+    return str(destination)
 
 
 def gather(
@@ -25,9 +34,9 @@ def gather(
     most_periods: int,
     collector: SampleCollector | None = None,
 ) -> Gathered:
-    """Read the database once; `collector` is one for these rules, to which the caller has further questions.
+    """What summary and report show: the samples of the database, read once, a verdict, and its course.
 
-    Raises `ReadError`.
+    `collector` is one for these rules, to which the caller has further questions. Raises `ReadError`.
     """
     collector = collector or SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
     source = collect_database(collector, selection)
@@ -35,13 +44,3 @@ def gather(
     validation = validate(samples, rules, as_of_s=as_of.timestamp(), source=source)
     grid = grid_of(samples, most=most_periods)
     return Gathered(validation, samples, grid, periods_of(samples, rules, grid))
-
-
-def collect_database(collector: SampleCollector, selection: Selection = EVERYTHING) -> str:
-    """Take the events of the database that the environment names; the answer names it. Raises `ReadError`."""
-    destination = current_destination()
-    note(f"# Database: {destination}")
-    with open_columns(destination, COLUMNS, selection) as rows:
-        blocks = tracked(rows.blocks, "Reading", -(-rows.total // BLOCK_ROWS))
-        collector.add_all(from_rows(blocks, collector.unreadable))
-    return str(destination)

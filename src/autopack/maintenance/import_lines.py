@@ -1,4 +1,4 @@
-"""The lines of a file, each told apart: a row, no event and why, or no business of ours. Pure."""
+"""The lines of a file, each classified: a row, no event and why, or a line that claims nothing. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES
 from autopack.analysis.reading.logs import TAG, parse_line
-from autopack.maintenance.importing.rows import NoEvent, RowMaker
-from autopack.telemetry.event.schema import Row
+from autopack.maintenance.import_rows import NoEvent, RowMaker
+from autopack.telemetry.event import Row
 
-Format = Literal["auto", "log", "ndjson"]
+ImportFormat = Literal["auto", "log", "ndjson"]
 _TAG = TAG.encode()
 
 
@@ -36,7 +36,7 @@ class FileReader:
     it begins with `{` in an export. `passed_over` counts lines that claim nothing: headers, and what else is in a log.
     """
 
-    def __init__(self, wanted: Format = "auto", assumed_time: datetime | None = None) -> None:
+    def __init__(self, wanted: ImportFormat = "auto", assumed_time: datetime | None = None) -> None:
         self.format = wanted
         self.lines = 0
         self.passed_over = 0

@@ -17,21 +17,30 @@ from hashlib import blake2b
 from typing import Any, TypeGuard
 
 import msgspec
-from msgspec.structs import replace
 
 from autopack._util.ids import event_uid
 from autopack.analysis.reading.logs import LogRecord
 from autopack.analysis.reading.selection import parse_instant
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.event.decode import Decoder, encode_given
-from autopack.telemetry.event.missing import MISSING
-from autopack.telemetry.event.schema import FIELDS, MAX_COUNT, OPTIONAL, Row
-from autopack.telemetry.event.wire import encode
+from autopack.estimation.metrics import WHOLE_CALL
+from autopack.telemetry.engine import Settings
+from autopack.telemetry.event import (
+    FIELD_NAMES,
+    MAX_COUNT,
+    OPTIONAL,
+    TABLE,
+    Decoder,
+    Rejected,
+    Row,
+    encode,
+    encode_given,
+    replaced,
+)
 
 RUN_PREFIX = "imported"
 
-_FIELD_NAMES = frozenset(FIELDS)
-_DEFAULTS = [None if name in OPTIONAL else MISSING for name in FIELDS]
+_FIELD_NAMES = frozenset(FIELD_NAMES)
+_DELIVERABLE_COUNT = TABLE.names.index("deliverable_count")
+_DEFAULTS = [None if name in OPTIONAL else ... for name in FIELD_NAMES]
 _DERIVED = ("smape_percent", "waste_ratio", "underestimated")
 _MAX_UID_LENGTH = 36
 _MAX_NS = 2**63 - 1
@@ -78,15 +87,15 @@ class RowMaker:
             "truncated": record.truncated,
             "stop_reason": record.stop_reason,
             "model": record.model,
-            "attributes": {"usage": "total"} if record.actual_is_total else None,
+            "attributes": dict(WHOLE_CALL) if record.actual_is_total else None,
         }
         row = self._row(_nanoseconds(at), given)
         # An assumed time is the user's, and may be another one the next time: the id must not depend on it.
         uid = event_uid(_nanoseconds(at) if record.at else 0, int.from_bytes(digest))
-        return replace(row, event_uid=uid, deliverable_count=record.deliverable_count)
+        return replaced(row, event_uid=uid, deliverable_count=record.deliverable_count)
 
     def from_export(self, line: bytes) -> Row:
-        """The row of a line of NDJSON, ours or the plan's: with its own ids. Raises `NoEvent`."""
+        """The row of a line of NDJSON, autopack's or the host system's: with its own ids. Raises `NoEvent`."""
         record = _json_object(line)
         for name in _DERIVED:
             record.pop(name, None)
@@ -99,21 +108,21 @@ class RowMaker:
         if record.get("deliverables") is None:
             record["deliverables"] = []
         row = self._row(timestamp_ns, record)
-        return replace(
+        listed = row[_DELIVERABLE_COUNT]
+        return replaced(
             row,
             event_uid=self._made_uid(timestamp_ns, content) if uid is None else _checked_uid(uid),
-            deliverable_count=row.deliverable_count if count is None else _checked_count(count, row.deliverable_count),
+            deliverable_count=listed if count is None else _checked_count(count, listed),
         )
 
     def _row(self, timestamp_ns: int, given: dict[str, Any]) -> Row:
         payload = _payload(timestamp_ns, given)
         if len(payload) > Settings().max_event_bytes:
             raise NoEvent(f"larger than {Settings().max_event_bytes >> 10} KiB")
-        match self._decode(payload):
-            case Row() as row:
-                return row
-            case rejected:
-                raise NoEvent(rejected.reason)
+        decoded = self._decode(payload)
+        if isinstance(decoded, Rejected):
+            raise NoEvent(decoded.reason)
+        return decoded
 
     def _made_uid(self, timestamp_ns: int, content: dict[str, Any]) -> str:
         return event_uid(timestamp_ns, int.from_bytes(self._digest(_encode_content(content))))
@@ -128,7 +137,7 @@ def _payload(timestamp_ns: int, given: dict[str, Any]) -> bytes:
     """The record on the wire; the careful way, for what the plain one cannot write, takes five times as long."""
     if given.keys() <= _FIELD_NAMES:
         with suppress(OverflowError, UnicodeEncodeError, RecursionError):
-            return encode((timestamp_ns, 0, *map(given.get, FIELDS, _DEFAULTS)))
+            return encode((timestamp_ns, 0, *map(given.get, FIELD_NAMES, _DEFAULTS)))
     return encode_given(timestamp_ns, 0, given)
 
 
