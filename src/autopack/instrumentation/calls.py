@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from autopack.instrumentation.executions import Turn
 from autopack.instrumentation.phase_ids import auto_phase_id, phase_kind, process_run_id
-from autopack.instrumentation.phases import Phase, current_phase, flat_attributes
+from autopack.instrumentation.phases import Phase, current_phase
 from autopack.instrumentation.replies import ModelReply, count, word
-from autopack.telemetry import get_telemetry, lifecycle
-from autopack.telemetry.counters import not_recorded, unattributed_calls
+from autopack.telemetry import get_telemetry, not_recorded, unattributed_calls, warn_once
 
 if TYPE_CHECKING:
     from typing import ParamSpec
@@ -58,14 +57,14 @@ class Asked:
 
 
 class Call:
-    """One call of a model. Made when the call starts: that is when its phase is read."""
+    """One call of a model. Made when the call starts: that is when its phase is read, unless it is handed over."""
 
     __slots__ = ("_ends", "_phase", "_recording", "_started_s", "_turn", "asked")
 
-    def __init__(self, asked: Asked, recording: Recording, entered: Phase | None = None) -> None:
+    def __init__(self, asked: Asked, recording: Recording, *read_before: Phase | None) -> None:
         self.asked = asked
         self._recording = recording
-        self._phase = current_phase() if entered is None else entered
+        self._phase = read_before[0] if read_before else current_phase()
         self._turn = Turn(1, 1) if self._phase is None else self._phase.executions.begin()
         self._ends = itertools.count()
         self._started_s = time.monotonic()
@@ -86,7 +85,7 @@ class Call:
                 return
         duration_s = time.monotonic() - self._started_s if duration_s is None else duration_s
         sink = self._recording.telemetry or get_telemetry()
-        _record_call(sink, self._fields(reply), self._more_fields(reply), max(0, round(duration_s * 1000)))
+        sink.record(**self._fields(reply), duration_ms=max(0, round(duration_s * 1000)))
 
     def fail(self, reason: str) -> None:
         """There is no whole reply: no event, and one more for that reason."""
@@ -102,8 +101,9 @@ class Call:
             self._phase.executions.fail(self._turn)
 
     def _fields(self, reply: ModelReply) -> dict[str, Any]:
-        fields = dict(_OUTSIDE) if self._phase is None else _phase_fields(self._phase)
-        if self._phase is None:
+        entered = self._phase
+        fields = dict(_OUTSIDE) if entered is None else _phase_fields(entered)
+        if entered is None:
             fields |= {"run_id": process_run_id(), "phase_id": auto_phase_id(_OUTSIDE_KIND)}
         return {
             **fields,
@@ -114,11 +114,6 @@ class Call:
             "model": reply.model or self.asked.model or "unknown",
             "actual_max_tokens": self.asked.max_tokens,
             "input_tokens": reply.input_tokens,
-        }
-
-    def _more_fields(self, reply: ModelReply) -> dict[str, Any]:
-        entered = self._phase
-        return {
             "provider": self.asked.provider,
             "call_id": reply.call_id,
             "attempt": None if entered is None else self._turn.attempt,
@@ -157,13 +152,6 @@ def _phase_fields(entered: Phase) -> dict[str, Any]:
     }
 
 
-def _record_call(sink: EventSink, fields: dict[str, Any], more: dict[str, Any], duration_ms: int) -> None:
-    """Records one event; what has no column of its own yet goes under `attributes`."""
-    known = {name: value for name, value in more.items() if value is not None}
-    attributes = {**(fields["attributes"] or {}), **known}
-    sink.record(**{**fields, "attributes": flat_attributes(attributes) or None}, duration_ms=duration_ms)
-
-
 def asked_of(body: Any, provider: str | None) -> Asked:
     """What the body of a request asks for, of any of the three APIs."""
     body = body if isinstance(body, Mapping) else {}
@@ -195,7 +183,7 @@ def quietly(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> An
         return function(*args, **kwargs)
     except Exception as exc:  # noqa: BLE001 (whatever it is, it is ours, and the call is the caller's)
         not_recorded.add("hook_failed")
-        lifecycle.warn_once(f"A call could not be recorded: {type(exc).__name__} in autopack.instrumentation")
+        warn_once(f"A call could not be recorded: {type(exc).__name__} in autopack.instrumentation")
         return None
 
 

@@ -21,20 +21,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autopack.estimation.stop_reasons import continues, is_cut
-from autopack.telemetry.counters import AtomicCounter
 
 _MOST_PHASES = 10_000
 
-_entries: dict[tuple[str, str], AtomicCounter] = {}
+_entries: dict[tuple[str, str], itertools.count[int]] = {}
 
 
 def count_entry(run_id: str, phase_id: str) -> int:
     """The number of this entry of a phase in this process, from 1; of the last 10,000 phases."""
     key = (run_id, phase_id)
-    counter = _entries.setdefault(key, AtomicCounter(1))
+    counter = _entries.setdefault(key, itertools.count(1))
     while len(_entries) > _MOST_PHASES:
         _entries.pop(next(iter(_entries.copy())), None)
-    return next(counter.ticks)
+    return next(counter)
 
 
 @dataclass(frozen=True, slots=True)

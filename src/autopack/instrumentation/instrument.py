@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from autopack.instrumentation.calls import EventSink, Recording, Unattributed
-from autopack.telemetry.recorder import is_enabled
+from autopack.telemetry import is_enabled
 
 C = TypeVar("C")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from autopack.estimation.model_limits import maximum_output_tokens
-from autopack.telemetry import lifecycle
+from autopack.telemetry import warn_once
 
 if TYPE_CHECKING:
     from autopack.estimation.coefficients import Coefficients
@@ -106,9 +106,9 @@ def current_coefficients() -> tuple[Coefficients, str] | None:
     name = os.environ.get(ENVIRONMENT_NAME, "")
     if name not in _loaded:
         try:
-            coefficients = load_coefficients()
+            coefficients = load_coefficients(os.environ)
             _loaded[name] = coefficients, fingerprint_of(coefficients)
         except InputFileError as exc:
-            lifecycle.warn_once(f"Phases have no prediction: {exc}")
+            warn_once(f"Phases have no prediction: {exc}")
             _loaded[name] = None
     return _loaded[name]

@@ -23,7 +23,7 @@ from autopack.estimation.deliverables import flatten_deliverables
 from autopack.instrumentation.executions import Executions, count_entry
 from autopack.instrumentation.offers import Basis, Offer, Shape, offer_for
 from autopack.instrumentation.phase_ids import auto_phase_id, auto_phase_kind, phase_kind, process_run_id
-from autopack.telemetry import lifecycle
+from autopack.telemetry import warn_once
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -210,9 +210,16 @@ def _following(attempt: int) -> int:
     return attempt + 1
 
 
-def _phase_of_text(text: str) -> Phase:
-    """The phase that `to_env` wrote. Raises ValueError or TypeError where it is another text."""
-    fields = json.loads(text)
+_FIELDS = frozenset(Description.__dataclass_fields__)
+
+
+def phase_of_fields(said: Mapping[str, Any]) -> Phase:
+    """A phase from decoded JSON, as in the metadata of a request. Raises TypeError for fields that it does not have."""
+    fields = dict(said)
+    if fields.get("attributes") is not None:
+        fields["attributes"] = flat_attributes(fields["attributes"])
+    if unknown := fields.keys() - _FIELDS - {"estimator"}:
+        raise TypeError(f"a phase has no {', '.join(sorted(map(repr, unknown)))[:100]}")
     estimator = fields.pop("estimator", None)
     for name in ("deliverables", "existing"):
         if fields.get(name) is not None:
@@ -223,6 +230,11 @@ def _phase_of_text(text: str) -> Phase:
     return made
 
 
+def _phase_of_text(text: str) -> Phase:
+    """The phase that `to_env` wrote. Raises ValueError or TypeError where it is another text."""
+    return phase_of_fields(json.loads(text))
+
+
 def _phase_of_process() -> Phase | None:
     """The phase that the parent process gave to this one."""
     text = os.environ.get(PHASE_VARIABLE)
@@ -231,7 +243,7 @@ def _phase_of_process() -> Phase | None:
     try:
         return _phase_of_text(text)
     except (ValueError, TypeError, AttributeError, RecursionError):
-        lifecycle.warn_once(f"{PHASE_VARIABLE} does not hold what Phase.to_env() writes; calls have no phase by it")
+        warn_once(f"{PHASE_VARIABLE} does not hold what Phase.to_env() writes; calls have no phase by it")
         return None
 
 

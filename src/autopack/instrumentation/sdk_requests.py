@@ -21,8 +21,7 @@ from typing import Any, TypeVar
 from autopack.instrumentation.calls import Call, Recording, asked_of, failure_reason, quietly
 from autopack.instrumentation.replies import ChatReader, MessagesReader, ReplyReader, ResponsesReader
 from autopack.instrumentation.span_nodes import claim_surrounding, claimed
-from autopack.telemetry import lifecycle
-from autopack.telemetry.counters import not_recorded
+from autopack.telemetry import not_recorded, warn_once
 
 C = TypeVar("C")
 
@@ -201,7 +200,7 @@ class _Reading:
             self.call.fail(reason)
             return
         if reply.output_tokens is None and isinstance(self._reader, ChatReader) and not self._asks_for_usage():
-            lifecycle.warn_once(
+            warn_once(
                 "A streamed reply gave no token counts, so it was not recorded: send "
                 'stream_options={"include_usage": True}, or use autopack.instrument(client, stream_usage=True)'
             )

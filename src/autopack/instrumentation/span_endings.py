@@ -11,7 +11,7 @@ from autopack.instrumentation.span_attributes import (
     reply_of_span,
     resent,
 )
-from autopack.telemetry.counters import not_recorded
+from autopack.telemetry import not_recorded
 
 _LEAST_ERROR_STATUS = 400
 

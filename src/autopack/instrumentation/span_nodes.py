@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+
+from autopack.instrumentation.calls import Call
+from autopack.instrumentation.phases import Phase
 
 _MOST_OPEN = 10_000
 
@@ -20,14 +22,15 @@ _MOST_OPEN = 10_000
 class SpanNode:
     """An open span: its parent, whether a span or call inside it has been counted, and which inside it are open."""
 
-    __slots__ = ("call", "claimed", "covered", "open_inside", "parent")
+    __slots__ = ("call", "claimed", "covered", "open_inside", "parent", "phase")
 
     def __init__(self, parent: SpanNode | None, *, claimed: bool) -> None:
         self.parent = parent
         self.claimed = claimed
         self.covered = False
         self.open_inside: set[int] = set()
-        self.call: Any = None
+        self.call: Call | None = None
+        self.phase: Phase | None = None
 
     def ancestors(self) -> Iterator[SpanNode]:
         """The open spans around this one, the next one first."""

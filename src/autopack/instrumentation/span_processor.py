@@ -7,17 +7,16 @@ records itself is left to it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from autopack.instrumentation.calls import Asked, Call, EventSink, Recording, Unattributed, quietly
-from autopack.instrumentation.span_attributes import asked_of_span, is_inference
+from autopack.instrumentation.calls import Call, EventSink, Recording, Unattributed, quietly
+from autopack.instrumentation.phases import current_phase
+from autopack.instrumentation.span_attributes import STREAMED, asked_of_span, is_inference, reply_of_span
 from autopack.instrumentation.span_endings import conclude
-from autopack.instrumentation.span_nodes import SpanNode, open_spans
-from autopack.telemetry.recorder import is_enabled
+from autopack.instrumentation.span_nodes import open_spans
+from autopack.telemetry import get_telemetry, is_enabled
 
 _NANOSECONDS_PER_S = 1e9
 
@@ -32,8 +31,8 @@ class TelemetrySpanProcessor(SpanProcessor):
         self._telemetry = telemetry
         self._recording = Recording(telemetry, unattributed)
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Reads the phase."""
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 (the interface)
+        """Reads the phase of the span."""
         if self._telemetry is not None or is_enabled():
             quietly(self._begin, span)
 
@@ -43,43 +42,51 @@ class TelemetrySpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Waits until what was recorded is written."""
-        from autopack.telemetry import get_telemetry
-
         flush = getattr(self._telemetry or get_telemetry(), "flush", None)
         return bool(flush is None or flush(timeout_millis / 1000))
 
     def _begin(self, span: Span) -> None:
-        parent, context = span.parent, span.context
-        parent_id = parent.span_id if parent is not None and not parent.is_remote else None
-        node = open_spans.open(context.span_id, parent_id)
+        context, parent = span.get_span_context(), span.parent
+        node = open_spans.open(context.span_id, None if parent is None else parent.span_id)
         if node.claimed:
             return
+        node.phase = current_phase()
         attributes = span.attributes or {}
-        # A call is begun only where the start says that it is one: it takes a turn of the phase. Of a span that says so
-        # at its end the phase is kept.
-        node.call = _Begun(self._recording)
         if is_inference(attributes):
+            node.call = Call(asked_of_span(attributes), self._recording)
             for outer in node.ancestors():
                 outer.open_inside.add(context.span_id)
 
     def _end(self, span: ReadableSpan) -> None:
-        node = open_spans.close(span.context.span_id)
-        if node is None or node.call is None:
+        context = span.get_span_context()
+        node = None if context is None else open_spans.close(context.span_id)
+        if context is None or node is None:
             return
-        attributes = span.attributes or {}
         for outer in node.ancestors():
-            outer.open_inside.discard(span.context.span_id)
-        if not node.counts or not is_inference(attributes):
+            outer.open_inside.discard(context.span_id)
+        attributes = span.attributes or {}
+        inference = is_inference(attributes)
+        around = any(outer.call is not None for outer in node.ancestors())
+        if not (inference and node.counts) or (around and reply_of_span(attributes).output_tokens is None):
+            if node.call is not None:  # it is no call after all, or another span of the same call counts
+                node.call.forget()
             return
-        if self._has_outer_hook(node) and not _has_counts(attributes):
-            return  # the span around it is of the same call, and may know more
-        call = node.call.as_call(asked_of_span(attributes))
+        if node.call is None:
+            node.call = Call(asked_of_span(attributes), self._recording, node.phase)
+        node.call.asked = asked_of_span(attributes)
+        status = span.status.status_code
+        streamed = bool(attributes.get(STREAMED))
         recorded = conclude(
-            call,
+            node.call,
             attributes,
-            failed=span.status.status_code is StatusCode.ERROR,
-            ended_well=span.status.status_code is StatusCode.OK or not attributes.get("gen_ai.request.stream"),
+            failed=status is StatusCode.ERROR,
+            ended_well=status is StatusCode.OK or not streamed,
             duration_s=_duration_s(span),
         )
         if recorded:
             node.cover_ancestors()
+
+
+def _duration_s(span: ReadableSpan) -> float | None:
+    start, end = span.start_time, span.end_time
+    return None if start is None or end is None else (end - start) / _NANOSECONDS_PER_S
