@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from autopack.instrumentation.calls import Call, Recording, asked_of, failure_reason, quietly
 from autopack.instrumentation.replies import ChatReader, MessagesReader, ReplyReader, ResponsesReader
-from autopack.instrumentation.span_nodes import claim_surrounding, claimed
+from autopack.instrumentation.span_nodes import claim_surrounding, claimed, mark_recorded
 from autopack.telemetry import not_recorded, warn_once
 
 C = TypeVar("C")
@@ -195,6 +195,7 @@ class _Reading:
         if self._concluded:
             return
         self._concluded = True
+        mark_recorded()
         reply = self._reader.finish(stopped_by_caller=stopped_by_caller)
         if reply is None:
             self.call.fail(reason)

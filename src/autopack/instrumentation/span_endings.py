@@ -16,8 +16,8 @@ from autopack.telemetry import not_recorded
 _LEAST_ERROR_STATUS = 400
 
 
-def conclude(call: Call, attributes: Attributes, *, failed: bool, ended_well: bool, duration_s: float | None) -> bool:
-    """Finishes or fails the call of a span that has ended; returns whether it became an event.
+def conclude(call: Call, attributes: Attributes, *, failed: bool, ended_well: bool, duration_s: float | None) -> None:
+    """Finishes or fails the call of a span that has ended.
 
     `failed`: the span's status is an error. `ended_well`: it is OK. Where it is neither, the caller stopped.
     """
@@ -26,15 +26,12 @@ def conclude(call: Call, attributes: Attributes, *, failed: bool, ended_well: bo
     reply = reply_of_span(attributes)
     if failed:
         call.fail(_failure(attributes))
-        return False
-    if reply.output_tokens is not None and reply.stop_reason is not None:
+    elif reply.output_tokens is not None and reply.stop_reason is not None:
         call.finish(reply, duration_s)
-        return True
-    if ended_well:
+    elif ended_well:
         call.fail("without_usage" if reply.output_tokens is None else "without_stop_reason")
     else:
         call.fail("stopped_reading" if _was_answered(attributes) else "cancelled")
-    return False
 
 
 def _failure(attributes: Attributes) -> str:

@@ -15,7 +15,7 @@ from autopack.instrumentation.calls import Call, EventSink, Recording, Unattribu
 from autopack.instrumentation.phases import current_phase
 from autopack.instrumentation.span_attributes import STREAMED, asked_of_span, is_inference, reply_of_span
 from autopack.instrumentation.span_endings import conclude
-from autopack.instrumentation.span_nodes import open_spans
+from autopack.instrumentation.span_nodes import Hook, open_spans
 from autopack.telemetry import get_telemetry, is_enabled
 
 _NANOSECONDS_PER_S = 1e9
@@ -47,13 +47,20 @@ class TelemetrySpanProcessor(SpanProcessor):
 
     def _begin(self, span: Span) -> None:
         context, parent = span.get_span_context(), span.parent
-        node = open_spans.open(context.span_id, None if parent is None else parent.span_id)
+        attributes = span.attributes or {}
+        inference = is_inference(attributes)
+        scope, asked = span.instrumentation_scope, asked_of_span(attributes)
+        node = open_spans.open(
+            context.span_id,
+            None if parent is None else parent.span_id,
+            span.start_time or 0,
+            Hook("" if scope is None else scope.name, asked.provider, asked.model) if inference else None,
+        )
         if node.claimed:
             return
         node.phase = current_phase()
-        attributes = span.attributes or {}
-        if is_inference(attributes):
-            node.call = Call(asked_of_span(attributes), self._recording)
+        if inference:
+            node.call = Call(asked, self._recording)
             for outer in node.ancestors():
                 outer.open_inside.add(context.span_id)
 
@@ -66,25 +73,26 @@ class TelemetrySpanProcessor(SpanProcessor):
             outer.open_inside.discard(context.span_id)
         attributes = span.attributes or {}
         inference = is_inference(attributes)
+        status = span.status.status_code
+        ended_well = status is StatusCode.OK or (status is StatusCode.UNSET and not attributes.get(STREAMED))
+        # A span around this one, of the same call, may know what this one does not.
         around = any(outer.call is not None for outer in node.ancestors())
-        if not (inference and node.counts) or (around and reply_of_span(attributes).output_tokens is None):
+        silent = around and ended_well and reply_of_span(attributes).output_tokens is None
+        if silent or not (inference and node.counts):
             if node.call is not None:  # it is no call after all, or another span of the same call counts
                 node.call.forget()
             return
         if node.call is None:
             node.call = Call(asked_of_span(attributes), self._recording, node.phase)
         node.call.asked = asked_of_span(attributes)
-        status = span.status.status_code
-        streamed = bool(attributes.get(STREAMED))
-        recorded = conclude(
+        conclude(
             node.call,
             attributes,
             failed=status is StatusCode.ERROR,
-            ended_well=status is StatusCode.OK or not streamed,
+            ended_well=ended_well,
             duration_s=_duration_s(span),
         )
-        if recorded:
-            node.cover_ancestors()
+        node.cover_ancestors()
 
 
 def _duration_s(span: ReadableSpan) -> float | None:
