@@ -24,10 +24,11 @@ from autopack.anthropic_clients import (
     open_loopback_client,
 )
 from autopack.build.phase import describe_call, prescribed_budget, prompt_of
-from autopack.build.reply import ModelReply, PhaseResult, StreamedReply, log_line
+from autopack.build.reply import PhaseResult, log_line
 from autopack.build.sdk import check_setup, describe_call_error
 from autopack.errors import ClientSetupError, MissingCredentialsError
 from autopack.estimation.coefficients import shipped_coefficients
+from autopack.instrumentation.replies import MessagesReader, ModelReply
 from autopack.loopback.replies import RecordedReplies, RecordedReply, Refusal, Reply, ReplyRequest, ReplySource
 from autopack.loopback.server import serve_messages
 from autopack.loopback.simulation import Faults, SimulatedReplies
@@ -202,7 +203,7 @@ def test_no_text_from_outside_can_add_a_line_or_a_field_to_the_log(
     category: str, complexity: str, stop_reason: str, model: str
 ) -> None:
     call = describe_call({**SPEC, "category": category, "complexity": complexity}, COEFFICIENTS)
-    line = log_line(call, ModelReply(model, 1, 2, 3, stop_reason, ""))
+    line = log_line(call, ModelReply(model, 1, 2, stop_reason))
     assert len(line.split()) == 12
     assert len(line.splitlines()) == 1
     assert [field.partition("=")[0] for field in line.split()[1:]] == [
@@ -418,7 +419,7 @@ def test_the_prompt_names_every_file_and_which_of_them_exist() -> None:
 
 
 def test_a_stream_of_odd_events_gives_what_can_be_known() -> None:
-    streamed = StreamedReply("asked")
+    streamed = MessagesReader("asked")
     for event in [
         object(),
         SimpleNamespace(type="message_start"),
@@ -430,18 +431,18 @@ def test_a_stream_of_odd_events_gives_what_can_be_known() -> None:
         streamed.feed(event)
     assert streamed.finish() is None
     streamed.feed(SimpleNamespace(type="message_stop"))
-    assert streamed.finish() == ModelReply("asked", 11, None, 11, None, "")
+    assert streamed.finish() == ModelReply("asked", 11, None, None)
 
 
-def test_tokens_from_the_prompt_cache_count_as_used() -> None:
-    streamed = StreamedReply("asked")
+def test_tokens_from_the_prompt_cache_count_as_input() -> None:
+    streamed = MessagesReader("asked")
     usage = SimpleNamespace(input_tokens=1, cache_creation_input_tokens=20, cache_read_input_tokens=300)
     streamed.feed(SimpleNamespace(type="message_start", message=SimpleNamespace(model="m", usage=usage)))
     streamed.feed(SimpleNamespace(type="message_delta", usage=SimpleNamespace(output_tokens=4000)))
     streamed.feed(SimpleNamespace(type="message_stop"))
     reply = streamed.finish()
     assert reply is not None
-    assert (reply.input_tokens, reply.output_tokens, reply.total_tokens) == (1, 4000, 4321)
+    assert (reply.input_tokens, reply.output_tokens, reply.total_tokens) == (321, 4000, 4321)
 
 
 def test_the_hosts_helper_follows_flag_and_url_at_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from autopack.build.phase import PhaseCall, describe_call, phase_headers, prompt_of
-from autopack.build.reply import Attempt, ModelReply, PhaseResult, StreamedReply, event_fields, log_line, phase_result
+from autopack.build.reply import Attempt, PhaseResult, event_fields, log_line, phase_result
 from autopack.build.sdk import describe_call_error, open_loopback_sdk, open_sdk
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
+from autopack.instrumentation.replies import MessagesReader, ModelReply
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -108,7 +109,7 @@ class AnthropicBuilderClient:
 
     async def _stream(self, call: PhaseCall, number: int, max_tokens: int) -> ModelReply | None:
         """Return the whole reply; None where the stream ended early without an error."""
-        streamed = StreamedReply(self._model)
+        reader = MessagesReader(self._model, keeps_text=True)
         stream = await self._sdk.messages.create(
             model=self._model,
             max_tokens=max_tokens,
@@ -118,8 +119,8 @@ class AnthropicBuilderClient:
         )
         async with stream:
             async for event in stream:
-                streamed.feed(event)
-        return streamed.finish()
+                reader.feed(event)
+        return reader.finish()
 
     def _sink(self) -> EventSink:
         return _process_wide_telemetry() if self._telemetry is None else self._telemetry

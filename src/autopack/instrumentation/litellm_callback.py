@@ -17,8 +17,16 @@ from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from autopack.instrumentation.calls import Asked, Call, EventSink, Recording, Unattributed, failure_reason, quietly
-from autopack.instrumentation.calls import asked_of as asked_of_body
+from autopack.instrumentation.calls import (
+    Asked,
+    Call,
+    EventSink,
+    Recording,
+    Unattributed,
+    asked_of,
+    failure_reason,
+    quietly,
+)
 from autopack.instrumentation.phases import Phase, current_phase, phase_of_fields
 from autopack.instrumentation.replies import ChatReader, ModelReply, ResponsesReader
 from autopack.telemetry import is_enabled, not_recorded
@@ -118,7 +126,7 @@ def _asked(kwargs: Mapping[str, Any]) -> Asked:
     provider = kwargs.get("custom_llm_provider")
     parameters = kwargs.get("optional_params")
     body = {**(parameters if isinstance(parameters, Mapping) else {}), "model": kwargs.get("model")}
-    return asked_of_body(body, provider if isinstance(provider, str) else None)
+    return asked_of(body, provider if isinstance(provider, str) else None)
 
 
 def _phase_of(kwargs: Mapping[str, Any]) -> Phase | None:
@@ -128,7 +136,7 @@ def _phase_of(kwargs: Mapping[str, Any]) -> Phase | None:
         for metadata in (place, (place or {}).get("requester_metadata")):
             said = metadata.get("autopack") if isinstance(metadata, Mapping) else None
             if isinstance(said, Mapping):
-                return phase_of_fields(said)
+                return quietly(phase_of_fields, said) or current_phase()
     return current_phase()
 
 

@@ -219,16 +219,18 @@ class ResponsesReader:
         if stop_reason is None:
             return None
         usage = _get(response, "usage")
-        details = _get(usage, "input_tokens_details")
+        details = _get(usage, "input_tokens_details") or _get(usage, "prompt_tokens_details")
+        output_details = _get(usage, "output_tokens_details") or _get(usage, "completion_tokens_details")
         return ModelReply(
             model=word(_get(response, "model")) or self._model,
-            input_tokens=_count(usage, "input_tokens"),
-            output_tokens=_count(usage, "output_tokens"),
+            # The second names are LiteLLM's, which tells every usage in those of Chat Completions.
+            input_tokens=_newer(_count(usage, "input_tokens"), _count(usage, "prompt_tokens")),
+            output_tokens=_newer(_count(usage, "output_tokens"), _count(usage, "completion_tokens")),
             stop_reason=stop_reason,
             call_id=word(_get(response, "id")),
             cache_read_tokens=_count(details, "cached_tokens"),
             cache_write_tokens=_count(details, "cache_write_tokens"),
-            reasoning_tokens=_count(_get(usage, "output_tokens_details"), "reasoning_tokens"),
+            reasoning_tokens=_count(output_details, "reasoning_tokens"),
         )
 
     @staticmethod

@@ -37,12 +37,12 @@ class Hook(NamedTuple):
 class SpanNode:
     """An open span: its parent, whether a span or call inside it has been counted, and which inside it are open."""
 
-    __slots__ = ("call", "claimed", "covered", "hook", "is_open", "open_inside", "parent", "phase")
+    __slots__ = ("call", "claimed", "covered", "hook", "is_open", "named_parent", "open_inside", "parent", "phase")
 
     def __init__(self, parent: SpanNode | None, *, claimed: bool) -> None:
         self.hook: Hook | None = None
         self.is_open = True
-        self.parent = parent
+        self.parent = self.named_parent = parent
         self.claimed = claimed
         self.covered = False
         self.open_inside: set[int] = set()
@@ -113,7 +113,7 @@ def _adopt(node: SpanNode) -> None:
     _latest.set(node)
     if outer is None or outer is node.parent or not outer.is_open or outer.open_inside or outer.covered:
         return
-    if outer.hook is None or node.hook is None or outer.parent is not node.parent:
+    if outer.hook is None or node.hook is None or outer.named_parent is not node.named_parent:
         return
     if outer.hook.name != node.hook.name and _agree(outer.hook.model, node.hook.model):
         node.parent = outer if _agree(outer.hook.provider, node.hook.provider) else node.parent
