@@ -112,7 +112,14 @@ async def test_each_reply_becomes_one_event_with_all_that_is_known() -> None:
             "input_tokens": 900,
             "duration_ms": 2500,
             "existing": ["src/clock.py"],
-            "attributes": {"attempt": 1, "provider": "recorded"},
+            "provider": "recorded",
+            "call_id": events[0]["call_id"],
+            "attempt": 1,
+            "turn": 1,
+            "reasoning_tokens": None,
+            "cache_read_tokens": 0,
+            "cache_write_tokens": 0,
+            "attributes": None,
         }
     ]
 
@@ -138,7 +145,7 @@ async def test_a_truncated_reply_is_retried_once_with_a_larger_ceiling() -> None
         (True, False, 20480),
     ]
     assert {(event["run_id"], event["phase_id"]) for event in events} == {("nightly", "p1")}
-    assert [event["attributes"]["attempt"] for event in events] == [1, 2]
+    assert [event["attempt"] for event in events] == [1, 2]
     assert result == PhaseResult(True, 16384 + 16205 + 1800, "done", "end_turn", None, 2)
 
 
@@ -168,7 +175,7 @@ async def test_a_reply_without_usage_is_recorded_with_the_total(
     assert result.success
     assert result.tokens_used == 900
     assert events[0]["actual_output_tokens"] == 900
-    assert events[0]["attributes"] == {"attempt": 1, "provider": "recorded", "usage": "total"}
+    assert events[0]["attributes"] == {"usage": "total"}
     assert (events[0]["truncated"], events[0]["stop_reason"], events[0]["success"]) == (False, None, True)
     assert "actual_total=900 " in caplog.messages[0]
     assert "stop_reason=None truncated=False" in caplog.messages[0]

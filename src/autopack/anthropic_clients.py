@@ -3,7 +3,7 @@
 A call: estimate, choose the budget, stream the reply, decide success, log the `[TokenEstimationV2]` line, record
 the event. The ceiling sent as `max_tokens` is the larger of the budget and a floor, because a budget that is a
 little too small costs a whole second call. A reply that was cut off is asked for once more with 1.25 times the
-ceiling. Each reply is one event, so such a phase has two, told apart by the attribute `attempt`.
+ceiling. Each reply is one event, so such a phase has two, told apart by `attempt`.
 
 Which replies become events:
 

@@ -90,15 +90,14 @@ def event_fields(call: PhaseCall, attempt: Attempt, reply: ModelReply, provider:
         "input_tokens": reply.input_tokens,
         "duration_ms": attempt.duration_ms,
         "existing": None if call.existing is None else list(call.existing),
+        "provider": provider,
         "call_id": reply.call_id,
+        "attempt": attempt.number,
+        "turn": 1,
         "reasoning_tokens": reply.reasoning_tokens,
         "cache_read_tokens": reply.cache_read_tokens,
         "cache_write_tokens": reply.cache_write_tokens,
-        "attributes": {
-            "attempt": attempt.number,
-            "provider": provider,
-            **({} if counted else WHOLE_CALL),
-        },
+        "attributes": None if counted else dict(WHOLE_CALL),
     }
 
 
