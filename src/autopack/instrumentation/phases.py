@@ -210,14 +210,29 @@ def _following(attempt: int) -> int:
     return attempt + 1
 
 
+def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, str | float | bool | None]:
+    """At most 50 scalars, each text cut to 200 characters; any other value is named by its type, never called."""
+    flat: dict[str, str | float | bool | None] = {}
+    for name, value in list(attributes.items())[:_MOST_ATTRIBUTES]:
+        if isinstance(value, str):
+            flat[str(name)[:_LONGEST_ATTRIBUTE]] = str.__str__(value)[:_LONGEST_ATTRIBUTE]
+        elif value is None or type(value) in (int, float, bool):
+            flat[str(name)[:_LONGEST_ATTRIBUTE]] = value
+        else:
+            flat[str(name)[:_LONGEST_ATTRIBUTE]] = f"<{type(value).__name__}>"
+    return flat
+
+
 _FIELDS = frozenset(Description.__dataclass_fields__)
 
 
 def phase_of_fields(said: Mapping[str, Any]) -> Phase:
     """A phase from decoded JSON, as in the metadata of a request. Raises TypeError for fields that it does not have."""
     fields = dict(said)
-    if fields.get("attributes") is not None:
-        fields["attributes"] = flat_attributes(fields["attributes"])
+    if isinstance(attributes := fields.get("attributes"), Mapping):
+        fields["attributes"] = flat_attributes(attributes)
+    elif attributes is not None:
+        raise TypeError("attributes are a mapping")
     if unknown := fields.keys() - _FIELDS - {"estimator"}:
         raise TypeError(f"a phase has no {', '.join(sorted(map(repr, unknown)))[:100]}")
     estimator = fields.pop("estimator", None)
@@ -232,7 +247,10 @@ def phase_of_fields(said: Mapping[str, Any]) -> Phase:
 
 def _phase_of_text(text: str) -> Phase:
     """The phase that `to_env` wrote. Raises ValueError or TypeError where it is another text."""
-    return phase_of_fields(json.loads(text))
+    said = json.loads(text)
+    if not isinstance(said, dict):
+        raise TypeError("a phase is a mapping")
+    return phase_of_fields(said)
 
 
 def _phase_of_process() -> Phase | None:
@@ -346,19 +364,6 @@ class phase:  # noqa: N801 (it reads as a word of the language: `with autopack.p
                     return function(*args, **kwargs)
 
         return cast("F", in_phase)
-
-
-def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, str | float | bool | None]:
-    """At most 50 scalars, each text cut to 200 characters; any other value is named by its type, never called."""
-    flat: dict[str, str | float | bool | None] = {}
-    for name, value in list(attributes.items())[:_MOST_ATTRIBUTES]:
-        if isinstance(value, str):
-            flat[str(name)[:_LONGEST_ATTRIBUTE]] = str.__str__(value)[:_LONGEST_ATTRIBUTE]
-        elif value is None or type(value) in (int, float, bool):
-            flat[str(name)[:_LONGEST_ATTRIBUTE]] = value
-        else:
-            flat[str(name)[:_LONGEST_ATTRIBUTE]] = f"<{type(value).__name__}>"
-    return flat
 
 
 def bind(function: F) -> F:
