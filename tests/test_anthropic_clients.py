@@ -24,10 +24,11 @@ from autopack.anthropic_clients import (
     open_loopback_client,
 )
 from autopack.build.phase import describe_call, prescribed_budget, prompt_of
-from autopack.build.reply import ModelReply, PhaseResult, StreamedReply, log_line
+from autopack.build.reply import PhaseResult, log_line
 from autopack.build.sdk import check_setup, describe_call_error
 from autopack.errors import ClientSetupError, MissingCredentialsError
 from autopack.estimation.coefficients import shipped_coefficients
+from autopack.instrumentation.replies import MessagesReader, ModelReply
 from autopack.loopback.replies import RecordedReplies, RecordedReply, Refusal, Reply, ReplyRequest, ReplySource
 from autopack.loopback.server import serve_messages
 from autopack.loopback.simulation import Faults, SimulatedReplies
@@ -111,7 +112,14 @@ async def test_each_reply_becomes_one_event_with_all_that_is_known() -> None:
             "input_tokens": 900,
             "duration_ms": 2500,
             "existing": ["src/clock.py"],
-            "attributes": {"attempt": 1, "provider": "recorded"},
+            "provider": "recorded",
+            "call_id": events[0]["call_id"],
+            "attempt": 1,
+            "turn": 1,
+            "reasoning_tokens": None,
+            "cache_read_tokens": 0,
+            "cache_write_tokens": 0,
+            "attributes": None,
         }
     ]
 
@@ -137,7 +145,7 @@ async def test_a_truncated_reply_is_retried_once_with_a_larger_ceiling() -> None
         (True, False, 20480),
     ]
     assert {(event["run_id"], event["phase_id"]) for event in events} == {("nightly", "p1")}
-    assert [event["attributes"]["attempt"] for event in events] == [1, 2]
+    assert [event["attempt"] for event in events] == [1, 2]
     assert result == PhaseResult(True, 16384 + 16205 + 1800, "done", "end_turn", None, 2)
 
 
@@ -167,7 +175,7 @@ async def test_a_reply_without_usage_is_recorded_with_the_total(
     assert result.success
     assert result.tokens_used == 900
     assert events[0]["actual_output_tokens"] == 900
-    assert events[0]["attributes"] == {"attempt": 1, "provider": "recorded", "usage": "total"}
+    assert events[0]["attributes"] == {"usage": "total"}
     assert (events[0]["truncated"], events[0]["stop_reason"], events[0]["success"]) == (False, None, True)
     assert "actual_total=900 " in caplog.messages[0]
     assert "stop_reason=None truncated=False" in caplog.messages[0]
@@ -202,7 +210,7 @@ def test_no_text_from_outside_can_add_a_line_or_a_field_to_the_log(
     category: str, complexity: str, stop_reason: str, model: str
 ) -> None:
     call = describe_call({**SPEC, "category": category, "complexity": complexity}, COEFFICIENTS)
-    line = log_line(call, ModelReply(model, 1, 2, 3, stop_reason, ""))
+    line = log_line(call, ModelReply(model, 1, 2, stop_reason))
     assert len(line.split()) == 12
     assert len(line.splitlines()) == 1
     assert [field.partition("=")[0] for field in line.split()[1:]] == [
@@ -418,7 +426,7 @@ def test_the_prompt_names_every_file_and_which_of_them_exist() -> None:
 
 
 def test_a_stream_of_odd_events_gives_what_can_be_known() -> None:
-    streamed = StreamedReply("asked")
+    streamed = MessagesReader("asked")
     for event in [
         object(),
         SimpleNamespace(type="message_start"),
@@ -430,18 +438,18 @@ def test_a_stream_of_odd_events_gives_what_can_be_known() -> None:
         streamed.feed(event)
     assert streamed.finish() is None
     streamed.feed(SimpleNamespace(type="message_stop"))
-    assert streamed.finish() == ModelReply("asked", 11, None, 11, None, "")
+    assert streamed.finish() == ModelReply("asked", 11, None, None)
 
 
-def test_tokens_from_the_prompt_cache_count_as_used() -> None:
-    streamed = StreamedReply("asked")
+def test_tokens_from_the_prompt_cache_count_as_input() -> None:
+    streamed = MessagesReader("asked")
     usage = SimpleNamespace(input_tokens=1, cache_creation_input_tokens=20, cache_read_input_tokens=300)
     streamed.feed(SimpleNamespace(type="message_start", message=SimpleNamespace(model="m", usage=usage)))
     streamed.feed(SimpleNamespace(type="message_delta", usage=SimpleNamespace(output_tokens=4000)))
     streamed.feed(SimpleNamespace(type="message_stop"))
     reply = streamed.finish()
     assert reply is not None
-    assert (reply.input_tokens, reply.output_tokens, reply.total_tokens) == (1, 4000, 4321)
+    assert (reply.input_tokens, reply.output_tokens, reply.total_tokens) == (321, 4000, 4321)
 
 
 def test_the_hosts_helper_follows_flag_and_url_at_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 A call: estimate, choose the budget, stream the reply, decide success, log the `[TokenEstimationV2]` line, record
 the event. The ceiling sent as `max_tokens` is the larger of the budget and a floor, because a budget that is a
 little too small costs a whole second call. A reply that was cut off is asked for once more with 1.25 times the
-ceiling. Each reply is one event, so such a phase has two, told apart by the attribute `attempt`.
+ceiling. Each reply is one event, so such a phase has two, told apart by `attempt`.
 
 Which replies become events:
 
@@ -25,10 +25,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from autopack.build.phase import PhaseCall, describe_call, phase_headers, prompt_of
-from autopack.build.reply import Attempt, ModelReply, PhaseResult, StreamedReply, event_fields, log_line, phase_result
+from autopack.build.reply import Attempt, PhaseResult, event_fields, log_line, phase_result
 from autopack.build.sdk import describe_call_error, open_loopback_sdk, open_sdk
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
+from autopack.instrumentation.replies import MessagesReader, ModelReply
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -101,7 +102,7 @@ class AnthropicBuilderClient:
 
     async def _stream(self, call: PhaseCall, number: int, max_tokens: int) -> ModelReply | None:
         """Return the whole reply; None where the stream ended early without an error."""
-        streamed = StreamedReply(self._model)
+        reader = MessagesReader(self._model, keeps_text=True)
         stream = await self._sdk.messages.create(
             model=self._model,
             max_tokens=max_tokens,
@@ -111,8 +112,8 @@ class AnthropicBuilderClient:
         )
         async with stream:
             async for event in stream:
-                streamed.feed(event)
-        return streamed.finish()
+                reader.feed(event)
+        return reader.finish()
 
     def _sink(self) -> Telemetry:
         return _process_wide_telemetry() if self._telemetry is None else self._telemetry

@@ -1,7 +1,6 @@
-"""The reply to a call: put together from its stream, and told as a log line, an event and a result. Pure.
+"""The reply to a call, told as a log line, an event and a result. Pure.
 
-The SDK's own accumulator fails on a reply without usage. `StreamedReply` therefore reads the raw events, and takes a
-figure only where it is one.
+It is read by `autopack.instrumentation.replies`, as every reply is.
 """
 
 from __future__ import annotations
@@ -13,32 +12,7 @@ from typing import Any
 from autopack._util.text import log_field, truncate_for_display
 from autopack.build.phase import PhaseCall
 from autopack.estimation.metrics import WHOLE_CALL, smape
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReply:
-    """A reply that came to its end.
-
-    `output_tokens` is None where the reply does not say; `total_tokens` is then the sum of the counts that it does
-    give, the input at least. `input_tokens` excludes the prompt cache, None where not given.
-    """
-
-    model: str
-    input_tokens: int | None
-    output_tokens: int | None
-    total_tokens: int
-    stop_reason: str | None
-    text: str
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the reply was cut off at the ceiling."""
-        return self.stop_reason == "max_tokens"
-
-    @property
-    def success(self) -> bool:
-        """Whether the model ended its reply of its own accord: a refusal or a full context is no success."""
-        return self.stop_reason in ("end_turn", "stop_sequence", "tool_use")
+from autopack.instrumentation.replies import ModelReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,60 +43,6 @@ class PhaseResult:
     stop_reason: str | None
     error: str | None
     attempts: int
-
-
-class StreamedReply:
-    """Collects the events of one stream; `finish()` returns the reply once `message_stop` has come."""
-
-    def __init__(self, requested_model: str) -> None:
-        self._model = requested_model
-        self._usage: dict[str, int] = {}
-        self._final_output_tokens: int | None = None
-        self._stop_reason: str | None = None
-        self._text: list[str] = []
-        self._ended = False
-
-    def feed(self, event: Any) -> None:
-        """Take one raw event of the SDK's stream; ignore an unknown kind."""
-        kind = getattr(event, "type", None)
-        if kind == "message_start":
-            self._start(getattr(event, "message", None))
-        elif kind == "content_block_delta":
-            self._text.append(_text(getattr(event, "delta", None), "text") or "")
-        elif kind == "message_delta":
-            self._delta(event)
-        elif kind == "message_stop":
-            self._ended = True
-
-    def finish(self) -> ModelReply | None:
-        """Return the whole reply; None where the stream broke off, when no output count is final."""
-        if not self._ended:
-            return None
-        output_tokens = self._final_output_tokens
-        return ModelReply(
-            model=self._model,
-            input_tokens=self._usage.get("input_tokens"),
-            output_tokens=output_tokens,
-            total_tokens=sum(self._usage.values()) + (output_tokens or 0),
-            stop_reason=self._stop_reason,
-            text="".join(self._text),
-        )
-
-    def _start(self, message: Any) -> None:
-        self._model = _text(message, "model") or self._model
-        self._take_input(getattr(message, "usage", None))
-
-    def _delta(self, event: Any) -> None:
-        usage = getattr(event, "usage", None)
-        self._take_input(usage)
-        self._final_output_tokens = _count(usage, "output_tokens")
-        self._stop_reason = _text(getattr(event, "delta", None), "stop_reason")
-
-    def _take_input(self, usage: Any) -> None:
-        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"):
-            count = _count(usage, name)
-            if count is not None:
-                self._usage[name] = count
 
 
 def log_line(call: PhaseCall, reply: ModelReply) -> str:
@@ -170,11 +90,14 @@ def event_fields(call: PhaseCall, attempt: Attempt, reply: ModelReply, provider:
         "input_tokens": reply.input_tokens,
         "duration_ms": attempt.duration_ms,
         "existing": None if call.existing is None else list(call.existing),
-        "attributes": {
-            "attempt": attempt.number,
-            "provider": provider,
-            **({} if counted else WHOLE_CALL),
-        },
+        "provider": provider,
+        "call_id": reply.call_id,
+        "attempt": attempt.number,
+        "turn": 1,
+        "reasoning_tokens": reply.reasoning_tokens,
+        "cache_read_tokens": reply.cache_read_tokens,
+        "cache_write_tokens": reply.cache_write_tokens,
+        "attributes": None if counted else dict(WHOLE_CALL),
     }
 
 
@@ -198,13 +121,3 @@ def _complaint(reply: ModelReply) -> str | None:
     if reply.truncated:
         return f"the reply was cut off at the ceiling, after {reply.output_tokens or 'an unknown number of'} tokens"
     return f"the reply stopped for the reason {truncate_for_display(str(reply.stop_reason))}"
-
-
-def _count(source: Any, name: str) -> int | None:
-    value = getattr(source, name, None)
-    return value if type(value) is int and value >= 0 else None
-
-
-def _text(source: Any, name: str) -> str | None:
-    value = getattr(source, name, None)
-    return value if isinstance(value, str) and value else None

@@ -31,13 +31,25 @@ loads nothing else. The sub-packages are loaded with the first live instance.
 from typing import TYPE_CHECKING, Any
 
 from autopack.errors import ConfigError, TelemetryError
+from autopack.telemetry.counters import not_recorded, unattributed_calls
 from autopack.telemetry.default import get_telemetry
+from autopack.telemetry.lifecycle import warn_once
 from autopack.telemetry.recorder import Telemetry, is_enabled
 
 if TYPE_CHECKING:
     from autopack.telemetry.engine.stats import TelemetryStats
 
-__all__ = ["ConfigError", "Telemetry", "TelemetryError", "TelemetryStats", "get_telemetry", "is_enabled"]
+__all__ = [
+    "ConfigError",
+    "Telemetry",
+    "TelemetryError",
+    "TelemetryStats",
+    "get_telemetry",
+    "is_enabled",
+    "not_recorded",
+    "unattributed_calls",
+    "warn_once",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ long as the number fits into 63 bits: each number is still taken once (`tests/te
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections import Counter
 
@@ -53,3 +54,42 @@ class Drops:
     def snapshot(self) -> Counter[str]:
         """The counts that are not zero; any other reason reads as 0."""
         return Counter({reason: value for reason, counter in self._counters.items() if (value := counter.value)})
+
+
+class ReasonCounters:
+    """Counts by reasons that come up as they come, at most 100 of them; the rest count as `other`."""
+
+    MOST_REASONS = 100
+
+    def __init__(self) -> None:
+        self._counters: dict[str, AtomicCounter] = {}
+
+    def add(self, reason: str) -> None:
+        """Count one."""
+        counter = self._counters.get(reason)
+        if counter is None:
+            known = reason if len(self._counters) < self.MOST_REASONS else "other"
+            counter = self._counters.setdefault(known, AtomicCounter())
+        counter.add()
+
+    def snapshot(self) -> Counter[str]:
+        """The counts; any other reason reads as 0."""
+        return Counter({reason: counter.value for reason, counter in self._counters.copy().items()})
+
+    def clear(self) -> None:
+        """Begin at zero again."""
+        self._counters = {}
+
+
+# Of the whole process: calls that an instrumented client, a span or a callback saw and that became no event, by reason;
+# and calls that were made outside a phase, recorded or not.
+not_recorded = ReasonCounters()
+unattributed_calls = AtomicCounter()
+
+
+def _begin_at_zero() -> None:
+    not_recorded.clear()
+    unattributed_calls.ticks = itertools.count()
+
+
+os.register_at_fork(after_in_child=_begin_at_zero)

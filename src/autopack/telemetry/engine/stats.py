@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from autopack.telemetry.counters import not_recorded, unattributed_calls
 from autopack.telemetry.engine.writer import Writer
 
 
@@ -28,6 +29,9 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     dead_letters_lost  those of `dead_lettered` for which the file had no room
     redaction_failures events that lost their paths because `redact` raised
     recovered          of `accepted`: events of dead processes that this one found in the journal
+    not_recorded       of the process: calls that a hook saw and that became no event, by reason: broken_stream,
+                       stopped_reading, cancelled, error_…, without_usage, unattributed, cached, retried, …
+    unattributed       of the process: calls outside a phase, recorded (category `unattributed`) or not
     journal_damaged    records of the journal that could not be read; their file was quarantined as `*.corrupt`
     journal_inline_segments  calls of `record()` that had to make a journal file, since the writer had not in time
     """
@@ -48,6 +52,8 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     journal_damaged: int = 0
     journal_inline_segments: int = 0
     journal_dir: str | None = None
+    not_recorded: Mapping[str, int] = msgspec.field(default_factory=dict)
+    unattributed: int = 0
 
 
 def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
@@ -69,5 +75,7 @@ def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
         recovered=account.recovered,
         journal_damaged=account.damaged,
         journal_inline_segments=account.inline_segments,
+        not_recorded=not_recorded.snapshot(),
+        unattributed=unattributed_calls.value,
         journal_dir=None if (path := writer.queue.durable_path) is None else str(path),
     )
