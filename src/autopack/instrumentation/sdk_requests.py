@@ -121,7 +121,7 @@ def _begin(request_options: Any, options: RequestOptions) -> _Reading | None:
     if path.endswith(_CHAT_PATHS):
         if options.stream_usage and streamed and body.get("stream_options") is None:
             body = {**body, "stream_options": {"include_usage": True}}
-            request_options = request_options.copy(update={"json_data": body})
+            request_options = request_options.model_copy(update={"json_data": body})
         reader: ReplyReader = ChatReader("")
     elif path.endswith(_RESPONSES_PATH):
         reader = ResponsesReader("")
