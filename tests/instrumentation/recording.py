@@ -55,6 +55,7 @@ def a_reply(output_tokens: int = 77, stop_reason: str = "end_turn", **changes: A
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
     """The calls that became no event in here, by reason, once it is over."""
-    before, counts = not_recorded.snapshot(), {}
+    before = not_recorded.snapshot()
+    counts: dict[str, int] = {}
     yield counts
     counts.update(not_recorded.snapshot() - before)

@@ -148,6 +148,7 @@ def test_complete_cut_and_neither(stop_reason: str | None, success: bool, trunca
 
 @pytest.mark.parametrize("reader", [MessagesReader, ChatReader, ResponsesReader])
 def test_hostile_shapes_are_no_error(reader: Any) -> None:
+    odd: Any
     for odd in (
         None,
         5,

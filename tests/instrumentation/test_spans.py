@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import autopack
 import httpx2
 import pytest
-from autopack.instrumentation.span_nodes import open_spans
-from autopack.loopback.server import serve_messages
 from tests.instrumentation.recording import CHAT, MESSAGES, Events, Script, a_reply, counted
 from tests.openai_loopback import serve_openai
 
+import autopack
+from autopack.instrumentation.span_nodes import open_spans
+from autopack.loopback.server import serve_messages
+
 pytest.importorskip("opentelemetry.sdk")
-from opentelemetry import trace  # noqa: E402 (after the skip)
-from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
-from opentelemetry.trace import Status, StatusCode  # noqa: E402
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Status, StatusCode
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def instrument_anthropic(client: C, recording: Recording) -> C:
 
 
 def _observed(options: Any, recording: Recording) -> dict[str, Any]:
-    """A client's `open_telemetry` option with only the provider replaced; of one whose spans are off, by one for none."""
+    """A client's `open_telemetry` option with only the provider replaced: by one for none where its spans are off."""
     if options is False:
         options = {"traces": False}
     options = dict(options or {})
@@ -43,7 +43,7 @@ def _observed(options: Any, recording: Recording) -> dict[str, Any]:
     enabled = traces is None or (traces if isinstance(traces, bool) else traces.get("enabled") in (True, None))
     provider = options.get("tracer_provider")
     if enabled and isinstance(provider, ObservingProvider):
-        return options
+        return dict(options)
     if enabled:
         return {**options, "tracer_provider": ObservingProvider(provider, recording)}
     kept = {} if isinstance(traces, bool) else {**traces}
@@ -104,7 +104,7 @@ class _ObservingTracer(Tracer):
         return inner if call is None else _ObservedSpan(inner, call, attributes)
 
     @contextmanager
-    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Iterator[Span]:
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Iterator[Span]:  # type: ignore[override]
         """The other tracer's; the SDK makes its call spans current by itself."""
         with self._tracer.start_as_current_span(*args, **kwargs) as span:
             yield span

@@ -1,6 +1,6 @@
 """What a phase may ask for: its prediction, its budget, and the ceiling that `phase.max_tokens` offers.
 
-    prediction  the caller's; else the estimator's, for a category that the coefficients know or for deliverables; else 0
+    prediction  the caller's; else the estimator's, for deliverables or a category that it knows; else 0
     budget      the caller's; else what the coefficients make of the prediction; else 0
     max_tokens  the caller's budget (basis `given`), else the coefficients' budget (`coefficients`), at most the model's
                 maximum; else the known model's maximum (`model`); else 16,384 (`default`)
@@ -29,7 +29,7 @@ _MOST_TOKENS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Prediction, budget and ceiling of a phase; `estimator` names the coefficients that predicted, None: they did not."""
+    """Prediction, budget and ceiling of a phase; `estimator` names the coefficients that predicted, None: none did."""
 
     predicted_output_tokens: int
     selected_budget: int

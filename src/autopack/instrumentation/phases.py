@@ -241,7 +241,7 @@ def phase_of_fields(said: Mapping[str, Any]) -> Phase:
             fields[name] = tuple(flatten_deliverables(fields[name]))
     made = Phase(Description(**fields))
     if estimator is not None:
-        made.__dict__["_offer"] = replace(made._offer, estimator=str(estimator)[:8], basis="coefficients")  # noqa: SLF001
+        made.__dict__["_offer"] = replace(made._offer, estimator=str(estimator)[:8], basis="coefficients")
     return made
 
 
@@ -265,7 +265,7 @@ def _phase_of_process() -> Phase | None:
         return None
 
 
-_current: ContextVar[Phase | None] = ContextVar("autopack_phase", default=_phase_of_process())
+_current: ContextVar[Phase | None] = ContextVar("autopack_phase", default=_phase_of_process())  # noqa: B039 (never changed)
 
 
 def current_phase() -> Phase | None:

@@ -76,7 +76,9 @@ def _subclass_of(kind: type, options: RequestOptions) -> type:
 
     else:
 
-        def request(self: Any, cast_to: Any, request_options: Any, *args: Any, **kwargs: Any) -> Any:
+        def request(  # type: ignore[misc]  # the other one is a coroutine function
+            self: Any, cast_to: Any, request_options: Any, *args: Any, **kwargs: Any
+        ) -> Any:
             reading = quietly(_begin, request_options, options)
             if reading is None:
                 return original(self, cast_to, request_options, *args, **kwargs)

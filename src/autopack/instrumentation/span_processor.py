@@ -21,7 +21,7 @@ from autopack.telemetry import get_telemetry, is_enabled
 _NANOSECONDS_PER_S = 1e9
 
 
-class TelemetrySpanProcessor(SpanProcessor):
+class TelemetrySpanProcessor(SpanProcessor):  # type: ignore[misc, unused-ignore]
     """Records each finished inference span as one event; does nothing where telemetry is off and none is given.
 
     telemetry: where to record; None: the process-wide one. unattributed: `record` or `drop` calls outside a phase.
