@@ -56,6 +56,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "calibrate_command",
         "Propose coefficients and budgets from what was recorded.",
     ),
+    "budget": LazyCommand(
+        "autopack.commands.budget", "budget_command", "Say which max_tokens to send, and what that risks."
+    ),
     "status": LazyCommand("autopack.commands.status", "status_command", "Say whether everything accepted arrives."),
     "db": LazyCommand(
         "autopack.commands.db", "db_command", "Look at the schema, upgrade it, print its SQL.", acts=True

@@ -24,15 +24,16 @@ from typing import Literal
 import msgspec
 
 from autopack.analysis.calibrating.coefficient_fit import Model, fit, is_informative, model_of
-from autopack.analysis.calibrating.conformal import BudgetResult, budgets_of
+from autopack.analysis.calibrating.conformal import BudgetResult, Predict, budgets_of, carried_factor, scores_of
 from autopack.analysis.calibrating.cross_validation import Comparison, compared, predicted_unseen
 from autopack.analysis.calibrating.history import KINDS, History, Reply
+from autopack.analysis.calibrating.memory import memory_of
 from autopack.analysis.sampling.samples import Counts, Samples
 from autopack.analysis.validating.cells import cells_of
 from autopack.analysis.validating.measures import Measures, group_of
 from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.validation import Verdict, validate
-from autopack.estimation.coefficients import Coefficients, Marginals, MarginalTable
+from autopack.estimation.coefficients import Coefficients, Learned, Marginals, MarginalTable, Promise
 from autopack.estimation.estimator import budget_of
 
 LEVEL = 0.95
@@ -141,7 +142,35 @@ def calibrate(history: History, today: Coefficients, settings: Settings, *, sour
         fit=fitted,
         budgets=budgets,
         answer=_answer(unseen, today, factors) if factors else None,
-        coefficients=_file(taken, factors, fitted, budgets) if changed else None,
+        coefficients=_file(taken, factors, fitted, budgets, _learned(unseen, budgets, today, settings))
+        if changed
+        else None,
+    )
+
+
+def _learned(
+    unseen: Sequence[tuple[Reply, Model]], budgets: Sequence[BudgetResult], today: Coefficients, settings: Settings
+) -> Learned:
+    """What `autopack budget` looks up."""
+    replies = [reply for reply, _ in unseen]
+    memory, memory_factor, memory_promise = memory_of(replies, settings.alpha)
+    pooled = scores_of(replies, _prediction(unseen, today), today.budget_cap)
+    pooled_factor, pooled_promise = carried_factor(pooled, settings.alpha) if settings.budgets else (None, None)
+    return Learned(
+        memory=memory,
+        memory_factor=memory_factor,
+        memory_promise=memory_promise,
+        strata={
+            budget.stratum: Promise(
+                alpha_percent=budget.alpha_percent,
+                bound_percent=budget.bound_percent,
+                is_pooled=budget.basis == "pooled",
+            )
+            for budget in budgets
+            if budget.alpha_percent is not None and budget.bound_percent is not None
+        },
+        pooled_factor=pooled_factor,
+        pooled_promise=pooled_promise,
     )
 
 
@@ -244,15 +273,17 @@ def _budget(coefficients: Coefficients, reply: Reply, predicted: int) -> int:
 
 def _budgets(unseen: Sequence[tuple[Reply, Model]], today: Coefficients, settings: Settings) -> list[BudgetResult]:
     before = model_of(today)
-    models = {id(reply): model for reply, model in unseen}
 
     def budget_before(reply: Reply) -> int:
         return _budget(today, reply, _predicted(before, today, reply))
 
-    def predict(reply: Reply) -> int:
-        return _predicted(models[id(reply)], today, reply)
-
+    predict = _prediction(unseen, today)
     return budgets_of([reply for reply, _ in unseen], predict, budget_before, settings.alpha, today.budget_cap)
+
+
+def _prediction(unseen: Sequence[tuple[Reply, Model]], today: Coefficients) -> Predict:
+    models = {id(reply): model for reply, model in unseen}
+    return lambda reply: _predicted(models[id(reply)], today, reply)
 
 
 def _changes(replies: Sequence[Reply], before: Model, after: Model) -> Iterator[Change]:
@@ -301,7 +332,11 @@ def _marginals(table: Marginals, name: str, values: Mapping[str, float]) -> Marg
 
 
 def _file(
-    taken: Coefficients, factors: Mapping[str, float], fitted: FitResult, budgets: Sequence[BudgetResult]
+    taken: Coefficients,
+    factors: Mapping[str, float],
+    fitted: FitResult,
+    budgets: Sequence[BudgetResult],
+    learned: Learned,
 ) -> Coefficients:
     parts = []
     if fitted.outcome == "better":
@@ -312,7 +347,7 @@ def _file(
         parts.append(f"budget_factor: at most {said} of replies of phases like the recorded ones exceed it.")
     earlier = {} if fitted.outcome == "better" else taken.budget_factor  # promised for other predictions
     about = " ".join([*parts, "The formula stands in autopack/token_estimator.py."])
-    return msgspec.structs.replace(taken, budget_factor={**earlier, **factors}, about=about)
+    return msgspec.structs.replace(taken, budget_factor={**earlier, **factors}, about=about, learned=learned)
 
 
 _MARGINAL_NAMES = [f"{table}.{kind}" for table in ("new", "modified") for kind in KINDS]

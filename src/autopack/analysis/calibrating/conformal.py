@@ -30,6 +30,7 @@ from typing import Literal
 import msgspec
 
 from autopack.analysis.calibrating.history import Reply
+from autopack.estimation.coefficients import Promise
 
 _DIGITS = 10_000  # a factor is rounded up to four digits after the point
 _LEAST_FACTOR = 1.0
@@ -132,6 +133,15 @@ class Scores:
         return upper_share(self.phase_count, self.phase_count - len(beyond))
 
 
+def carried_factor(scores: Scores, alpha: Fraction) -> tuple[float | None, Promise | None]:
+    """The factor for α, or for the least α that the scores carry, and what it keeps; None above 25 %."""
+    kept = max(alpha, scores.carried())
+    factor = scores.factor(kept) if kept <= _LARGEST_ALPHA else None
+    if factor is None or factor > _LARGEST_FACTOR:
+        return None, None
+    return factor, Promise(alpha_percent=float(kept * 100), bound_percent=scores.bound(factor) * 100)
+
+
 def upper_share(count: int, within: int) -> float:
     """Beta⁻¹(0.95; count + 1 - within, within): the x with P(Binomial(count, x) ≤ count - within) = 0.05."""
     if not within:
@@ -185,10 +195,7 @@ def _budget(
     own = scores_of(replies, predict, cap)
     is_own = own.phase_count >= least_phases(alpha)
     basis = own if is_own else pooled
-    kept = max(alpha, basis.carried())
-    factor = basis.factor(kept) if kept <= _LARGEST_ALPHA else None
-    if factor is not None and factor > _LARGEST_FACTOR:
-        factor = None
+    factor, promise = carried_factor(basis, alpha)
 
     def budget_after(reply: Reply) -> int:
         return min(cap, math.ceil(predict(reply) * (factor or 0.0)))
@@ -200,8 +207,8 @@ def _budget(
         truncated=sum(reply.truncated for reply in replies),
         basis="stratum" if is_own else "pooled",
         factor=factor,
-        alpha_percent=None if factor is None else float(kept * 100),
-        bound_percent=None if factor is None else basis.bound(factor) * 100,
+        alpha_percent=None if promise is None else promise.alpha_percent,
+        bound_percent=None if promise is None else promise.bound_percent,
         bound_is_exact=len(basis.scores) == basis.phase_count,
         reason=_reason(own, basis, factor, alpha),
         over_before=_over(replies, budget_before),
