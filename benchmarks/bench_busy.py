@@ -1,6 +1,6 @@
 """Under a build: the main thread computes in Python, and records 1,000 events a second meanwhile.
 
-What it costs is the CPU time of `record()` in the main thread and of every thread of ours, as a share of the time; and,
+What it costs is the CPU time of `record()` in the main thread and of every thread of autopack, as a share of the time;
 as a check, how much less the main thread gets done. Then: how fast rows are committed while the main thread computes
 without a pause, beside SQLAlchemy's `insert()` with a list and `sqlite3`'s `executemany`, each in a thread of its own.
 """
@@ -30,7 +30,7 @@ from autopack.telemetry.recorder import DisabledTelemetry
 
 RATE_PER_S = 1_000
 BACKLOG = 20_000
-BATCH = 500  # also our default
+BATCH = 500  # also the default
 SQLALCHEMY = "SQLAlchemy, insert() with a list"
 EXECUTEMANY = "sqlite3, executemany of ready tuples"
 _POLL_NS = 10_000_000
@@ -69,7 +69,7 @@ def run(options: Options) -> Section:
             at_least(f"drain, main thread computing: {MEMORY} over {SQLALCHEMY}", *drain, must=8, aim=25),
             *(
                 at_most(
-                    f"1,000 events/s, CPU of record() and our threads: {title}",
+                    f"1,000 events/s, CPU of record() and autopack's threads: {title}",
                     statistics.median(cost),
                     cost,
                     must=5,
@@ -234,7 +234,7 @@ def _load_table(loads: dict[str, list[Load]], window_s: float) -> Table:
         f"1,000 events/s beside pure Python, {len(loads[OFF])} windows of {window_s:g} s",
         [
             "CPU of record() %",
-            "CPU of our threads %",
+            "CPU of autopack's threads %",
             "work of the main thread, change %",
             "spread",
             "rows/s written",
@@ -258,6 +258,6 @@ def _rate_table(rates: dict[str, list[float]]) -> Table:
         "Rows committed while the main thread computes without a pause",
         ["rows/s, median", "smallest – largest"],
         lines,
-        f"Ours drains {BACKLOG:,} recorded events until fewer than {BATCH} are left: those would wait for the flush "
-        f"interval. The others write batches of {BATCH} rows that are ready.",
+        f"autopack drains {BACKLOG:,} recorded events until fewer than {BATCH} are left: those would wait for the "
+        f"flush interval. The others write batches of {BATCH} rows that are ready.",
     )

@@ -45,12 +45,12 @@ def run(options: Options) -> Section:
         tables=[rate_table(rates, LIMIT, BACKLOG), sizes, growth],
         targets=[
             at_least(
-                f"drain, main thread idle: {ours} over {LIMIT}",
-                *ratio_of_medians(rates[ours], rates[LIMIT]),
+                f"drain, main thread idle: {own} over {LIMIT}",
+                *ratio_of_medians(rates[own], rates[LIMIT]),
                 must=0.4,
                 aim=0.6,
             )
-            for ours in (MEMORY, JOURNAL)
+            for own in (MEMORY, JOURNAL)
         ],
         chart=(0, 0),
     )
@@ -94,20 +94,20 @@ async def _by_size(folder: Path, repetitions: int) -> Table:
     limit = folder / "limit.db"
     make_database(limit)
     await store.write(make_rows(1))
-    ours: dict[int, list[float]] = {size: [] for size in _SIZES}
+    through_store: dict[int, list[float]] = {size: [] for size in _SIZES}
     raw: dict[int, list[float]] = {size: [] for size in _SIZES}
     with closing(connect(limit)) as connection:
         for _ in range(repetitions):
             for size in _SIZES:
-                ours[size].append(await _store_rate(store, size))
+                through_store[size].append(await _store_rate(store, size))
                 raw[size].append(_raw_rate(connection, size))
     await store.close()
     lines = []
     for size in _SIZES:
-        value = ratio_of_medians(ours[size], raw[size])[0]
-        medians = (round(statistics.median(rates[size])) for rates in (ours, raw))
+        value = ratio_of_medians(through_store[size], raw[size])[0]
+        medians = (round(statistics.median(rates[size])) for rates in (through_store, raw))
         lines.append(Line(f"{size:,} rows", [*medians, round(value, 2)]))
-    return Table("By the size of a batch, the store alone", ["our store, rows/s", "executemany, rows/s", "×"], lines)
+    return Table("By the size of a batch, the store alone", ["the store, rows/s", "executemany, rows/s", "×"], lines)
 
 
 def _batches(rows: list[Any], size: int) -> list[list[Any]]:

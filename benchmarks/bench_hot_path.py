@@ -21,7 +21,7 @@ if not __package__:  # run as a file, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers
-from benchmarks.candidates import EMPTY, JOURNAL, MEMORY, OFF, OWN, PLAN, QUEUE_HANDLER, Candidate
+from benchmarks.candidates import EMPTY, HOST, JOURNAL, MEMORY, OFF, OWN, QUEUE_HANDLER, Candidate
 from benchmarks.peers import OTEL_LOG
 from benchmarks.report import Line, Options, Section, Table, Target
 from benchmarks.samples import at_least, at_most, quantile, ratio_of_minima
@@ -152,9 +152,9 @@ def _delivered(candidate: Candidate) -> int | None:
 
 
 def _table(situation: Situation, results: Results) -> Table:
-    columns = ["p50 µs", "p50 of the blocks µs", "p99 µs", "p99.9 µs", "max µs", "× ours in memory", "lost"]
-    ours = min(results[MEMORY].of_blocks(0.5))
-    lines = [Line(name, _figures(latencies, ours)) for name, latencies in results.items()]
+    columns = ["p50 µs", "p50 of the blocks µs", "p99 µs", "p99.9 µs", "max µs", "× autopack in memory", "lost"]
+    baseline_ns = min(results[MEMORY].of_blocks(0.5))
+    lines = [Line(name, _figures(latencies, baseline_ns)) for name, latencies in results.items()]
     return Table(
         f"{situation.title} ({situation.rounds} × {situation.calls} calls)",
         columns,
@@ -162,7 +162,7 @@ def _table(situation: Situation, results: Results) -> Table:
     )
 
 
-def _figures(latencies: Latencies, ours_ns: int) -> list[float | int | str | None]:
+def _figures(latencies: Latencies, baseline_ns: int) -> list[float | int | str | None]:
     medians = latencies.of_blocks(0.5)
     return [
         _us(min(medians)),
@@ -170,7 +170,7 @@ def _figures(latencies: Latencies, ours_ns: int) -> list[float | int | str | Non
         _us(latencies.of_all(0.99)),
         _us(latencies.of_all(0.999)),
         _us(latencies.of_all(1)),
-        round(min(medians) / ours_ns, 2),
+        round(min(medians) / baseline_ns, 2),
         latencies.lost,
     ]
 
@@ -183,14 +183,14 @@ def _burst_targets(results: Results) -> list[Target]:
     wanted = [
         (MEMORY, OTEL_LOG, 12, 20),
         (MEMORY, QUEUE_HANDLER, 7, 12),
-        (MEMORY, PLAN, 600, 1_000),
+        (MEMORY, HOST, 600, 1_000),
         (JOURNAL, OTEL_LOG, 6, 10),
         (JOURNAL, QUEUE_HANDLER, 4, 6),
-        (JOURNAL, PLAN, 300, 500),
+        (JOURNAL, HOST, 300, 500),
     ]
     targets = [
-        at_least(f"burst, p50: {peer} over {ours}", *_ratios(results, peer, ours), must=must, aim=aim)
-        for ours, peer, must, aim in wanted
+        at_least(f"burst, p50: {peer} over {own}", *_ratios(results, peer, own), must=must, aim=aim)
+        for own, peer, must, aim in wanted
         if peer in results
     ]
     off = _ratios(results, OFF, EMPTY)
@@ -199,8 +199,8 @@ def _burst_targets(results: Results) -> list[Target]:
 
 def _paced_targets(results: Results) -> list[Target]:
     return [
-        at_most(f"1,000/s, {title}: {ours} over {OTEL_LOG}", *_ratios(results, ours, OTEL_LOG, q), must=must, aim=aim)
-        for ours in (MEMORY, JOURNAL)
+        at_most(f"1,000/s, {title}: {own} over {OTEL_LOG}", *_ratios(results, own, OTEL_LOG, q), must=must, aim=aim)
+        for own in (MEMORY, JOURNAL)
         for title, q, must, aim in (("p50", 0.5, 1 / 5, 1 / 8), ("p99.9", 0.999, 1 / 2, 1 / 4))
         if OTEL_LOG in results
     ]

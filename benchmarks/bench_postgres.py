@@ -42,8 +42,8 @@ Writing = Callable[[list[Row]], Awaitable[None]]
 
 def run(options: Options) -> Section:
     """Measure the drain of a full queue, the store alone, and the limits."""
-    with _state_folder(), _servers_database("ours") as ours, _servers_database("theirs") as theirs:
-        rates = asyncio.run(_rates(ours, theirs, 5 if options.quick else 18))
+    with _state_folder(), _servers_database("autopack") as url, _servers_database("limit") as limit_url:
+        rates = asyncio.run(_rates(url, limit_url, 5 if options.quick else 18))
     return Section(
         title="Drain into PostgreSQL, main thread idle",
         tables=[rate_table(rates, COPY, BACKLOG)],
@@ -63,18 +63,18 @@ def run(options: Options) -> Section:
     )
 
 
-async def _rates(ours: str, theirs: str, windows: int) -> dict[str, list[float]]:
+async def _rates(url: str, limit_url: str, windows: int) -> dict[str, list[float]]:
     import asyncpg
 
-    store = PostgresStore(parse_database_url(ours))
+    store = PostgresStore(parse_database_url(url))
     await store.write(make_rows(1))
-    limit = PostgresStore(parse_database_url(theirs))
+    limit = PostgresStore(parse_database_url(limit_url))
     await limit.write(make_rows(1))  # makes the table
     await limit.close()
-    connection = await asyncpg.connect(theirs)
+    connection = await asyncpg.connect(limit_url)
     with ExitStack() as stack:
-        memory = stack.enter_context(Telemetry(ours, journal_dir=None, queue_size=2 * BACKLOG))
-        journal = stack.enter_context(Telemetry(ours))
+        memory = stack.enter_context(Telemetry(url, journal_dir=None, queue_size=2 * BACKLOG))
+        journal = stack.enter_context(Telemetry(url))
         for telemetry in (memory, journal):
             telemetry.record(**FIELDS)
             assert telemetry.flush(30)
@@ -130,7 +130,7 @@ def _servers_database(name: str) -> Iterator[str]:
         with postgres.new_database(postgres.server_url()) as database:
             yield database.url
     finally:
-        if name == "ours":
+        if name == "autopack":
             postgres.end_run()
 
 

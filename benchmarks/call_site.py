@@ -1,4 +1,4 @@
-"""The event that everybody records, as the text of a call, and loops that time single calls of it.
+"""The event that every candidate records, as the text of a call, and loops that time single calls of it.
 
 The call is written out in the loop: what is measured is what a user's line costs, keywords and mappings included, with
 nothing around it.
@@ -32,7 +32,7 @@ FIELDS: dict[str, Any] = {
 }
 _TEXTS = {name: "DELIVERABLES" if value is DELIVERABLES else repr(value) for name, value in FIELDS.items()}
 KEYWORDS = ", ".join(f"{name}={text}" for name, text in _TEXTS.items())
-PLAN_KEYWORDS = ", ".join(f"{name}={text}" for name, text in list(_TEXTS.items())[:12])
+HOST_KEYWORDS = ", ".join(f"{name}={text}" for name, text in list(_TEXTS.items())[:12])
 MAPPING = "{" + ", ".join(f"{name!r}: {text}" for name, text in _TEXTS.items()) + "}"
 
 _SPIN_BELOW_NS = 100_000  # what a sleep overshoots by
@@ -67,7 +67,7 @@ class Loops:
             "perf_counter_ns": perf_counter_ns,
             "wait_until": _wait_until,
         }
-        exec(_LOOPS.format(line=line), namespace)  # noqa: S102 (our own text)
+        exec(_LOOPS.format(line=line), namespace)  # noqa: S102 (text of this module)
         self.burst: Callable[[int], list[int]] = namespace["burst"]
         self._paced: Callable[[int, int, int], list[int]] = namespace["paced"]
 

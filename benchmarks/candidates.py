@@ -1,4 +1,4 @@
-"""What an event can be recorded with that needs nothing but autopack: ours, the plan's write, the floors."""
+"""The candidates that need no other package: autopack itself, the host system's write, the floors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Any
 
-from benchmarks.call_site import KEYWORDS, MAPPING, PLAN_KEYWORDS, Loops
-from benchmarks.plan_write import plan_sessions, plan_write
+from benchmarks.call_site import HOST_KEYWORDS, KEYWORDS, MAPPING, Loops
+from benchmarks.host_write import host_sessions, host_write
 
 from autopack.telemetry import Telemetry
 from autopack.telemetry.recorder import DisabledTelemetry
@@ -29,7 +29,7 @@ APPEND = "deque.append"
 OFF = "autopack, off"
 MEMORY = "autopack, in memory"
 JOURNAL = "autopack, with journal"
-PLAN = "the plan's synchronous write"
+HOST = "the host system's synchronous write"
 QUEUE_HANDLER = "logging.QueueHandler"
 
 
@@ -106,16 +106,16 @@ def _off(_folder: Path) -> Iterator[Candidate]:
 @contextmanager
 def _memory(folder: Path) -> Iterator[Candidate]:
     with Telemetry(f"sqlite:///{folder / 'memory.db'}", journal_dir=None) as telemetry:
-        yield _ours(telemetry)
+        yield _autopack(telemetry)
 
 
 @contextmanager
 def _journal(folder: Path) -> Iterator[Candidate]:
     with Telemetry(f"sqlite:///{folder / 'journal.db'}") as telemetry:
-        yield _ours(telemetry)
+        yield _autopack(telemetry)
 
 
-def _ours(telemetry: Telemetry) -> Candidate:
+def _autopack(telemetry: Telemetry) -> Candidate:
     telemetry.record(**_FIRST)  # starts the thread and makes the table
     return Candidate(
         _keywords(telemetry.record),
@@ -125,12 +125,12 @@ def _ours(telemetry: Telemetry) -> Candidate:
 
 
 @contextmanager
-def _plan(folder: Path) -> Iterator[Candidate]:
-    path = folder / "plan.db"
+def _host(folder: Path) -> Iterator[Candidate]:
+    path = folder / "host.db"
     before = os.environ.get("TELEMETRY_DB_ENABLED")
     os.environ["TELEMETRY_DB_ENABLED"] = "1"
     try:
-        loops = Loops(f"call({PLAN_KEYWORDS})", {"call": plan_write(plan_sessions(path))})
+        loops = Loops(f"call({HOST_KEYWORDS})", {"call": host_write(host_sessions(path))})
         yield Candidate(loops, delivered=lambda: count_rows(path, "token_estimation_v2_events"), burst_calls=20)
     finally:
         if before is None:
@@ -200,5 +200,5 @@ OWN: Mapping[str, Opener] = {
     MEMORY: _memory,
     JOURNAL: _journal,
     QUEUE_HANDLER: _queue_handler,
-    PLAN: _plan,
+    HOST: _host,
 }

@@ -14,7 +14,7 @@ from autopack.loopback.server import serve_messages
 class OneReply:
     """The same short reply to everything."""
 
-    def reply(self, request: ReplyRequest) -> Reply | Refusal:  # noqa: ARG002 (the same to everybody)
+    def reply(self, request: ReplyRequest) -> Reply | Refusal:  # noqa: ARG002 (the same to every request)
         """See `ReplySource.reply`."""
         return Reply(
             model="simulated-benchmark",

@@ -124,7 +124,7 @@ def _posthog(_folder: Path) -> Iterator[Candidate]:
 
 
 def _arrived(url: str) -> int:
-    with urlopen(f"{url}/arrived", timeout=10) as response:  # noqa: S310 (our own server)
+    with urlopen(f"{url}/arrived", timeout=10) as response:  # noqa: S310 (a server on the loopback)
         return int(response.read())
 
 

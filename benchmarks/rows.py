@@ -49,7 +49,7 @@ def ready_mappings(rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def make_database(path: Path) -> str:
-    """A database with our table in it, made by autopack itself, and its URL."""
+    """A database with the events table in it, made by autopack itself, and its URL."""
     url = f"sqlite:///{path}"
     with Telemetry(url, journal_dir=None) as telemetry:
         telemetry.record(**FIELDS)
@@ -57,7 +57,7 @@ def make_database(path: Path) -> str:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection set up as ours is: WAL, synchronous NORMAL, transactions by hand; usable in any thread."""
+    """A connection set up as the store's is: WAL, synchronous NORMAL, transactions by hand; usable in any thread."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")

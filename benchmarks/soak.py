@@ -105,7 +105,7 @@ def soak(events: int, database: Path) -> bool:
 
 def kill_loop(rounds: int) -> bool:
     """The kill loop of the tests, with so many rounds."""
-    command = [sys.executable, "-m", "pytest", "-q", "--kill-rounds", str(rounds), "tests/test_kill.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "--kill-rounds", str(rounds), "tests/telemetry/test_kill.py"]
     return subprocess.run(command, check=False).returncode == 0
 
 

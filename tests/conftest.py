@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from tests import postgres as postgres_servers
-from tests.stores import PLACES, Place
-from tests.write_side import DATA, url_of
+from tests.recorded import REAL, RecordedRun, made_run, real_run
+from tests.write_side import url_of
 
 from autopack.telemetry import lifecycle
 
@@ -46,20 +46,10 @@ def postgres(
         yield database
 
 
-@pytest.fixture(params=sorted(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Each kind of store in turn."""
-    kind = PLACES[request.param]
-    return kind(tmp_path, request.getfixturevalue("postgres") if kind.on_postgres else None)
-
-
-@pytest.fixture
-def plan_table_sql() -> str:
-    """The table of the plan's own system."""
-    file = DATA / "plan_table.sql"
-    if not file.exists():
-        pytest.skip("the recorded data is not beside this checkout")
-    return file.read_text()
+@pytest.fixture(params=["made", "real"] if REAL else ["made"])
+def recorded(request: pytest.FixtureRequest, tmp_path: Path) -> RecordedRun:
+    """A recorded run: one that is made here, and the real one where it lies beside the checkout."""
+    return real_run() if request.param == "real" else made_run(tmp_path)
 
 
 @pytest.fixture

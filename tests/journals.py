@@ -4,12 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tests.write_side import event, start_python, url_of
@@ -127,47 +125,6 @@ def drained(journal: JournalQueue) -> list[bytes]:
         payloads += batch.values()
         journal.settle(batch, written=len(batch))
     return payloads
-
-
-def at_c_call(name: str, do: Callable[[], object]) -> None:
-    """Do something once, in the middle of the next call of a C function of this name: as a signal handler would."""
-
-    def interrupt(_frame: FrameType, what: str, function: object) -> None:
-        if what == "c_call" and getattr(function, "__name__", "") == name:
-            sys.setprofile(None)
-            do()
-
-    sys.setprofile(interrupt)
-
-
-def at_call(name: str, do: Callable[[], object]) -> None:
-    """The same, when a function of ours of this name begins."""
-    at_event("call", name, do)
-
-
-def at_return(name: str, do: Callable[[], object]) -> None:
-    """The same, when a function of ours of this name ends."""
-    at_event("return", name, do)
-
-
-def at_event(wanted: str, name: str, do: Callable[[], object]) -> None:
-    def interrupt(frame: FrameType, what: str, _argument: object) -> None:
-        if what == wanted and frame.f_code.co_qualname == name:
-            sys.setprofile(None)
-            do()
-
-    sys.setprofile(interrupt)
-
-
-def in_another_thread(do: Callable[[], object]) -> Callable[[], None]:
-    """What another thread does while the one that asks for it sleeps."""
-
-    def run() -> None:
-        thread = threading.Thread(target=do)
-        thread.start()
-        thread.join()
-
-    return run
 
 
 def fill(journal: JournalQueue) -> list[bytes]:

@@ -23,10 +23,9 @@ from autopack.anthropic_clients import (
     open_client,
     open_loopback_client,
 )
-from autopack.build.call_failures import describe_call_error
-from autopack.build.credentials import check_setup
-from autopack.build.phase import ModelReply, PhaseResult, describe_call, log_line, prescribed_budget, prompt_of
-from autopack.build.streamed_reply import StreamedReply
+from autopack.build.phase import describe_call, prescribed_budget, prompt_of
+from autopack.build.reply import ModelReply, PhaseResult, StreamedReply, log_line
+from autopack.build.sdk import check_setup, describe_call_error
 from autopack.errors import ClientSetupError, MissingCredentialsError
 from autopack.estimation.coefficients import shipped_coefficients
 from autopack.loopback.replies import RecordedReplies, RecordedReply, Refusal, Reply, ReplyRequest, ReplySource
@@ -89,7 +88,8 @@ async def execute(
         return await client.execute_phase(spec, existing=existing), sink.events
 
 
-async def test_each_reply_becomes_one_event_with_everything_that_is_known_of_it() -> None:
+async def test_each_reply_becomes_one_event_with_all_that_is_known() -> None:
+    """Each reply becomes one event with everything that is known of it."""
     ticks = iter([10.0, 12.5])
     result, events = await execute(Script(a_reply()), existing=["src/clock.py"], clock=lambda: next(ticks))
     assert result == PhaseResult(True, 4037, "done", "end_turn", None, 1)
@@ -126,7 +126,8 @@ async def test_an_event_is_accepted_by_the_real_telemetry() -> None:
     assert (stats.accepted, stats.written, stats.dead_lettered) == (1, 1, 0)
 
 
-async def test_a_truncated_reply_is_asked_for_once_more_with_a_larger_ceiling() -> None:
+async def test_a_truncated_reply_is_retried_once_with_a_larger_ceiling() -> None:
+    """A truncated reply is asked for once more, with a larger ceiling."""
     cut = a_reply(output_tokens=16384, stop_reason="max_tokens")
     source = Script(cut, a_reply(output_tokens=16205))
     result, events = await execute(source)
@@ -140,7 +141,8 @@ async def test_a_truncated_reply_is_asked_for_once_more_with_a_larger_ceiling() 
     assert result == PhaseResult(True, 16384 + 16205 + 1800, "done", "end_turn", None, 2)
 
 
-async def test_a_reply_that_is_truncated_twice_is_a_failure_and_not_asked_for_again() -> None:
+async def test_a_reply_that_is_truncated_twice_is_a_failure() -> None:
+    """A reply that is truncated twice is a failure, and is not asked for again."""
     source = SimulatedReplies(1, faults=Faults(truncate=1.0))
     result, events = await execute(source)
     assert (result.success, result.attempts, result.stop_reason) == (False, 2, "max_tokens")
@@ -156,9 +158,10 @@ async def test_a_budget_above_the_floor_is_the_ceiling() -> None:
     assert (events[0]["selected_budget"], events[0]["actual_max_tokens"]) == (30_000, 30_000)
 
 
-async def test_a_reply_without_usage_is_recorded_with_the_total_in_place_of_the_output(
+async def test_a_reply_without_usage_is_recorded_with_the_total(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A reply without usage is recorded with the total in place of the output."""
     with caplog.at_level(logging.INFO, logger="autopack.anthropic_clients"):
         result, events = await execute(Script(a_reply(gives_usage=False)))
     assert result.success
@@ -170,7 +173,8 @@ async def test_a_reply_without_usage_is_recorded_with_the_total_in_place_of_the_
     assert "stop_reason=None truncated=False" in caplog.messages[0]
 
 
-async def test_a_truncated_reply_without_usage_is_retried_though_its_event_does_not_say_so() -> None:
+async def test_a_truncated_reply_without_usage_is_retried() -> None:
+    """A truncated reply without usage is retried, although its event does not say that it was truncated."""
     cut = a_reply(gives_usage=False, stop_reason="max_tokens")
     result, events = await execute(Script(cut, cut))
     assert (result.success, result.attempts) == (False, 2)
@@ -297,9 +301,10 @@ async def test_a_cancelled_call_is_cancelled_and_not_a_result() -> None:
                 await client.execute_phase(SPEC)
 
 
-async def test_the_loopback_server_is_reached_whatever_the_proxy_variables_say(
+async def test_the_loopback_server_is_reached_past_any_proxy_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The loopback server is reached whatever the proxy variables say."""
     from anthropic import APIConnectionError, AsyncAnthropic
 
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
@@ -371,7 +376,7 @@ def test_an_environment_that_the_sdk_cannot_use_is_one_clear_line(
     assert capfd.readouterr().err == ""
 
 
-def test_a_phase_that_says_little_gets_the_plans_fallbacks() -> None:
+def test_a_phase_that_says_little_gets_the_hosts_fallbacks() -> None:
     call = describe_call({}, COEFFICIENTS)
     assert (call.run_id, call.phase_id, call.category, call.complexity) == (
         "unknown",
@@ -439,9 +444,8 @@ def test_tokens_from_the_prompt_cache_count_as_used() -> None:
     assert (reply.input_tokens, reply.output_tokens, reply.total_tokens) == (1, 4000, 4321)
 
 
-def test_the_plans_helper_writes_what_the_flag_and_url_of_the_moment_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hosts_helper_follows_flag_and_url_at_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host system's helper records as the flag and the URL say at the time of the call."""
     arguments: tuple[Any, ...] = (
         "r",
         "p",
@@ -473,7 +477,7 @@ def test_the_plans_helper_writes_what_the_flag_and_url_of_the_moment_say(
         assert [(row[0], json.loads(row[1]), *row[2:]) for row in rows] == [("r", ["a.py", "b.py"], 40, 66)]
 
 
-def test_the_plans_helper_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hosts_helper_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_DB_ENABLED", "1")
     garbage: Any = object()
     for url in ("mysql://x", f"sqlite:///{tmp_path}/three.db"):

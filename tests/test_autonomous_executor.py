@@ -15,21 +15,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import anyio
 import pytest
 from click.testing import CliRunner, Result
+from tests.recorded import RecordedRun
 
-from autopack._util.signals import StopSignals
-from autopack.autonomous_executor import choose_provider, exit_code, run_command
-from autopack.build.phase import PhaseResult
+from autopack.autonomous_executor import choose_provider, run_command
 from autopack.build.progress import Outcome, outcome_line, summary_lines
+from autopack.build.reply import PhaseResult
+from autopack.build.run import exit_code
 from autopack.telemetry import TelemetryStats
 from autopack.telemetry.engine.settings import Settings
 
-SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 PROGRAM = [sys.executable, "-m", "autopack.autonomous_executor"]
 UNSET = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "AUTOPACK_ESTIMATOR_COEFFICIENTS")
 
@@ -67,19 +65,17 @@ def plan_file(place: Path, *phases: Mapping[str, Any]) -> Path:
     return path
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the recorded data is not beside this clone (../shared/data)")
-def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path) -> None:
-    plan, recording = SHARED_DATA / "plan_v5.json", SHARED_DATA / "recording_v5.json"
+def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path, recorded: RecordedRun) -> None:
+    plan, recording = recorded.plan, recorded.replies
     options = ["--run-id", "v5", "--provider", "recorded", "--plan", str(plan), "--recording", str(recording)]
     done = subprocess.run([*PROGRAM, *options], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr.count("FAILED") == 1
-    assert "FAILED  telemetry-v5-d3-design-notes: 404 not_found_error: no recorded reply" in done.stderr
+    assert f"FAILED  {recorded.never_run}: 404 not_found_error: no recorded reply" in done.stderr
     assert done.stdout.splitlines()[0] == "run v5: 25 phases, 24 ok, 1 failed"
     assert "accepted=25 written=25 duplicates=0 dead_lettered=0 pending=0 dropped=0" in done.stdout
 
     deliverables = {phase["phase_id"]: phase["deliverables"] for phase in json.loads(plan.read_bytes())["phases"]}
-    recorded = json.loads(recording.read_bytes())
     names = (
         "phase_id",
         "model",
@@ -106,16 +102,17 @@ def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path) -> None
             deliverables[entry["phase_id"]],
             entry["predicted_output_tokens"],
         )
-        for entry in recorded
+        for entry in json.loads(recording.read_bytes())
     ]
     assert len(found) == 25
     assert sorted(map(str, (row[:-1] for row in found))) == sorted(map(str, (row[:-1] for row in expected)))
     predictions = {row[0]: row[-1] for row in found}
     differing = {row[0] for row in expected if predictions[row[0]] != row[-1]}
-    assert differing == {"telemetry-v5-p15-cli-demo"}
+    assert differing == {recorded.predicted_by_others}
 
 
-def test_without_key_plan_or_recording_the_shipped_plan_is_simulated_and_succeeds(place: Path) -> None:
+def test_without_key_plan_or_recording_the_shipped_plan_runs(place: Path) -> None:
+    """Without key, plan or recording, the shipped plan is simulated and succeeds."""
     done = run("--run-id", "first", "--concurrency", 8)
     assert done.exit_code == 0, done.output
     assert "provider: simulated (ANTHROPIC_API_KEY is not set)" in done.stderr
@@ -163,9 +160,8 @@ def test_a_failed_phase_does_not_stop_the_others(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_the_run_and_every_finished_call_is_in_the_database(
-    place: Path, signum: signal.Signals, code: int
-) -> None:
+def test_a_signal_stops_the_run_and_every_finished_call_is_kept(place: Path, signum: signal.Signals, code: int) -> None:
+    """A signal stops the run, and every finished call is in the database."""
     options = ["--run-id", "r", "--concurrency", "8", "--fault", "stall=0.4"]
     with subprocess.Popen([*PROGRAM, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -192,7 +188,7 @@ def test_a_signal_stops_the_run_and_every_finished_call_is_in_the_database(
 
 
 def broken_pipe() -> int:
-    """The end to write to of a pipe that nobody reads."""
+    """The end to write to of a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     return writing
@@ -206,9 +202,10 @@ def full_disk() -> int:
 
 @pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "autopack.cli", "run"]])
 @pytest.mark.parametrize("unwritable", [broken_pipe, full_disk])
-def test_a_standard_error_that_cannot_be_written_does_not_stop_the_run(
+def test_an_unwritable_standard_error_does_not_stop_the_run(
     place: Path, program: list[str], unwritable: Callable[[], int]
 ) -> None:
+    """A standard error that cannot be written does not stop the run."""
     stderr = unwritable()
     done = subprocess.run(
         [*program, "--run-id", "r"], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False, timeout=60
@@ -226,7 +223,8 @@ def test_a_closed_standard_error_does_not_stop_the_run(place: Path) -> None:
     assert done.stdout.splitlines()[0] == "run r: 45 phases, 45 ok, 0 failed"
 
 
-def test_a_reader_that_went_away_from_both_streams_changes_neither_the_run_nor_its_exit_code(place: Path) -> None:
+def test_a_reader_that_left_changes_neither_run_nor_exit_code(place: Path) -> None:
+    """A reader that went away from both streams changes neither the run nor its exit code."""
     both = broken_pipe()
     options = ["--run-id", "r", "--fault", "drop=0.3"]
     done = subprocess.run([*PROGRAM, *options], stdout=both, stderr=both, check=False, timeout=60)
@@ -293,9 +291,8 @@ def test_a_run_that_is_to_be_recorded_and_cannot_be_is_not_started(
     assert [path.name for path in place.iterdir()] == ["work"]
 
 
-def test_a_database_that_can_never_be_written_is_named_before_the_first_call(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_database_is_named_before_the_first_call(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that can never be written is named before the first call."""
     (place / "text").write_text("no database at all")
     for url, problem in (
         (f"{place}/text", f"{place}/text is not a SQLite database"),
@@ -316,7 +313,7 @@ def test_without_permission_nothing_is_started() -> None:
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "for path in sys.argv[1:]: print(database_problem(Destination('sqlite', Path(path))))"
     )
-    with tempfile.TemporaryDirectory() as name:  # under tmp_path nobody but its owner sees anything
+    with tempfile.TemporaryDirectory() as name:  # under tmp_path only its owner sees anything
         place = Path(name)
         place.chmod(0o777)
         (place / "x.db").touch(0o400)
@@ -330,24 +327,25 @@ def test_without_permission_nothing_is_started() -> None:
 
 
 def test_on_a_terminal_there_is_a_bar(place: Path) -> None:
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(
-        [*PROGRAM, "--run-id", "r"], stdout=subprocess.DEVNULL, stderr=theirs, env=environment
+        [*PROGRAM, "--run-id", "r"], stdout=subprocess.DEVNULL, stderr=terminal, env=environment
     ) as process:
-        os.close(theirs)
+        os.close(terminal)
         shown = b""
         with contextlib.suppress(OSError):  # what Linux says at the end of a terminal
-            while piece := os.read(ours, 65536):
+            while piece := os.read(controller, 65536):
                 shown += piece
-        os.close(ours)
+        os.close(controller)
         assert process.wait(20) == 0
     assert b"45/45" in shown
     assert b"tide-12-storage" in shown
     assert b"[TokenEstimationV2]" not in shown
 
 
-def test_existing_deliverables_of_the_workspace_are_recorded_and_counted_as_modified(place: Path) -> None:
+def test_existing_deliverables_are_recorded_as_modified(place: Path) -> None:
+    """Existing deliverables of the workspace are recorded, and counted as modified."""
     workspace = place / "project"
     workspace.mkdir()
     (workspace / "here.py").touch()
@@ -378,9 +376,8 @@ def test_names_from_a_plan_cannot_act_on_the_terminal(place: Path) -> None:
         (["--provider", "anthropic"], "set ANTHROPIC_API_KEY"),
     ],
 )
-def test_a_bad_file_or_no_key_is_one_clear_line_and_nothing_is_started(
-    place: Path, options: list[str], complaint: str
-) -> None:
+def test_a_bad_file_or_no_key_is_one_line_and_nothing_starts(place: Path, options: list[str], complaint: str) -> None:
+    """A bad file or no key is one clear line, and nothing is started."""
     Path("text.txt").write_text("no json")
     Path("bad.json").write_text('{"phases": [{"phase_id": "p1"}, {"phase_id": "p2", "complexity": 3}]}')
     done = run("--run-id", "r", *options)
@@ -391,9 +388,8 @@ def test_a_bad_file_or_no_key_is_one_clear_line_and_nothing_is_started(
     assert [path.name for path in place.iterdir()] == ["work"]
 
 
-def test_with_a_url_of_ones_own_the_report_says_where_the_calls_go_and_why_they_fail(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_another_base_url_the_output_says_why_calls_fail(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a base URL of the user's, the output says where the calls go and why they fail."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
@@ -488,26 +484,3 @@ def test_the_report_says_what_happened() -> None:
     recovered = summary_lines("r", [], 0, TelemetryStats(accepted=4, written=4, recovered=3), None)[-1]
     assert "pending=0 (recovered=3 of earlier runs) dropped=0" in recovered
     assert summary_lines("r", [], 0, None, None)[-1] == "telemetry: off, nothing was recorded"
-
-
-async def test_a_signal_cancels_the_bound_scope_and_calls_and_restores_the_handler_of_before() -> None:
-    heard = []
-
-    def earlier(number: int, _frame: FrameType | None) -> None:
-        heard.append(number)
-
-    original = signal.signal(signal.SIGTERM, earlier)
-    try:
-        with StopSignals() as stop:
-            with anyio.CancelScope() as scope, stop.cancelling(scope):
-                signal.raise_signal(signal.SIGTERM)
-                await anyio.sleep(30)
-            with anyio.CancelScope() as late, stop.cancelling(late):
-                await anyio.sleep(30)
-        assert signal.getsignal(signal.SIGTERM) is earlier
-    finally:
-        signal.signal(signal.SIGTERM, original)
-    assert heard == [signal.SIGTERM]
-    assert stop.signum == signal.SIGTERM
-    assert scope.cancelled_caught
-    assert late.cancelled_caught

@@ -159,7 +159,8 @@ def test_retention_by_hand_and_by_cron(postgres: Database, history: Path) -> Non
     assert shell(line.split(maxsplit=5)[5], postgres, history).stdout.endswith(": 0 deleted\n")
 
 
-def test_partitions_by_month_take_writes_refuse_duplicates_and_are_dropped(postgres: Database, history: Path) -> None:
+def test_partitions_by_month_take_writes_and_refuse_duplicates(postgres: Database, history: Path) -> None:
+    """Partitions by month take writes, refuse duplicates, and are dropped."""
     copied(postgres, history)
     script(block("CREATE PROCEDURE"), postgres)
     names = partitions(postgres)
@@ -201,7 +202,8 @@ def test_by_timestamp_postgresql_has_no_key_for_the_writer(postgres: Database) -
         postgres.execute("ALTER TABLE x ADD PRIMARY KEY (run_id, event_uid)")
 
 
-def test_every_unique_key_holds_the_column_that_the_table_is_distributed_by(postgres: Database) -> None:
+def test_every_unique_key_holds_the_distribution_column(postgres: Database) -> None:
+    """Every unique key holds the column that the table is distributed by."""
     assert "'token_estimation_v2_events', 'run_id'" in block("create_distributed_table")
     keys = upgraded(postgres).execute(
         """

@@ -1,196 +1,156 @@
-"""The imports of the package point one way: from what a user calls down to what knows nothing of anything."""
+"""The imports of the package point one way: from what a user calls down to what knows of nothing else.
+
+Each check takes the sources of the modules by name, so that a test can plant a violation and see that it is found.
+"""
 
 import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 import pytest
 from tests.write_side import ROOT
 
-PACKAGE = ROOT / "src" / "autopack"
-
-# Lowest first. A module may import what stands in a line above its own, and what stands in its own line as long as that
-# makes no cycle.
-LAYERS = """
-text deliverables identifiers
-printable postgres_urls
-database
-models
-migrations
-telemetry.counters telemetry.log telemetry.errors telemetry.metrics telemetry.events telemetry.missing telemetry.switch
-telemetry.wire telemetry.settings
-telemetry.rows telemetry.decoding telemetry.backoff telemetry.ledger telemetry.private_files
-telemetry.process telemetry.wakeup telemetry.control
-telemetry.buffer telemetry.segment telemetry.appender telemetry.segment_maker telemetry.recovery telemetry.dead_letters
-telemetry.journal telemetry.inspection
-telemetry.stores.base telemetry.stores.memory telemetry.stores telemetry.stores.sqlite telemetry.stores.postgres_errors
-telemetry.stores.postgres_copy
-telemetry.stores.postgres_connection
-telemetry.stores.postgres
-telemetry.stores.by_url
-telemetry.worker telemetry.resend telemetry.bulk
-telemetry.writer telemetry.recover
-telemetry.stats telemetry.uncommon
-telemetry.recorder
-telemetry.disabled
-telemetry.shared
-telemetry
-telemetry.dead_letters_cli telemetry.recover_cli
+# Lowest first; `|` separates the levels. A module imports from its own level and from those below it. The longest name
+# that fits is its room; the `__init__` of telemetry stands above all that lies in telemetry.
+ROOMS = """
+_util errors | estimation
+| telemetry.counters telemetry.log telemetry.lifecycle | telemetry.event | models database
+| telemetry.journal telemetry.stores | telemetry.engine | telemetry.collector | telemetry.recorder | telemetry.default
+| telemetry | instrumentation | analysis | maintenance reporting | build loopback | commands
+| anthropic_clients cli | autonomous_executor
 """
+LIGHT = r"telemetry(\.(counters|log|lifecycle|recorder|default))?$"  # what lies directly in telemetry
+PURE = r"telemetry\.event|telemetry\.journal\.format|estimation|analysis\.(replaying|sampling|validating|calibrating)"
+IMPURE = "time|threading|os|asyncio|anyio|sqlalchemy|sqlite3|random|logging|socket|mmap|fcntl|subprocess|io"
+DRIVERS = "sqlalchemy|alembic|sqlite3|aiosqlite|asyncpg|psycopg"
 
-# What would be a cycle, and why it is none in practice: the import stands in a function, or is there for types only.
-UPWARD = {
-    ("telemetry.recorder", "telemetry.disabled"): "from_env answers with a disabled one, which is a Telemetry",
-    ("printable", "database"): "without_secrets masks URLs, which database knows how to",
-}
-
-READ_SIDE_MAY_USE = {"telemetry.metrics", "telemetry.errors", "telemetry.settings"}
-
-
-def name_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
+Sources = Mapping[str, str]
+Edges = set[tuple[str, str]]
 
 
-MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py") if "versions" not in path.parts}
-
-
-def imports_of(name: str) -> Iterator[str]:
-    """The modules of ours that a module imports, at its top or inside a function, for types or to run."""
-    for node in ast.walk(ast.parse(MODULES[name].read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                submodule = f"{node.module}.{alias.name}"
-                yield submodule if submodule.removeprefix("autopack.") in MODULES else node.module
-
-
-def ours(name: str) -> set[str]:
-    found = {imported.removeprefix("autopack.") for imported in imports_of(name) if imported.startswith("autopack.")}
-    return {imported for imported in found if imported in MODULES} - {name}
-
-
-def rank() -> dict[str, int]:
-    return {name: number for number, line in enumerate(LAYERS.split("\n")) for name in line.split()}
-
-
-def test_every_module_of_the_write_side_has_a_layer() -> None:
-    write_side = {name for name in MODULES if name.split(".")[0] == "telemetry"}
-    assert write_side - rank().keys() == set()
-    assert rank().keys() - MODULES.keys() == set()
-
-
-@pytest.mark.parametrize("name", sorted(rank().keys() & MODULES.keys()))
-def test_a_module_imports_only_what_lies_below_it(name: str) -> None:
-    ranks = rank()
-    upward = {
-        imported
-        for imported in ours(name)
-        if ranks.get(imported, 1_000) > ranks[name] and (name, imported) not in UPWARD
+def read_sources() -> dict[str, str]:
+    package = ROOT / "src" / "autopack"
+    parts = {path: path.relative_to(package).with_suffix("").parts for path in package.rglob("*.py")}
+    return {
+        ".".join(["autopack", *(part for part in parts[path] if part != "__init__")]): path.read_text()
+        for path in sorted(parts)
+        if parts[path] != ("__init__",) and "versions" not in parts[path]
     }
-    assert upward == set()
 
 
-def test_every_exception_is_still_needed() -> None:
-    assert {pair for pair in UPWARD if pair[1] not in ours(pair[0])} == set()
+SOURCES = read_sources()
 
 
-def test_the_modules_of_the_write_side_have_no_cycle_but_the_listed_ones() -> None:
-    graph = {
-        name: {imported for imported in ours(name) if (name, imported) not in UPWARD}
-        for name in MODULES
-        if name in rank()
+@cache
+def imports_in(source: str) -> frozenset[tuple[str, str, bool]]:
+    """Module, name taken from it, and whether that happens inside a function; not what is there for types only."""
+    return frozenset(_imports(ast.parse(source), inside=False))
+
+
+def _imports(node: ast.AST, *, inside: bool) -> Iterator[tuple[str, str, bool]]:
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, "", inside) for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        yield from ((node.module or ".", alias.name, inside) for alias in node.names)
+    inside |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    for_types = isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+    for child in node.orelse if isinstance(node, ast.If) and for_types else ast.iter_child_nodes(node):
+        yield from _imports(child, inside=inside)
+
+
+def edges(sources: Sources, *, at_once: bool = False) -> Edges:
+    """Who imports what; with `at_once` only what the import of a module itself brings with it."""
+    return {
+        (importer, submodule if (submodule := f"{module}.{name}") in sources else module)
+        for importer, source in sources.items()
+        for module, name, inside in imports_in(source)
+        if not (at_once and inside)
     }
-    while leaves := [name for name, needed in graph.items() if not needed & graph.keys()]:
-        for name in leaves:
-            del graph[name]
-    assert graph == {}
 
 
-def test_telemetry_never_imports_the_read_side_nor_a_program() -> None:
-    above = {"analysis", "importing", "reporting", "cli", "anthropic_clients", "autonomous_executor", "messages_server"}
-    core = rank().keys() & MODULES.keys()
-    assert {(name, needed) for name in core for needed in ours(name) if needed.split(".")[0] in above} == set()
+def level(module: str) -> int:
+    levels = {room: number for number, rooms in enumerate(ROOMS.split("|")) for room in rooms.split()}
+    name = module.removeprefix("autopack.")
+    while name not in levels:
+        assert "." in name, f"{module} is in no room"
+        name = name.rpartition(".")[0]
+    return levels[name]
 
 
-def test_the_read_side_meets_telemetry_in_data_at_rest_only() -> None:
-    read_side = {name for name in MODULES if name.split(".")[0] == "analysis"}
-    used = {(name, needed) for name in read_side for needed in ours(name) if needed.split(".")[0] == "telemetry"}
-    assert {needed for _, needed in used} <= READ_SIDE_MAY_USE, used
+def lies_in(module: str, rooms: str) -> bool:
+    return re.match(rf"({rooms})(\.|$)", module.removeprefix("autopack.")) is not None
 
 
-# Lowest first, too. A package of the read side may import those in the lines above its own.
-READ_LAYERS = """
-reading
-exporting replaying sampling
-tailing validating
-calibrating summarizing
-"""
+def upward(sources: Sources) -> Edges:
+    return {(user, used) for user, used in edges(sources) if used in sources and level(used) > level(user)}
 
 
-def test_the_packages_of_the_read_side_import_what_lies_below_them() -> None:
-    ranks = {name: number for number, line in enumerate(READ_LAYERS.split("\n")) for name in line.split()}
-    packages = {name: name.split(".")[1] for name in MODULES if re.fullmatch(r"analysis\.\w+\.\w+", name)}
-    assert set(packages.values()) == ranks.keys()
-    assert {
-        (name, needed)
-        for name, package in packages.items()
-        for needed in ours(name) & packages.keys()
-        if packages[needed] != package and ranks[packages[needed]] >= ranks[package]
-    } == set()
+def in_cycles(sources: Sources) -> Edges:
+    """What is left when imports by modules that nothing imports, and of modules that import nothing, are taken away."""
+    left, before = {(user, used) for user, used in edges(sources) if user != used}, None
+    while left != before:
+        before, users, used_ones = left, {user for user, _ in left}, {used for _, used in left}
+        left = {(user, used) for user, used in left if user in used_ones and used in users}
+    return left
 
 
-def test_neither_side_imports_what_brings_them_together() -> None:
-    """`autopack import` and `autopack report` read with one side, and write or look with the other."""
-    sides = {name for name in MODULES if name.split(".")[0] in {"telemetry", "analysis"}}
-    assert {
-        name for name in sides for needed in ours(name) if needed.split(".")[0] in {"importing", "reporting"}
-    } == set()
+def users_of_the_terminal(sources: Sources) -> Edges:
+    users = {(user, used) for user, used in edges(sources) if lies_in(used, "click|rich")}
+    return {edge for edge in users if not lies_in(edge[0], "commands|cli|autonomous_executor")}
 
 
-def test_nothing_imports_the_command_line_but_the_program_that_is_one_of_its_commands() -> None:
-    assert {name for name in MODULES if "cli" in ours(name)} <= {"autonomous_executor"}
+def expect_none(found: Edges) -> None:
+    assert not found, "\n".join(sorted(f"{user} imports {used}" for user, used in found))
 
 
-PURE_PACKAGES = {f"analysis.{name}" for name in ("replaying", "sampling", "validating", "calibrating")}
-
-PURE = [
-    "text",
-    "printable",
-    "deliverables",
-    "telemetry.errors",
-    "telemetry.metrics",
-    "telemetry.events",
-    "telemetry.wire",
-    "telemetry.rows",
-    "telemetry.decoding",
-    "telemetry.backoff",
-    "telemetry.ledger",
-    "analysis.accuracy",
-    "analysis.aligned",
-    "analysis.reading.lines",
-    *sorted(name for name in MODULES if name.rpartition(".")[0] in PURE_PACKAGES and not name.endswith(".command")),
-]
+def test_every_module_imports_its_own_level_and_lower_ones() -> None:
+    expect_none(upward(SOURCES))
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_a_pure_module_knows_no_clock_thread_file_or_database(name: str) -> None:
-    impure = {"time", "threading", "os", "asyncio", "anyio", "sqlalchemy", "sqlite3", "random", "logging", "socket"}
-    assert {imported.split(".")[0] for imported in imports_of(name)} & impure == set()
+def test_no_imports_form_a_cycle() -> None:
+    """Neither at the top of modules nor by way of imports inside functions."""
+    expect_none(in_cycles(SOURCES))
 
 
-def test_only_the_stores_and_migrations_know_sqlalchemy_alembic_and_the_drivers() -> None:
-    heavy = {"sqlalchemy", "alembic", "aiosqlite", "asyncpg", "psycopg"}
-    users = {name for name in MODULES if heavy & {imported.split(".")[0] for imported in imports_of(name)}}
-    stores = {f"telemetry.stores.{name}" for name in ("sqlite", "postgres", "postgres_connection")}
-    upkeep = {f"upkeep.{name}" for name in ("explained", "pruning")}
-    allowed = {
-        "database",
-        "models",
-        *stores,
-        *upkeep,
-        *(name for name in MODULES if name.split(".")[0] == "migrations"),
-    }
-    assert {name for name in users if name.split(".")[0] != "analysis"} <= allowed
+def test_five_doors_at_most_lead_into_telemetry() -> None:
+    """A door is a module of telemetry that a module outside telemetry imports."""
+    doors = {used for user, used in edges(SOURCES) if lies_in(used, "telemetry") and not lies_in(user, "telemetry")}
+    assert len(doors) <= 5, "\n".join(sorted(doors))
+
+
+def test_pure_rooms_know_no_clock_thread_file_or_database() -> None:
+    expect_none({edge for edge in edges(SOURCES) if lies_in(edge[0], PURE) and lies_in(edge[1], IMPURE)})
+
+
+def test_only_rooms_of_the_database_import_its_drivers() -> None:
+    """`database/__init__`, which a program that records nothing imports too, does so only inside functions."""
+    users = {edge for edge in edges(SOURCES) if lies_in(edge[1], DRIVERS)}
+    rooms = r"database|models|telemetry\.stores|analysis\.reading|maintenance"
+    at_once = {edge for edge in edges(SOURCES, at_once=True) & users if edge[0] == "autopack.database"}
+    expect_none(at_once | {edge for edge in users if not lies_in(edge[0], rooms)})
+
+
+def test_only_commands_know_the_terminal() -> None:
+    expect_none(users_of_the_terminal(SOURCES))
+
+
+def test_what_lies_directly_in_telemetry_is_light() -> None:
+    """When telemetry is off only these modules are loaded; the sub-packages come with the first live instance."""
+    light = {edge for edge in edges(SOURCES, at_once=True) if lies_in(edge[0], LIGHT)}
+    of_python = "|".join(sys.stdlib_module_names)
+    expect_none({edge for edge in light if not lies_in(edge[1], rf"{of_python}|_util|errors|{LIGHT}")})
+
+
+@pytest.mark.parametrize(
+    ("check", "user", "planted", "used"),
+    [
+        (upward, "autopack.errors", "def f(): from autopack.analysis import accuracy", "autopack.analysis.accuracy"),
+        (in_cycles, "autopack.errors", "import autopack._util.input_files", "autopack._util.input_files"),
+        (users_of_the_terminal, "autopack.estimation.metrics", "import click.testing", "click.testing"),
+    ],
+)
+def test_a_planted_violation_is_found(check: Callable[[Sources], Edges], user: str, planted: str, used: str) -> None:
+    assert (user, used) not in check(SOURCES)
+    assert (user, used) in check({**SOURCES, user: f"{SOURCES[user]}\n{planted}\n"})

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,8 @@ def assert_printed(expected: list[str], printed: str) -> None:
 @pytest.mark.parametrize(
     "block", [b for b in blocks("README.md") if b.language == "console"], ids=lambda b: b.text[:20]
 )
-def test_each_command_that_the_readme_shows_prints_what_the_readme_says(block: Block, clone: Path) -> None:
+def test_each_command_of_the_readme_prints_what_the_readme_says(block: Block, clone: Path) -> None:
+    """Each command that the README shows prints what the README says."""
     for command, expected in transcript(block.text):
         if command.startswith(NOT_RUN):
             assert os.access(ROOT / command, os.X_OK)
@@ -100,12 +102,19 @@ def test_the_lines_of_library_use_write_one_row(clone: Path) -> None:
     assert (clone / "autopack.db").is_file()
 
 
-def test_the_plans_five_commands_work_as_printed(clone: Path) -> None:
+def test_the_hosts_five_commands_work_as_printed(clone: Path) -> None:
     (commands,) = [block.text for block in blocks("README.md") if block.language == "bash"]
     done = run(commands, clone)
     assert done.returncode == 0, done.stdout
     assert_printed(["TokenEstimationV2 events in DB: 46"], done.stdout)
     assert len((clone / "telemetry_export.ndjson").read_text().splitlines()) == 46
+
+
+def test_git_and_pytest_leave_no_module_out(pytestconfig: pytest.Config) -> None:
+    """`build/` is a room of the package, and what many tools take for the output of a build."""
+    ignored = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "--", "src/*.py", "tests/*.py"]
+    assert subprocess.run(ignored, cwd=ROOT, capture_output=True, check=True, text=True).stdout == ""
+    assert not [pattern for pattern in pytestconfig.getini("norecursedirs") if fnmatch("build", pattern)]
 
 
 def test_the_commands_of_contributing_are_there() -> None:

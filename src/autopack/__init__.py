@@ -1,7 +1,6 @@
 """Telemetry for LLM builds: predicted against actual output tokens, recorded without waiting.
 
-Importing this package imports nothing else; see `autopack.telemetry` for the write side,
-`autopack.analysis` for the read side.
+`autopack.telemetry` writes, `autopack.analysis` reads. Importing this package imports nothing else.
 """
 
 __version__ = "0.1.0"

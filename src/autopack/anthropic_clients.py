@@ -1,4 +1,4 @@
-"""Calls the model for the phases of a plan and describes each reply as one telemetry event.
+"""The client of the model: `AnthropicBuilderClient` calls it for each phase of a plan and records each reply.
 
 A call: estimate, choose the budget, stream the reply, decide success, log the `[TokenEstimationV2]` line, record
 the event. The ceiling sent as `max_tokens` is the larger of the budget and a floor, because a budget that is a
@@ -8,34 +8,32 @@ ceiling. Each reply is one event, so such a phase has two, told apart by the att
 Which replies become events:
 
 - one that came to its end: with its output count; where it gives none, with the total tokens used in that place,
-  `truncated` False and `stop_reason` None, as in the plan, and the attribute `usage` is `total`;
+  `truncated` False and `stop_reason` None, as in the host system, and the attribute `usage` is `total`;
 - a call that failed without a reply, or a reply that broke off in the middle: none. There is no final output
   count then, and a made-up one would spoil what the estimator is measured against. The result says what happened.
 
-The SDK is imported when a client is opened, not with this module: it takes two seconds.
+`_write_token_estimation_v2_telemetry` is the entry point of the host system, see `docs/origin.md`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from autopack._util.text import truncate_for_display
-from autopack.build.call_failures import describe_call_error
-from autopack.build.phase import ModelReply, PhaseCall, PhaseResult, describe_call, log_line, phase_headers, prompt_of
-from autopack.build.streamed_reply import StreamedReply
+from autopack.build.phase import PhaseCall, describe_call, phase_headers, prompt_of
+from autopack.build.reply import Attempt, ModelReply, PhaseResult, StreamedReply, event_fields, log_line, phase_result
+from autopack.build.sdk import describe_call_error, open_loopback_sdk, open_sdk
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
-from autopack.estimation.metrics import WHOLE_CALL
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
-    from autopack.telemetry.event.schema import EventFields
+    from autopack.telemetry.event import EventFields
 
 DEFAULT_MODEL = "claude-sonnet-5-5"  # claude-sonnet-4-5, on which the figures were measured, ends in November 2026
 CEILING_FLOOR_TOKENS = 16_384
@@ -47,22 +45,13 @@ class EventSink(Protocol):
     """Takes events; `autopack.telemetry.Telemetry` is one."""
 
     def record(self, **fields: Unpack[EventFields]) -> bool:
-        """Takes one event; whether it was accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """One call: its reply, or why there is none."""
-
-    reply: ModelReply | None
-    error: str | None
-    duration_ms: int
+        """Take one event; return whether it was accepted."""
 
 
 class AnthropicBuilderClient:
     """Calls the model through the official SDK, for any number of phases at a time.
 
-    `telemetry` None stands for the process-wide instance, as the environment has it at each call. Open one with
+    `telemetry` None means the process-wide instance, as the environment has it at each call. Open one with
     `open_client` or `open_loopback_client`.
     """
 
@@ -82,7 +71,7 @@ class AnthropicBuilderClient:
         self._provider = provider
         self._model = model
         self._telemetry = telemetry
-        self._coefficients = coefficients or load_coefficients()
+        self._coefficients = coefficients or load_coefficients(os.environ)
         self._ceiling_floor_tokens = ceiling_floor_tokens
         self._names_phases = names_phases
         self._clock = clock
@@ -90,9 +79,9 @@ class AnthropicBuilderClient:
     async def execute_phase(
         self, phase_spec: Mapping[str, Any], *, existing: Collection[str] | None = None
     ) -> PhaseResult:
-        """Calls the model for one phase of a plan, with the run's `run_id` in the mapping.
+        """Call the model for one phase of a plan, with the run's `run_id` in the mapping.
 
-        `existing` names the deliverables that are there already, None where nobody looked. What goes wrong, at the
+        `existing` names the deliverables that are there already, None where that is unknown. What goes wrong, at the
         API (after the SDK's own retries) or on the way, is a result that says so; only cancellation and
         interruption pass through.
         """
@@ -101,24 +90,24 @@ class AnthropicBuilderClient:
         attempts = [await self._attempt(call, 1, ceiling)]
         if attempts[0].reply is not None and attempts[0].reply.truncated:
             attempts.append(await self._attempt(call, 2, ceiling * 5 // 4))
-        return _result(attempts)
+        return phase_result(attempts)
 
-    async def _attempt(self, call: PhaseCall, number: int, max_tokens: int) -> _Attempt:
-        started = self._clock()
+    async def _attempt(self, call: PhaseCall, number: int, max_tokens: int) -> Attempt:
+        started_s = self._clock()
         reply, error = None, None
         try:
             reply = await self._stream(call, number, max_tokens)
             error = None if reply else "the reply broke off before its end"
         except Exception as exc:  # noqa: BLE001 (whatever the SDK or the network raises, the call has failed)
             error = describe_call_error(exc)
-        attempt = _Attempt(reply, error, round((self._clock() - started) * 1000))
+        attempt = Attempt(number, max_tokens, reply, error, round((self._clock() - started_s) * 1000))
         if reply is not None:
             logger.info("%s", log_line(call, reply))
-            self._record(_event(call, reply, attempt.duration_ms, max_tokens, self._attributes(number, reply)))
+            _record_safely(self._sink, event_fields(call, attempt, reply, self._provider))
         return attempt
 
     async def _stream(self, call: PhaseCall, number: int, max_tokens: int) -> ModelReply | None:
-        """The whole reply; None where the stream ended early without an error."""
+        """Return the whole reply; None where the stream ended early without an error."""
         streamed = StreamedReply(self._model)
         stream = await self._sdk.messages.create(
             model=self._model,
@@ -132,42 +121,28 @@ class AnthropicBuilderClient:
                 streamed.feed(event)
         return streamed.finish()
 
-    def _attributes(self, number: int, reply: ModelReply) -> dict[str, Any]:
-        attributes = {"attempt": number, "provider": self._provider}
-        return attributes if reply.output_tokens is not None else {**attributes, **WHOLE_CALL}
-
-    def _record(self, fields: dict[str, Any]) -> None:
-        _record_safely(_process_wide_telemetry if self._telemetry is None else lambda: self._telemetry, fields)
+    def _sink(self) -> EventSink:
+        return _process_wide_telemetry() if self._telemetry is None else self._telemetry
 
 
 @asynccontextmanager
 async def open_client(**options: Any) -> AsyncIterator[AnthropicBuilderClient]:
-    """A client of the real API, with the credentials that the SDK finds in the environment; closed at the end.
+    """Open a client of the real API, with the credentials that the SDK finds in the environment.
 
     Options are those of `AnthropicBuilderClient`. Without credentials every call is a failed result.
     """
-    from anthropic import AsyncAnthropic
-
-    async with AsyncAnthropic() as sdk:
+    async with open_sdk() as sdk:
         yield AnthropicBuilderClient(sdk, **options)
 
 
 @asynccontextmanager
 async def open_loopback_client(base_url: str, **options: Any) -> AsyncIterator[AnthropicBuilderClient]:
-    """A client of a server that `serve_messages` runs; closed at the end.
-
-    It tells the server which phase each request is for. Proxies of the environment are not used: they could not
-    reach the server. The SDK's default HTTP client would use them even with `trust_env=False`, so it gets another.
-    """
-    import httpx2
-    from anthropic import AsyncAnthropic
-
-    http_client = httpx2.AsyncClient(trust_env=False, timeout=60)
-    async with AsyncAnthropic(base_url=base_url, api_key="loopback", http_client=http_client) as sdk:
+    """Open a client of a server that `serve_messages` runs. It tells the server which phase each request is for."""
+    async with open_loopback_sdk(base_url) as sdk:
         yield AnthropicBuilderClient(sdk, names_phases=True, **options)
 
 
-def _write_token_estimation_v2_telemetry(  # noqa: PLR0917 (the plan's interface)
+def _write_token_estimation_v2_telemetry(  # noqa: PLR0917 (the host system's interface)
     run_id: str,
     phase_id: str,
     category: str,
@@ -181,7 +156,7 @@ def _write_token_estimation_v2_telemetry(  # noqa: PLR0917 (the plan's interface
     stop_reason: str | None,
     model: str,
 ) -> None:
-    """Records one event through the process-wide telemetry; the plan's interface.
+    """Record one event through the process-wide telemetry; the host system's interface.
 
     `TELEMETRY_DB_ENABLED` and `DATABASE_URL` are honoured as they are at the time of the call. Returns at once
     and never raises: the event is written in the background.
@@ -209,58 +184,9 @@ def _process_wide_telemetry() -> EventSink:
     return get_telemetry()
 
 
-def _record_safely(telemetry: Callable[[], EventSink | None], fields: dict[str, Any]) -> None:
-    """Records an event; telemetry that is broken in any way costs a warning and nothing else."""
+def _record_safely(sink: Callable[[], EventSink], fields: dict[str, Any]) -> None:
+    """Record an event; telemetry that is broken in any way costs a warning and nothing else."""
     try:
-        sink = telemetry()
-        if sink is not None:
-            sink.record(**fields)
+        sink().record(**fields)
     except Exception as exc:  # noqa: BLE001 (a build does not fail for its telemetry)
         logger.warning("[TokenEstimationV2] Failed to write DB telemetry: %s", type(exc).__name__)
-
-
-def _event(
-    call: PhaseCall, reply: ModelReply, duration_ms: int, max_tokens: int, attributes: dict[str, Any]
-) -> dict[str, Any]:
-    """The fields of a reply's event; without an output count those of the plan's fallback."""
-    counted = reply.output_tokens is not None
-    return {
-        "run_id": call.run_id,
-        "phase_id": call.phase_id,
-        "category": call.category,
-        "complexity": call.complexity,
-        "deliverables": list(call.deliverables),
-        "predicted_output_tokens": call.predicted_output_tokens,
-        "actual_output_tokens": reply.output_tokens if counted else reply.total_tokens,
-        "selected_budget": call.selected_budget,
-        "success": reply.success,
-        "truncated": counted and reply.truncated,
-        "stop_reason": reply.stop_reason if counted else None,
-        "model": reply.model,
-        "actual_max_tokens": max_tokens,
-        "input_tokens": reply.input_tokens,
-        "duration_ms": duration_ms,
-        "existing": None if call.existing is None else list(call.existing),
-        "attributes": attributes,
-    }
-
-
-def _result(attempts: list[_Attempt]) -> PhaseResult:
-    last = attempts[-1]
-    reply = last.reply
-    return PhaseResult(
-        success=reply is not None and reply.success,
-        tokens_used=sum(attempt.reply.total_tokens for attempt in attempts if attempt.reply),
-        text=reply.text if reply else "",
-        stop_reason=reply.stop_reason if reply else None,
-        error=last.error if reply is None else _complaint(reply),
-        attempts=len(attempts),
-    )
-
-
-def _complaint(reply: ModelReply) -> str | None:
-    if reply.success:
-        return None
-    if reply.truncated:
-        return f"the reply was cut off at the ceiling, after {reply.output_tokens or 'an unknown number of'} tokens"
-    return f"the reply stopped for the reason {truncate_for_display(str(reply.stop_reason))}"

@@ -1,9 +1,10 @@
 """Runs the phases of a plan: `python -m autopack.autonomous_executor --run-id ID`, and the same as `autopack run`.
 
 The order: read and check everything that is named; only then open telemetry, server and client; run the phases,
-so many at a time; close the client, the server, and telemetry last, within its deadline. SIGINT and SIGTERM cancel
-the phases and leave the rest of that order as it is, so every call that was finished is recorded. Before that,
-while files are read and libraries loaded, they end the program at once.
+`--concurrency` at a time; close the client, the server, and telemetry last, within its deadline. SIGINT and SIGTERM
+cancel the phases and leave the rest of that order as it is, so every call that was finished is recorded. Before that,
+while files are read and libraries loaded, they end the program at once. How long telemetry may take at the end stands
+in `autopack.build.drain`.
 
 Exit code: 0 all phases succeeded, 1 some failed, 2 nothing was started, 130 and 143 stopped by a signal.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,11 +27,15 @@ from autopack._util.input_files import read_input
 from autopack._util.signals import StopSignals
 from autopack._util.text import truncate_for_display
 from autopack.anthropic_clients import DEFAULT_MODEL, AnthropicBuilderClient, open_client, open_loopback_client
-from autopack.build.credentials import check_setup
+from autopack.build.drain import drain, patience_of
 from autopack.build.plan import Phase, Plan, load_plan
 from autopack.build.progress import Outcome, summary_lines
-from autopack.build.workspace import find_existing
+from autopack.build.reply import PhaseResult
+from autopack.build.run import exit_code, find_existing, run_phases
+from autopack.build.sdk import check_setup
+from autopack.commands._output import note
 from autopack.commands._run_progress import RunReport, open_run_report
+from autopack.database import migrations
 from autopack.database.destination import current_destination, database_url, describe_database
 from autopack.database.preflight import database_problem
 from autopack.errors import ClientSetupError, ConfigError, DatabaseUrlError, InputFileError
@@ -38,14 +43,12 @@ from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.loopback.replies import RecordedReplies, ReplySource, parse_recording
 from autopack.loopback.server import serve_messages
 from autopack.loopback.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
-from autopack.telemetry import Telemetry
-from autopack.telemetry.recorder import is_enabled
+from autopack.telemetry import Telemetry, is_enabled
 
 Provider = Literal["anthropic", "recorded", "simulated"]
 
 _LONGEST_RUN_ID = 200
 _MOST_CALLS_AT_A_TIME = 256
-_SIGNAL_EXIT_CODE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +70,12 @@ class _NothingStarted(click.ClickException):
 
 
 def choose_provider(asked: Provider | None, environ: Mapping[str, str]) -> tuple[Provider, str]:
-    """The provider of a run, and why it is that one."""
+    """Return the provider of a run, and why it is that one."""
     if asked is not None:
         return asked, "as asked"
     if environ.get("ANTHROPIC_API_KEY"):
         return "anthropic", "ANTHROPIC_API_KEY is set"
     return "simulated", "ANTHROPIC_API_KEY is not set"
-
-
-def exit_code(outcomes: Iterable[Outcome], signum: int | None) -> int:
-    """The exit code of a run that was started."""
-    if signum is not None:
-        return _SIGNAL_EXIT_CODE + signum
-    return 0 if all(outcome.result.success for outcome in outcomes) else 1
 
 
 def _checked_run_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -144,7 +140,7 @@ def run_command(**options: Any) -> None:
         telemetry = _open_telemetry()
     except (InputFileError, ClientSetupError, ConfigError) as exc:
         raise _NothingStarted(truncate_for_display(str(exc), 1000)) from exc
-    _load_libraries(job)
+    _load_libraries(job, recorded=telemetry.enabled)
     with StopSignals() as stop:
         code = _execute(job, telemetry, stop)
     sys.exit(code)
@@ -162,7 +158,7 @@ def _prepare(
     model: str,
     faults: Faults | None,
 ) -> Job:
-    """Reads and checks everything; nothing is started.
+    """Read and check everything; start nothing.
 
     Raises `InputFileError`, `ClientSetupError` or `click.UsageError`.
     """
@@ -173,7 +169,7 @@ def _prepare(
         raise click.UsageError("--fault is for --provider simulated")
     plan = load_plan(plan_path)
     source = _source(plan, recording, seed, faults) if chosen != "anthropic" else None
-    coefficients = load_coefficients()
+    coefficients = load_coefficients(os.environ)
     at = f", at {check_setup()}" if chosen == "anthropic" else ""
     click.echo(f"provider: {chosen} ({why}){at}", err=True)
     click.echo(f"plan: {truncate_for_display(plan.source)}, {len(plan.phases)} phases", err=True)
@@ -187,7 +183,7 @@ def _source(plan: Plan, recording: Path | None, seed: int, faults: Faults | None
 
 
 def _open_telemetry() -> Telemetry:
-    """What the environment asks for; unlike a library, a run that is to be recorded and cannot be is not started.
+    """Open what the environment asks for. Unlike a library, refuse to start where a run cannot be recorded as asked.
 
     Raises `ConfigError`.
     """
@@ -202,14 +198,19 @@ def _open_telemetry() -> Telemetry:
     return Telemetry(database_url())
 
 
-def _load_libraries(job: Job) -> None:
-    """Imports what takes seconds now, while a signal still ends the program at once."""
+def _load_libraries(job: Job, *, recorded: bool) -> None:
+    """Import what takes seconds now, while a signal still ends the program at once.
+
+    The writer's libraries too: on a slow machine its own import of them would still go on when the run ends.
+    """
     for name in ("anthropic",) if job.source is None else ("anthropic", "starlette.applications", "uvicorn"):
         import_module(name)
+    if recorded:
+        migrations.load()
 
 
 def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
-    """Runs a job from its first line to its summary; its exit code."""
+    """Run a job from its first line to its summary; return its exit code."""
     outcomes: list[Outcome] = []
     phase_count = len(job.plan.phases)
     with telemetry:
@@ -217,32 +218,30 @@ def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
         state = "on" if telemetry.enabled else "off (TELEMETRY_DB_ENABLED=1 turns it on)"
         click.echo(f"telemetry: {state}", err=True)
         with open_run_report(phase_count) as report:
-            anyio.run(_run_phases, job, telemetry, report, stop, outcomes)
+            anyio.run(_run, job, telemetry, report, stop, outcomes)
+        if telemetry.enabled:
+            drain(telemetry, patience_of(), say=note, is_stopped=lambda: stop.signum is not None)
     stats = telemetry.stats() if telemetry.enabled else None
-    with suppress(BrokenPipeError):  # whoever has read enough of the summary does not change how the run ended
+    with suppress(BrokenPipeError):  # a reader that has enough of the summary does not change how the run ended
         for line in summary_lines(job.run_id, outcomes, phase_count, stats, stop.signum):
             click.echo(line)
     return exit_code(outcomes, stop.signum)
 
 
-async def _run_phases(
-    job: Job, telemetry: Telemetry, report: RunReport, stop: StopSignals, outcomes: list[Outcome]
-) -> None:
-    """Runs all phases, so many at a time; adds each that ends to `outcomes`, also when the run is stopped."""
-    limiter = anyio.CapacityLimiter(job.concurrency)
+async def _run(job: Job, telemetry: Telemetry, report: RunReport, stop: StopSignals, outcomes: list[Outcome]) -> None:
+    """Run all phases; add each that ends to `outcomes`, also when the run is stopped."""
 
-    async def run_one(client: AnthropicBuilderClient, phase: Phase) -> None:
-        async with limiter:
-            existing = find_existing(job.workspace, phase.deliverables)
-            outcome = Outcome(phase.phase_id, await client.execute_phase(phase.spec(job.run_id), existing=existing))
+    def ended(outcome: Outcome) -> None:
         outcomes.append(outcome)
         report.finished(outcome)
 
     async with _open_provider(job, telemetry) as client:
-        with anyio.CancelScope() as scope, stop.cancelling(scope):
-            async with anyio.create_task_group() as phases:
-                for phase in job.plan.phases:
-                    phases.start_soon(run_one, client, phase)
+
+        async def call(phase: Phase) -> PhaseResult:
+            existing = find_existing(job.workspace, phase.deliverables)
+            return await client.execute_phase(phase.spec(job.run_id), existing=existing)
+
+        await run_phases(job.plan.phases, call, concurrency=job.concurrency, stop=stop, ended=ended)
 
 
 @asynccontextmanager

@@ -1,15 +1,16 @@
-"""Every error of autopack, and what somebody who meets it can do.
+"""Every error of autopack, and what a caller can do about it.
 
 AutopackError
 ├── ClientSetupError          the environment does not let the real API be called
 │   └── MissingCredentialsError   there are no credentials, or none that could be sent
 ├── InputError                what was handed in cannot be used: hand in something else
 │   ├── DatabaseUrlError          the text is not a database URL that autopack can write to
-│   ├── InputFileError            a file cannot be read, decoded or accepted
+│   └── InputFileError            a file cannot be read, decoded or accepted
 ├── AnalysisError             a figure or a page cannot be made
 │   └── ReadError                 the database, table or file that was asked for cannot be read
 ├── SchemaError               the database's schema is one that this program cannot write to
-├── TelemetryError            the writer's own
+├── DatabaseError             the database or its driver refused what was asked
+├── TelemetryError            the writer raised it
 │   ├── ConfigError               a setting is impossible: change it
 │   ├── StoreError                a batch was not written, and the class says what to do with it
 │   │   ├── TransientStoreError       try the whole transaction again
@@ -18,7 +19,7 @@ AutopackError
 │   ├── SegmentError              a file cannot be used as a journal segment: leave it alone
 │   │   └── ForeignSegmentError       its events are for another destination
 │   └── QueueRejected             no event is taken now, for a reason that is counted
-└── …                         what one module raises to itself stands there
+└── …                         an exception that never leaves its module is defined there
 
 A message says what happened, to what, and what to do about it. No message holds a password or the text of a row.
 """
@@ -66,6 +67,10 @@ class SchemaError(AutopackError):
     """The database's schema is one that this program cannot write to; the message says why."""
 
 
+class DatabaseError(AutopackError):
+    """The database or its driver refused what was asked; the message names the database and the reason."""
+
+
 class TelemetryError(AutopackError):
     """The root of what `autopack.telemetry` raises."""
 
@@ -77,7 +82,7 @@ class ConfigError(TelemetryError, ValueError):
 class StoreError(TelemetryError):
     """A store could not write. `code` is the driver's own code, without any text that might embed a row.
 
-    `transient`: waiting may help, nobody has to act.
+    `transient`: waiting may help, and no person has to act.
     """
 
     transient = False
@@ -118,7 +123,7 @@ class QueueRejected(TelemetryError):  # noqa: N818 (an answer that is counted, n
 
 
 def describe_error(exc: BaseException) -> str:
-    """The message of an error on one line, fit for a terminal; of an error of the system which file it is about."""
+    """Return an error's message on one line, fit for a terminal; for an error of the system, with the file's name."""
     if isinstance(exc, OSError) and exc.strerror and exc.filename is not None:
         return escape_terminal(f"{os.fsdecode(exc.filename)}: {exc.strerror}")
     return escape_terminal(str(exc))

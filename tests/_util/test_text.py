@@ -30,7 +30,8 @@ def test_what_a_terminal_would_act_upon_is_shown_as_an_escape(raw: str, shown: s
 
 
 @given(ANY_TEXT)
-def test_no_text_can_reach_the_terminal_with_a_control_character_or_break_the_encoder(raw: str) -> None:
+def test_no_text_reaches_the_terminal_with_a_control_character(raw: str) -> None:
+    """No text can reach the terminal with a control character, or break its encoder."""
     shown = escape_terminal(raw)
     shown.encode()
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") or c in BIDI]

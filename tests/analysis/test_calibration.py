@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
+from tests.analysis.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
 from tests.read_side import autopack, event, make_database
 
 from autopack.analysis.calibrating.calibration import Calibration, Settings, calibrate
@@ -74,7 +74,8 @@ def test_without_noise_a_known_cost_model_is_recovered() -> None:
     assert max(errors) < 0.3  # the smallest coefficients make the least of a difference, and are held the most
 
 
-def test_with_noise_the_recovered_model_predicts_nearly_as_well_as_the_true_one() -> None:
+def test_with_noise_the_recovered_model_predicts_nearly_as_well() -> None:
+    """With noise, the recovered model predicts nearly as well as the true one."""
     costs = other_costs(5)
     result = calibrated(history(2000, costs, lognormal(0.3)), ONLY_COEFFICIENTS)
     assert result.coefficients is not None
@@ -94,7 +95,8 @@ def test_pure_noise_changes_nothing(noise: Noise, seed: int) -> None:
     assert (result.fit.outcome, result.coefficients) == ("unchanged", None)
 
 
-def test_the_fewer_replies_the_nearer_the_coefficients_stay_to_those_in_force() -> None:
+def test_few_replies_keep_the_coefficients_near_those_in_force() -> None:
+    """The fewer replies, the nearer the coefficients stay to those in force."""
     costs = msgspec.structs.replace(TODAY, overhead={name: 2 * tokens for name, tokens in TODAY.overhead.items()})
     moved = []
     for count in (0, 5, 50, 1000):
@@ -142,7 +144,8 @@ def test_a_failed_reply_says_nothing_of_the_cost() -> None:
     assert fit([failed] * 50, model_of(TODAY), worth_replies=1) == model_of(TODAY)
 
 
-def test_a_stratum_without_an_overhead_gets_one_that_begins_at_the_default() -> None:
+def test_a_stratum_without_an_overhead_begins_at_the_default() -> None:
+    """A stratum without an overhead gets one that begins at the default."""
     records = [msgspec.structs.replace(r, category="novel") for r in history(600, other_costs(3), exact)]
     result = calibrated(records, ONLY_COEFFICIENTS)
     assert result.coefficients is not None
@@ -178,7 +181,8 @@ def test_runs_that_only_repeat_themselves_are_no_evidence() -> None:
     assert calibrated(records, ONLY_COEFFICIENTS).fit.outcome == "unchanged"
 
 
-def test_the_standard_error_is_that_of_the_means_of_runs_however_many_replies_they_have() -> None:
+def test_the_standard_error_is_that_of_the_means_of_runs() -> None:
+    """The standard error is that of the means of runs, however many replies each has."""
     shape = Shape("testing", "low", (1, 0, 0, 0, 0), (0,) * 5)
     before = model_of(TODAY)
     after = dataclasses.replace(before, marginal=(before.marginal[0] * 1.5, *before.marginal[1:]))
@@ -271,7 +275,8 @@ def test_the_equations_are_solved_as_numpy_solves_them(seed: int, strata: int, m
     assert [*overheads.values(), *found] == pytest.approx(list(np.linalg.solve(matrix, side)))
 
 
-def test_a_proposal_is_in_the_form_that_the_estimator_loads_and_is_not_applied(tmp_path: Path) -> None:
+def test_a_proposal_is_one_the_estimator_loads_and_is_not_applied(tmp_path: Path) -> None:
+    """A proposal is in the form that the estimator loads, and is not applied."""
     export, output = (
         write(tmp_path / "events.ndjson", history(1500, other_costs(5), lognormal(0.3))),
         tmp_path / "new.json",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]  # it ships no types
-from tests.cost_models import TODAY, history, lognormal, other_costs
+from tests.analysis.cost_models import TODAY, history, lognormal, other_costs
 from tests.read_side import autopack
 
 from autopack.analysis.calibrating.calibration import Settings, calibrate
@@ -148,7 +148,8 @@ def test_the_price_is_what_replies_leave_of_their_budgets() -> None:
 
 
 @pytest.mark.parametrize("fitted", [True, False])
-def test_a_history_like_the_recorded_one_keeps_to_the_promised_budgets_of_the_file(fitted: bool) -> None:
+def test_a_history_like_the_recorded_one_keeps_to_its_budgets(fitted: bool) -> None:
+    """A history like the recorded one keeps to the budgets that the file guarantees."""
     costs = other_costs(5)
     result = calibrate(
         history_of(history(2400, costs, lognormal(0.4))), TODAY, Settings(coefficients=fitted), source="", estimator=""
@@ -175,7 +176,8 @@ def test_all_replies_carry_the_fit_and_the_promise() -> None:
     assert only_budgets.fit.outcome == "skipped"
 
 
-def test_an_earlier_promise_does_not_outlive_the_predictions_that_it_was_made_for() -> None:
+def test_an_earlier_guarantee_ends_with_its_predictions() -> None:
+    """An earlier guarantee does not outlive the predictions that it was made for."""
     before = msgspec.structs.replace(TODAY, budget_factor={"novel/low": 3.0})
     records = history_of(history(1200, other_costs(5), lognormal(0.3)))
     fitted = calibrate(records, before, Settings(), source="", estimator="").coefficients
@@ -186,7 +188,8 @@ def test_an_earlier_promise_does_not_outlive_the_predictions_that_it_was_made_fo
     assert kept.budget_factor["novel/low"] == 3.0
 
 
-def test_a_promised_budget_replaces_floor_and_buffer_and_keeps_to_the_cap() -> None:
+def test_a_guaranteed_budget_replaces_floor_and_buffer_under_the_cap() -> None:
+    """A guaranteed budget replaces floor and buffer, and keeps to the cap."""
     promised = msgspec.structs.replace(TODAY, budget_factor={"testing/low": 1.5}, budget_cap=20_000)
     predicted = estimate(["a.py"], "testing", "low", promised).predicted_output_tokens
     assert estimate(["a.py"], "testing", "low", promised).selected_budget == math.ceil(predicted * 1.5)

@@ -97,7 +97,8 @@ def test_a_byte_order_mark_hides_no_event_from_an_import(tmp_path: Path) -> None
 
 
 @given(st.lists(st.sampled_from([MARK, b"a", b"\n", b"\xef"])).map(b"".join))
-def test_lines_are_those_of_the_file_but_for_one_mark_at_its_beginning(content: bytes) -> None:
+def test_lines_are_those_of_the_file_without_the_mark_at_its_start(content: bytes) -> None:
+    """Lines are those of the file, without the one byte order mark at its beginning."""
     lines = list(bounded_lines(io.BytesIO(content).readline))
     assert lines == content.removeprefix(MARK).splitlines(keepends=True)
 

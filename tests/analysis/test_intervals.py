@@ -51,7 +51,8 @@ def test_the_interval_of_a_quantile_mirrors_that_of_its_opposite(count: int, fra
 
 @pytest.mark.parametrize("count", [40, 200, 1000])
 @pytest.mark.parametrize("fraction", [0.5, 0.9])
-def test_in_simulation_a_quantiles_interval_covers_at_least_at_its_level(count: int, fraction: float) -> None:
+def test_a_quantiles_interval_covers_at_its_level_in_simulation(count: int, fraction: float) -> None:
+    """In simulation, a quantile's interval covers the true value at least as often as its level says."""
     rounds, truth = 4000, float(stats.lognorm(0.8).ppf(fraction))
     values = np.sort(np.random.default_rng(7).lognormal(0, 0.8, (rounds, count)), axis=1)
     lower, upper = quantile_ranks(count, fraction, 0.95)
@@ -100,7 +101,9 @@ def test_what_no_number_of_samples_shows_is_none() -> None:
     assert samples_until(lambda _: False, 5) is None
 
 
-def test_a_rate_of_two_percent_takes_189_samples_at_least_and_a_p90_36() -> None:
+def test_a_rate_of_two_percent_takes_189_samples_and_a_p90_36() -> None:
+    """A rate of two percent takes 189 samples at least, and a P90 takes 36."""
+
     def rate_is_shown(count: int) -> bool:
         interval = wilson_interval(0, count, 0.95)
         return interval is not None and interval[1] <= 0.02

@@ -4,7 +4,7 @@ from datetime import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.read_side import DATA
+from tests.recorded import RecordedRun
 
 from autopack.analysis.reading.logs import LogRecord, parse_line
 from autopack.analysis.replaying.observations import from_log
@@ -99,9 +99,9 @@ def test_a_damaged_line_is_skipped_or_read_but_never_raises(place: int, characte
     parse_line(LINE[:place] + character + LINE[place + 1 :])
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_every_line_of_the_recorded_log_is_read_as_a_regular_expression_reads_it() -> None:
-    text = (DATA / "token_estimation_2025-12-23.log").read_text()
+def test_every_line_of_a_log_is_read_as_a_regular_expression_does(recorded: RecordedRun) -> None:
+    """Every line of the recorded log is read as a regular expression reads it."""
+    text = recorded.log.read_text()
     records = [record for line in text.splitlines() if (record := parse_line(line)) is not None]
     assert len(records) == 31
     expected = re.findall(r"predicted_output=(\d+) actual_output=(\d+) .*deliverables=(\d+) success=(\w+)", text)

@@ -98,9 +98,8 @@ def test_the_same_rows_are_the_same_records_in_the_same_order(
     assert count_and_newest(there) == count_and_newest(here)
 
 
-def test_columns_come_as_sqlite_gives_them_but_for_booleans_and_zeros_behind_a_second(
-    postgres: Database, tmp_path: Path
-) -> None:
+def test_columns_come_as_sqlite_gives_them_but_booleans_and_zeros(postgres: Database, tmp_path: Path) -> None:
+    """Columns come as SQLite gives them, except for booleans and the zeros behind a second."""
     both = [on_postgres(postgres, odd_events()), make_database(tmp_path / "x.db", odd_events())]
     found = []
     for destination in both:
@@ -131,7 +130,7 @@ def test_an_instant_that_python_has_no_date_for_costs_one_field(postgres: Databa
     assert count_and_newest(destination) == (3, None)
 
 
-def test_the_plans_table_is_read_as_it_is(postgres: Database) -> None:
+def test_the_hosts_table_is_read_as_it_is(postgres: Database) -> None:
     postgres.execute(PLAN_TABLE)
     postgres.execute(PLAN_ROW)
     (record,) = records(parse_database_url(postgres.url))
@@ -140,7 +139,7 @@ def test_the_plans_table_is_read_as_it_is(postgres: Database) -> None:
     assert not inspect(engine_for(parse_database_url(postgres.url))).has_table(migrations.VERSION_TABLE)
 
 
-def test_the_count_and_the_rows_are_of_one_moment_and_no_writer_waits(postgres: Database) -> None:
+def test_count_and_rows_are_of_one_snapshot_and_no_writer_waits(postgres: Database) -> None:
     destination = on_postgres(postgres, [event(number) for number in range(1_500)])
     with open_events(destination) as events:
         postgres.execute(f"DELETE FROM {TABLE} WHERE phase_id <> 'p1499'")

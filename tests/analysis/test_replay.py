@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.read_side import DATA, ROOT, autopack, environment, event, make_database
+from tests.read_side import ROOT, autopack, environment, event, make_database
+from tests.recorded import RecordedRun
 
 from autopack.analysis.accuracy import accuracy_of, percent, quantile
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines, exported
@@ -23,7 +24,6 @@ from autopack.analysis.replaying.table import HEADER, sections
 from autopack.analysis.tables import plain_sections
 from autopack.commands._output import rich_sections
 
-RECORDED_LOG = DATA / "token_estimation_2025-12-23.log"
 FIGURES = ["median_smape_percent", "mean_smape_percent", "median_waste", "p90_waste", "underestimated_percent"]
 
 
@@ -74,12 +74,10 @@ def independent_figures(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
     return dict(zip(FIGURES, figures, strict=True))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_every_figure_of_the_recorded_log_equals_an_independent_computation() -> None:
-    lines = [
-        dict(word.split("=") for word in line.split() if "=" in word) for line in RECORDED_LOG.read_text().splitlines()
-    ]
-    figures = json.loads((DATA / "estimator_coefficients.json").read_text())
+def test_every_figure_of_a_log_equals_an_independent_computation(recorded: RecordedRun) -> None:
+    """Every figure of the recorded log equals an independent computation."""
+    lines = recorded.logged()
+    figures = json.loads((ROOT / "src/autopack/data/estimator_coefficients.json").read_text())
 
     def today(line: dict[str, str]) -> int:
         overhead = figures["overhead"][f"{line['category']}/{line['complexity']}"]
@@ -97,7 +95,7 @@ def test_every_figure_of_the_recorded_log_equals_an_independent_computation() ->
             "today": independent_figures(now),
         }
 
-    report = replay_json("--source", "log", RECORDED_LOG)
+    report = replay_json("--source", "log", recorded.log)
     assert (report["counts"]["read"], report["counts"]["skipped"], report["counts"]["compared"]) == (31, 0, 31)
     assert (report["counts"]["synthetic"], report["counts"]["existing_unknown"]) == (31, 31)
     assert_close(report["overall"], expected("all", lines))
@@ -106,10 +104,19 @@ def test_every_figure_of_the_recorded_log_equals_an_independent_computation() ->
         ("by_complexity", "complexity"),
         ("by_deliverables", "deliverables"),
     ):
-        names = {line[field] for line in lines}
-        assert {group["name"] for group in report[key]} == names
+        groups = [(group_of(line[field]), line) for line in lines]
+        assert {group["name"] for group in report[key]} == {name for name, _ in groups}
         for group in report[key]:
-            assert_close(group, expected(group["name"], [line for line in lines if line[field] == group["name"]]))
+            assert_close(group, expected(group["name"], [line for name, line in groups if name == group["name"]]))
+
+
+def factor(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def group_of(value: str) -> str:
+    """A number of deliverables is a group for itself up to 10."""
+    return value if not value.isdigit() or int(value) <= 10 else "11-20"
 
 
 def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -120,15 +127,24 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert found[key] == pytest.approx(expected[key], rel=1e-12)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_the_table_shows_the_log_and_says_what_it_assumed() -> None:
-    done = autopack("replay", "--source", "log", RECORDED_LOG)
+def test_the_table_shows_the_log_and_says_what_it_assumed(recorded: RecordedRun) -> None:
+    """Each cell shows a figure as recorded, and as today's estimator has it."""
+    done = autopack("replay", "--source", "log", recorded.log)
+    shown = json.loads(autopack("replay", "--json", "--source", "log", recorded.log).stdout)["overall"]
+    then, now = shown["recorded"], shown["today"]
     assert done.returncode == 0
     assert "31 read, 0 skipped, 31 compared" in done.stdout
     assert done.stderr == "WARNING: no deliverables found for 31 events, using synthetic\n"
     assert all(len(line) <= 120 for line in done.stdout.splitlines())
     (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("all ")]
-    assert row == ["all", "31", "120/86", "124/105", "0.31/2.50", "3.61/52.4", "58/0", "0"]
+    assert row == [
+        "all",
+        "31",
+        *(f"{then[name]:.0f}/{now[name]:.0f}" for name in ("median_smape_percent", "mean_smape_percent")),
+        *(f"{factor(then[name])}/{factor(now[name])}" for name in ("median_waste", "p90_waste")),
+        f"{then['underestimated_percent']:.0f}/{now['underestimated_percent']:.0f}",
+        "0",
+    ]
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=2), st.integers(2, 20))
@@ -200,7 +216,8 @@ def test_the_same_event_twice_counts_once_but_attempts_count_each() -> None:
     assert (counts.compared, counts.duplicates, counts.phases, counts.repeated_attempts) == (3, 1, 2, 1)
 
 
-def test_each_event_is_compared_by_its_own_deliverables_not_by_its_phase() -> None:
+def test_an_event_is_compared_by_its_deliverables_not_its_phase() -> None:
+    """Each event is compared by its own deliverables, not by those of its phase."""
     seen: list[list[str]] = []
 
     def predict(deliverables: Sequence[str], *_: object) -> int:
@@ -300,7 +317,7 @@ def test_existing_deliverables_are_modifications(tmp_path: Path) -> None:
     assert report["counts"]["existing_unknown"] == 0
 
 
-def test_an_export_of_ours_gives_what_the_database_gives(tmp_path: Path) -> None:
+def test_an_export_gives_what_the_database_gives(tmp_path: Path) -> None:
     database = filled(tmp_path)
     autopack("export", "--output", tmp_path / "events.ndjson", database=database)
     from_file = replay_json("--source", "ndjson", tmp_path / "events.ndjson")
@@ -334,14 +351,15 @@ def test_only_simulated_events_are_said_and_are_no_error(tmp_path: Path) -> None
     assert "by category" in autopack("replay", "--include-simulated", database=tmp_path / "x.db").stdout
 
 
-def test_the_plans_script_is_the_same(tmp_path: Path) -> None:
+def test_the_hosts_script_is_the_same(tmp_path: Path) -> None:
     database = filled(tmp_path)
     run = [sys.executable, str(ROOT / "scripts" / "replay_telemetry.py"), "--source", "db"]
     script = subprocess.run(run, env=environment(database), capture_output=True, check=True, encoding="utf-8")
     assert script.stdout == autopack("replay", database=database).stdout
 
 
-def test_lines_that_are_no_records_are_skipped_and_counted_headers_are_not() -> None:
+def test_lines_that_are_no_records_are_counted_headers_are_not() -> None:
+    """Lines that are no records are skipped and counted; headers are skipped and not counted."""
     good = msgspec.json.encode(observation())
     lines = [
         b"# Total events: 3\n",
@@ -373,7 +391,8 @@ def test_an_event_that_names_its_very_many_deliverables_is_compared() -> None:
     assert replayed(*exported([msgspec.json.encode(many)], Exported)).counts.compared == 1
 
 
-def test_a_reply_without_usage_is_left_out_of_the_figures_by_every_source(tmp_path: Path) -> None:
+def test_every_source_leaves_out_a_reply_without_usage(tmp_path: Path) -> None:
+    """Every source leaves a reply without usage out of the figures."""
     fallback = event(1, stop_reason=None, attributes_json='{"attempt": 1, "usage": "total"}')
     make_database(tmp_path / "x.db", [fallback, event(2, attributes_json='["odd"]'), event(3)])
     autopack("export", "--output", tmp_path / "out", database=tmp_path / "x.db")

@@ -52,7 +52,8 @@ def test_two_hundred_good_samples_validate() -> None:
     assert validation.counts.used == 200
 
 
-def test_with_fifty_samples_a_rate_of_two_percent_cannot_be_shown_and_that_is_said() -> None:
+def test_fifty_samples_cannot_show_a_rate_of_two_percent() -> None:
+    """With fifty samples a rate of two percent cannot be shown, and the verdict says so."""
     validation = former(sample(number) for number in range(50))
     assert validation.verdict == "insufficient data"
     assert "139 more before a truncation rate of 2 % can be shown, if none of them is bad" in validation.missing
@@ -61,7 +62,8 @@ def test_with_fifty_samples_a_rate_of_two_percent_cannot_be_shown_and_that_is_sa
     )
 
 
-def test_as_many_more_as_are_asked_for_are_enough_and_one_fewer_is_not() -> None:
+def test_the_number_of_samples_asked_for_is_exactly_enough() -> None:
+    """As many more samples as are asked for are enough, and one fewer is not."""
     needed = result(former(sample(number) for number in range(50)), "truncation_percent").more_needed
     assert needed == 139
     assert former(sample(number) for number in range(50 + needed)).verdict == "validated"
@@ -80,7 +82,9 @@ def test_also_with_some_bad_ones_as_many_more_are_enough(bad: int) -> None:
     assert result(former(history(200 + first.more_needed - 1)), "truncation_percent").outcome == "unclear"
 
 
-def test_of_a_quantile_as_many_more_successes_are_enough_and_one_fewer_is_not() -> None:
+def test_the_successes_asked_for_by_a_quantile_are_exactly_enough() -> None:
+    """For a quantile as many more successes as are asked for are enough, and one fewer is not."""
+
     def history(count: int) -> list[Event]:
         return [sample(n, predicted=9000 if n < 4 else 1300) for n in range(count)]
 
@@ -91,7 +95,9 @@ def test_of_a_quantile_as_many_more_successes_are_enough_and_one_fewer_is_not() 
     assert result(former(history(45 + first.more_needed - 1)), "waste_p90").outcome == "unclear"
 
 
-def test_a_value_at_a_strict_limit_is_a_bad_one_when_more_are_asked_for() -> None:
+def test_a_value_at_a_strict_limit_is_bad_when_more_are_asked_for() -> None:
+    """A value at a strict limit is a bad one when more are asked for."""
+
     def needed(predicted: int) -> int | None:
         history = [sample(n, predicted=predicted if n < 4 else 1300, actual=1000) for n in range(45)]
         return result(former(history), "waste_p90").more_needed
@@ -106,7 +112,8 @@ def test_provisionally_points_alone_are_compared_and_it_is_said_so() -> None:
     assert any(remark.startswith("PROVISIONAL") for remark in validation.remarks)
 
 
-def test_provisionally_too_what_truncated_replies_hide_is_not_taken_for_good() -> None:
+def test_what_truncated_replies_hide_is_not_taken_for_good() -> None:
+    """A provisional verdict, too, does not take for good what truncated replies hide."""
     history = [sample(n, truncated=n % 10 == 0, actual=1000, budget=1000) for n in range(100)]
     validation = former(history, former_rules(provisional=True, max_truncation_percent=10))
     assert validation.verdict == "insufficient data"
@@ -153,7 +160,8 @@ def test_a_quantile_at_its_limit_passes_for_smape_and_fails_for_waste() -> None:
     assert result(smape, "smape_median_percent").outcome == "pass"
 
 
-def test_exactly_ten_percent_more_than_predicted_is_no_underestimation() -> None:
+def test_ten_percent_more_than_predicted_is_no_underestimation() -> None:
+    """Exactly ten percent more than predicted is no underestimation."""
     for predicted in (10, 30, 110, 1300, 7_010):
         exact = former([sample(1, predicted=predicted, actual=predicted * 11 // 10)])
         assert result(exact, "underestimation_percent").estimate.events == 0
@@ -161,7 +169,7 @@ def test_exactly_ten_percent_more_than_predicted_is_no_underestimation() -> None
         assert result(above, "underestimation_percent").estimate.events == 1
 
 
-def test_a_factor_that_no_binary_number_equals_is_taken_as_it_was_written() -> None:
+def test_a_factor_is_taken_as_it_was_written_not_as_binary() -> None:
     """1.15 × 100 is a little less than 115 in floating point; 115 / 100 is the very number that 1.15 is read as."""
     assert 1.15 * 100 < 115
     validation = former([sample(1, predicted=100, actual=115)], former_rules(underestimation_factor=1.15))
@@ -182,7 +190,8 @@ def test_failures_count_for_risk_and_not_for_cost() -> None:
     assert (overall.waste_p90.n, overall.smape_median_percent.n) == (150, 150)
 
 
-def test_a_truncated_reply_below_the_threshold_is_undetermined_for_risk() -> None:
+def test_a_truncated_reply_below_the_threshold_is_undetermined() -> None:
+    """A truncated reply below the threshold is undetermined for the risk."""
     validation = former([sample(n, truncated=n == 0, actual=1000, budget=1000) for n in range(300)])
     for name in ("underestimation_percent", "budget_overrun_percent"):
         estimate = result(validation, name).estimate
@@ -206,14 +215,16 @@ def test_a_truncated_reply_is_never_an_exact_value() -> None:
     assert result(former(exact + cut), "smape_median_percent").outcome == "unclear"
 
 
-def test_a_reply_that_was_cut_above_its_prediction_errs_by_what_is_known_at_least() -> None:
+def test_a_reply_cut_above_its_prediction_errs_by_what_is_known() -> None:
+    """A reply that was cut above its prediction errs by what is known at least."""
     overall = former([sample(n, predicted=1000, actual=3000, truncated=True) for n in range(50)]).overall
     assert (overall.smape_median_percent.point, overall.smape_median_percent.worst) == (100.0, 200.0)
     assert overall.waste_p90.point == 0.0
     assert overall.waste_p90.worst == pytest.approx(1 / 3)
 
 
-def test_where_every_success_was_cut_the_figures_do_not_depend_on_their_order() -> None:
+def test_where_every_success_was_cut_the_order_changes_no_figure() -> None:
+    """Where every success was cut, the figures do not depend on their order."""
     cut = [sample(n, predicted=1000, actual=200 if n < 6 else 1000, truncated=True) for n in range(60)]
     for events in (cut, cut[::-1]):
         waste = former(events).overall.waste_p90
@@ -273,7 +284,8 @@ def test_coverage_says_how_much_of_what_is_missing() -> None:
     ]
 
 
-def test_only_named_strata_are_judged_and_one_that_never_occurred_is_missing_whole() -> None:
+def test_a_named_stratum_that_never_occurred_is_missing_whole() -> None:
+    """Only named strata are judged, and one that never occurred is missing whole."""
     validation = former((sample(n) for n in range(200)), former_rules(strata=("a/b/low", "testing/low")))
     assert missing_strata(validation) == {"a/b/low": 5}
     assert validation.verdict == "insufficient data"
@@ -307,7 +319,8 @@ def test_a_drift_beyond_the_limit_is_a_reason_and_within_it_a_remark() -> None:
     assert any("still within the limit" in remark for remark in bearable.remarks)
 
 
-def test_a_recent_point_beyond_the_earlier_interval_is_no_drift_while_its_own_interval_reaches_back() -> None:
+def test_intervals_that_overlap_are_no_drift() -> None:
+    """A recent point beyond the earlier interval is no drift while its own interval reaches back."""
     recent = [sample(500 + n, at_s=NOW_S - DAY_S, truncated=n < 2) for n in range(20)]
     drift = former([sample(n) for n in range(50)] + recent).drift
     row = next(row for row in drift.rows if row.name == "truncation_percent")
@@ -317,7 +330,8 @@ def test_a_recent_point_beyond_the_earlier_interval_is_no_drift_while_its_own_in
     assert (row.worse, row.beyond, drift.reasons) == (False, True, [])
 
 
-def test_drift_compares_the_last_days_with_all_before_and_leaves_out_what_has_no_time() -> None:
+def test_drift_compares_the_last_days_with_all_before() -> None:
+    """Drift compares the last days with all before them, and leaves out what has no time."""
     times = [NOW_S - 31 * DAY_S, NOW_S - 30 * DAY_S, NOW_S, NOW_S + DAY_S, math.inf]
     drift = former([sample(n, at_s=at_s) for n, at_s in enumerate(times)]).drift
     assert (drift.earlier, drift.recent) == (1, 3)
@@ -334,7 +348,7 @@ def test_the_verdict_does_not_depend_on_the_order_of_rows(history: list[Event], 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(events, max_size=60), st.sampled_from("xyz"), st.sampled_from(["low", "high"]))
-def test_a_new_sample_takes_exactly_one_from_what_its_stratum_lacks_and_nothing_from_others(
+def test_a_new_sample_takes_one_from_what_its_stratum_lacks(
     history: list[Event], category: str, complexity: str
 ) -> None:
     """It stays missing until the last one is there, and no stratum becomes complete by samples of another."""
@@ -373,9 +387,10 @@ def test_every_event_is_counted_once(history: list[Event]) -> None:
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(counts, counts, counts, st.booleans()), min_size=1, max_size=150))
-def test_without_truncated_replies_every_figure_is_what_numpy_and_scipy_compute(
+def test_every_figure_is_what_numpy_and_scipy_compute(
     rows: list[tuple[int, int, int, bool]],
 ) -> None:
+    """Without truncated replies every figure is what NumPy and SciPy compute."""
     assume(any(success for *_, success in rows))
     assume(all(11 * p != 10 * a for p, a, _, _ in rows))  # where a product of floats decides otherwise
     history = [sample(n, predicted=p, actual=a, budget=b, success=s) for n, (p, a, b, s) in enumerate(rows)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.recorded import RecordedRun
 
 from autopack.build.plan import SHIPPED_PLAN, load_plan, parse_plan
 from autopack.errors import InputFileError
@@ -15,17 +16,14 @@ from autopack.estimation.estimator import estimate
 from autopack.loopback.replies import Reply, ReplyRequest
 from autopack.loopback.simulation import DEFAULT_SEED, SimulatedReplies
 
-SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
-
 
 def plan_text(*phases: Any) -> bytes:
     return json.dumps({"run_id": "r", "phases": phases}).encode()
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the recorded data is not beside this clone (../shared/data)")
-def test_a_recorded_plan_is_read_whole() -> None:
-    plan = load_plan(SHARED_DATA / "plan_v5.json")
-    theirs = json.loads((SHARED_DATA / "plan_v5.json").read_bytes())["phases"]
+def test_a_recorded_plan_is_read_whole(recorded: RecordedRun) -> None:
+    plan = load_plan(recorded.plan)
+    theirs = json.loads(recorded.plan.read_bytes())["phases"]
     assert [(phase.phase_id, phase.deliverables) for phase in plan.phases] == [
         (phase["phase_id"], phase["deliverables"]) for phase in theirs
     ]
@@ -42,12 +40,14 @@ def test_the_shipped_plan_has_the_variety_that_replay_needs() -> None:
     assert plan.source == SHIPPED_PLAN
 
 
-def test_no_file_of_the_shipped_plan_is_taken_for_one_of_the_users_own() -> None:
+def test_no_file_of_the_shipped_plan_is_taken_for_a_users_file() -> None:
+    """No file of the shipped plan is taken for one of the user's own."""
     for phase in load_plan(None).phases:
         assert all(path.startswith("tidewater/") for path in flatten_deliverables(phase.deliverables))
 
 
-def test_a_simulated_run_of_the_shipped_plan_has_over_and_underestimated_categories() -> None:
+def test_a_simulated_run_over_and_underestimates_categories() -> None:
+    """A simulated run of the shipped plan has categories that are overestimated and others that are underestimated."""
     coefficients, plan = shipped_coefficients(), load_plan(None)
     source = SimulatedReplies(DEFAULT_SEED, plan.phases)
     under: Counter[str | None] = Counter()

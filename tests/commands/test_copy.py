@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from tests.analysis.test_postgres_reading import PLAN_ROW, PLAN_TABLE, odd_events, on_postgres
+from tests.misbehaving_stores import FlakyStore, RefusingStore
 from tests.postgres import Database
 from tests.read_side import autopack, environment, event, make_database, measured
-from tests.stores import FlakyStore, RefusingStore
 from tests.write_side import TABLE, url_of
 
 from autopack.analysis.reading.records import EventRecord
@@ -75,9 +75,10 @@ def run(*arguments: str, cwd: Path, **changes: str) -> tuple[int, dict[str, Any]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS, ids="-".join)
-def test_every_event_is_the_same_there_and_a_second_time_nothing_is_written(
+def test_a_copy_holds_the_same_events_and_a_second_writes_nothing(
     places: Places, tmp_path: Path, direction: tuple[str, str]
 ) -> None:
+    """Every event is the same at the destination, and a second copy writes nothing."""
     source, to = places.source(direction[0], odd_events()), places.destination(direction[1])
     code, said = run("--from", source, "--to", to, cwd=tmp_path)
     assert (code, said["rows"]) == (0, {"read": 6, "written": 6, "duplicates": 0, "rejected": 0})
@@ -101,7 +102,8 @@ def test_there_and_back_is_the_first_again_to_the_byte(places: Places, tmp_path:
     assert stored[0] == stored[1]
 
 
-def test_the_urls_come_from_the_environment_or_a_file_and_the_command_line_goes_first(tmp_path: Path) -> None:
+def test_urls_come_from_command_line_environment_or_file(tmp_path: Path) -> None:
+    """The URLs come from the environment or a file, and the command line goes first."""
     source, to = str(make_database(tmp_path / "from.db", [event(1)])), url_of(tmp_path / "to.db")
     variables = {"AUTOPACK_COPY_FROM": source, "AUTOPACK_COPY_TO": to}
     assert run(cwd=tmp_path, **variables)[1]["rows"]["written"] == 1
@@ -169,9 +171,8 @@ def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "to.db").exists()
 
 
-def test_what_the_destination_refuses_goes_to_a_private_file_with_the_reason(
-    postgres: Database, tmp_path: Path
-) -> None:
+def test_what_the_destination_refuses_goes_to_a_private_file(postgres: Database, tmp_path: Path) -> None:
+    """What the destination refuses goes to a private file, with the reason."""
     source = make_database(tmp_path / "from.db", [event(number) for number in range(40)])
     with closing(sqlite3.connect(tmp_path / "from.db")) as connection:
         connection.execute(f"UPDATE {TABLE} SET selected_budget = 'a lot' WHERE phase_id = 'p1'")
@@ -192,9 +193,8 @@ def test_what_the_destination_refuses_goes_to_a_private_file_with_the_reason(
     assert len(postgres.rows()) == 36
 
 
-def test_a_table_of_an_older_system_gets_the_ids_that_an_import_of_its_export_gives(
-    postgres: Database, tmp_path: Path
-) -> None:
+def test_a_host_table_gets_the_ids_that_an_import_gives(postgres: Database, tmp_path: Path) -> None:
+    """A table of the host system gets the ids that an import of its export gives."""
     postgres.execute(PLAN_TABLE)
     postgres.execute(PLAN_ROW)
     to = url_of(tmp_path / "to.db")
@@ -235,7 +235,8 @@ def test_a_copy_that_was_killed_is_completed_by_the_next(postgres: Database, tmp
     assert len(postgres.rows()) == 3_000
 
 
-async def test_a_destination_that_is_busy_is_waited_for_and_a_refused_row_costs_itself_only(tmp_path: Path) -> None:
+async def test_a_busy_destination_is_waited_for(tmp_path: Path) -> None:
+    """A destination that is busy is waited for, and a refused row costs itself only."""
     source = make_database(tmp_path / "from.db", [event(number) for number in range(100)])
     memory = MemoryStore()
     store = FlakyStore(RefusingStore(memory, bad=lambda row: row.phase_id in {"p7", "p99"}), failures=2)

@@ -18,7 +18,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.read_side import DATA, ROOT, START, autopack, environment, event, make_database
+from tests import host_system
+from tests.read_side import ROOT, START, autopack, environment, event, make_database
 
 from autopack._util.files import atomic_write
 from autopack.analysis.exporting.text import encoded_lines
@@ -60,7 +61,7 @@ PLAN_FIELDS = [
     "underestimated",
 ]
 
-# The plan's own programs, as the plan prints them.
+# The host system's own programs, as its plan prints them.
 PLAN_EXPORT = '''
 """
 Export TokenEstimationV2 telemetry from database to NDJSON for analysis.
@@ -116,7 +117,7 @@ if count > 0:
     latest = session.query(TokenEstimationV2Event).order_by(TokenEstimationV2Event.timestamp.desc()).first()
     print(f'Latest event: {latest.phase_id}, {latest.category}/{latest.complexity}, {latest.deliverable_count} deliverables')
 session.close()
-"""  # noqa: E501 (as the plan prints it)
+"""  # noqa: E501 (as the host system's plan prints it)
 
 
 def strict_json(line: str) -> dict[str, Any]:
@@ -145,7 +146,8 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
-def test_the_plans_own_export_script_runs_unchanged_and_agrees_with_ours(database: Path, tmp_path: Path) -> None:
+def test_the_hosts_export_script_runs_unchanged_and_agrees(database: Path, tmp_path: Path) -> None:
+    """The host system's own export script runs unchanged, and agrees with `autopack export`."""
     script = tmp_path / "plan_export.py"
     script.write_text(PLAN_EXPORT)
     run = [sys.executable, str(script)]
@@ -157,13 +159,14 @@ def test_the_plans_own_export_script_runs_unchanged_and_agrees_with_ours(databas
     assert [record["waste_ratio"] for record in ours] == [2.0, 1.23, 2.0]
 
 
-def test_the_plans_own_check_runs_unchanged(database: Path) -> None:
+def test_the_hosts_own_check_runs_unchanged(database: Path) -> None:
     run = [sys.executable, "-c", PLAN_CHECK]
     printed = subprocess.run(run, env=environment(database), capture_output=True, check=True, text=True).stdout
     assert printed == "TokenEstimationV2 events in DB: 3\nLatest event: p3, implementation/medium, 2 deliverables\n"
 
 
-def test_the_script_and_the_command_write_the_same_lines_newest_first_and_headers_on_stderr(database: Path) -> None:
+def test_script_and_command_write_the_same_lines_newest_first(database: Path) -> None:
+    """The script and the command write the same lines, the newest first, and headers on standard error."""
     command = autopack("export", database=database)
     script = subprocess.run(
         [sys.executable, ROOT / "scripts" / "export_token_estimation_telemetry.py"],
@@ -179,7 +182,8 @@ def test_the_script_and_the_command_write_the_same_lines_newest_first_and_header
     )
 
 
-def test_a_record_has_the_plans_fields_in_the_plans_order_and_then_the_added_ones(database: Path) -> None:
+def test_a_record_has_the_hosts_fields_then_the_added_ones(database: Path) -> None:
+    """A record has the host system's fields in the host system's order, and then the added ones."""
     record = records_in(autopack("export", database=database).stdout)[0]
     assert list(record)[: len(PLAN_FIELDS)] == PLAN_FIELDS
     assert list(record)[len(PLAN_FIELDS) :] == [
@@ -305,7 +309,8 @@ def test_csv_is_read_back_by_a_strict_reader(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_text_that_a_spreadsheet_takes_for_a_formula_is_shielded_unless_raw(tmp_path: Path, start: str) -> None:
+def test_a_formula_for_a_spreadsheet_is_shielded_unless_raw(tmp_path: Path, start: str) -> None:
+    """Text that a spreadsheet takes for a formula is shielded, unless raw text is asked for."""
     name = f"{start}cmd|' /C calc'!A0"
     make_database(tmp_path / "x.db", [event(1, phase_id=name, predicted_output_tokens=-5)])
     for options, cell in (([], f"'{name}"), (["--raw"], name)):
@@ -550,7 +555,8 @@ def test_a_database_in_memory_has_nothing_to_export() -> None:
         pass
 
 
-def test_reading_leaves_no_file_behind_and_sees_what_a_killed_writer_committed(tmp_path: Path) -> None:
+def test_reading_leaves_no_file_and_sees_what_a_killed_writer_did(tmp_path: Path) -> None:
+    """Reading leaves no file behind, and sees what a killed writer committed."""
     path = tmp_path / "x.db"
     make_database(path, [event(1)])
     killed = (
@@ -563,7 +569,8 @@ def test_reading_leaves_no_file_behind_and_sees_what_a_killed_writer_committed(t
     assert [file.name for file in tmp_path.iterdir()] == ["x.db"]
 
 
-def test_a_reader_and_a_writer_do_not_wait_for_each_other_and_the_reader_sees_one_moment(tmp_path: Path) -> None:
+def test_a_reader_and_a_writer_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """A reader and a writer do not wait for each other, and the reader sees one snapshot."""
     rows = 2 * BLOCK_ROWS + 1
     destination = make_database(tmp_path / "x.db", [event(n) for n in range(rows)])
     with (
@@ -579,11 +586,11 @@ def test_a_reader_and_a_writer_do_not_wait_for_each_other_and_the_reader_sees_on
     assert read(destination) == []
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_a_database_of_the_plans_own_system_is_exported_with_metrics_in_our_form(tmp_path: Path) -> None:
+def test_a_host_database_is_exported_with_metrics_in_our_form(tmp_path: Path) -> None:
+    """A database of the host system is exported with its metrics in autopack's form."""
     path = tmp_path / "x.db"
     with sqlite3.connect(path) as connection:
-        connection.executescript((DATA / "plan_table.sql").read_text())
+        connection.executescript(host_system.ON_SQLITE)
         connection.execute(
             "INSERT INTO token_estimation_v2_events VALUES (1, 'r', 'p', '2025-12-29 19:40:01.000000', 'docs', 'low', "
             "1, '[\"a.md\"]', 3000, 2000, 8192, 16384, 1, 0, 'end_turn', 'm', 40.1, 1.5, 0, 0, NULL, '2025-12-29')"
@@ -594,7 +601,8 @@ def test_a_database_of_the_plans_own_system_is_exported_with_metrics_in_our_form
     assert (record.event_uid, record.actual_max_tokens, record.existing) == (None, 16384, None)
 
 
-def test_where_sqlite_cannot_make_its_helper_files_the_database_is_read_as_it_lies(tmp_path: Path) -> None:
+def test_without_sqlites_helper_files_the_database_is_read_as_it_is(tmp_path: Path) -> None:
+    """Where SQLite cannot make its helper files, the database is read as it lies."""
     destination = make_database(tmp_path / "x.db", [event(1)])
     (tmp_path / "x.db-shm").symlink_to("x")  # stops root as well, which a directory without write permission does not
     with pytest.raises(sqlite3.OperationalError), closing(sqlite3.connect(tmp_path / "x.db")) as connection:
@@ -687,7 +695,8 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
 
 
 @pytest.mark.parametrize("limit", [None, BLOCK_ROWS + 20])
-def test_text_that_is_no_unicode_far_down_costs_no_row_and_repeats_none(tmp_path: Path, limit: int | None) -> None:
+def test_text_that_is_no_unicode_costs_no_row_and_repeats_none(tmp_path: Path, limit: int | None) -> None:
+    """Text far down that is no Unicode costs no row, and repeats none."""
     count = 2 * BLOCK_ROWS + 10
     destination = make_database(tmp_path / "x.db", (event(number) for number in range(count)))
     bad = count - BLOCK_ROWS - 5  # in the second block of the newest first

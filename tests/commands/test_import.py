@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.read_side import DATA, autopack, autopack_process, environment, event, make_database
-from tests.stores import FlakyStore, RefusingStore, WrappedStore
+from tests.misbehaving_stores import FlakyStore, RefusingStore, WrappedStore
+from tests.read_side import autopack, autopack_process, environment, event, make_database
+from tests.recorded import RecordedRun
 from tests.write_side import event as fields_of_an_event
 from tests.write_side import rows_of
 
@@ -115,7 +116,8 @@ def test_the_same_line_twice_is_two_events_and_two_phases() -> None:
         assert (first.phase_id != second.phase_id) == text.startswith("[")
 
 
-def test_the_id_follows_from_what_a_line_says_not_from_how_it_is_written() -> None:
+def test_the_id_follows_from_what_a_line_says_not_its_form() -> None:
+    """The id follows from what a line says, not from how it is written."""
     other_form = f"2025-12-23 22:07:12,000 - autopack - INFO - [TokenEstimationV2] {FIELDS}\r\n"
     reordered = ndjson(dict(reversed(RECORD.items())) | {"smape_percent": 66.7, "existing": None, "waste_ratio": None})
     for one, other in ((LINE, other_form), (ndjson(RECORD), reordered)):
@@ -148,14 +150,16 @@ def test_log_lines_of_a_day_are_a_run_and_each_is_a_phase() -> None:
     assert len({row.phase_id for row in rows}) == 3
 
 
-def test_a_total_is_marked_as_one_and_a_simulated_model_stays_recognisable() -> None:
+def test_a_total_and_a_simulated_model_stay_recognisable() -> None:
+    """A total is marked as one, and a simulated model stays recognisable."""
     total = LINE.replace("actual_output", "actual_total").replace("claude-sonnet-4-5", "simulated-claude")
     (line,) = lines_of(total)
     assert line.row is not None
     assert (line.row.attributes_json, line.row.model) == ('{"usage":"total"}', "simulated-claude")
 
 
-def test_a_line_without_a_time_needs_one_to_be_assumed_and_keeps_its_id_whatever_it_is() -> None:
+def test_a_line_without_a_time_needs_one_and_keeps_its_id() -> None:
+    """A line without a time needs one to be assumed, and keeps its id whatever that time is."""
     assert "--assume-time" in reason(f"[TokenEstimationV2] {FIELDS}")
     rows = [
         line.row
@@ -236,7 +240,8 @@ def test_what_is_in_the_database_is_not_written_by_its_own_export(tmp_path: Path
     ],
     ids=lambda value: value[:30] if len(value) < 60 else None,
 )
-def test_a_line_of_an_export_that_is_no_event_says_why_and_costs_only_itself(line: str, expected: str) -> None:
+def test_a_line_that_is_no_event_says_why_and_costs_only_itself(line: str, expected: str) -> None:
+    """A line of an export that is no event says why, and costs only itself."""
     first, bad, last = lines_of(ndjson(RECORD) + line.strip() + "\n" + ndjson(RECORD))
     assert (first.row is None, bad.row is None, last.row is None) == (False, True, False)
     assert expected in bad.reason
@@ -479,10 +484,9 @@ def test_a_maker_says_no_with_an_exception_of_its_own() -> None:
         RowMaker().from_export(b"{}")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the recorded data lies beside the repository, not in it")
-def test_the_recorded_log_is_imported_completely(tmp_path: Path, database: Path) -> None:
-    log = tmp_path / "build.log"
-    shutil.copyfile(DATA / "token_estimation_2025-12-23.log", log)
+def test_the_recorded_log_is_imported_completely(tmp_path: Path, database: Path, recorded: RecordedRun) -> None:
+    log = tmp_path / "copy.log"
+    shutil.copyfile(recorded.log, log)
     done = autopack("import", log, database=database)
     assert done.returncode == 0
     rows = rows_of(database)

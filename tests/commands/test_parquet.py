@@ -104,7 +104,8 @@ def test_another_reader_finds_what_the_ndjson_export_says(tmp_path: Path, databa
     assert read == lines
 
 
-def test_attributes_are_a_map_of_text_whose_numbers_are_as_json_has_them(tmp_path: Path, database: Path) -> None:
+def test_attributes_are_a_map_of_text_with_numbers_as_in_json(tmp_path: Path, database: Path) -> None:
+    """Attributes are a map of text, whose numbers are as JSON has them."""
     attributes = {"git": "3f2a91c", "retry": 2, "share": 0.5, "cache": True, "none": None, HOSTILE: "a"}
     make_database(
         database, [event(1, attributes_json=json.dumps(attributes)), event(2, attributes_json="{}"), event(3)]
@@ -220,7 +221,8 @@ def test_what_was_not_written_here_is_never_replaced(tmp_path: Path, database: P
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_events_without_a_readable_time_are_in_hives_partition_for_null(tmp_path: Path, database: Path) -> None:
+def test_events_without_a_time_are_in_hives_partition_for_null(tmp_path: Path, database: Path) -> None:
+    """Events without a readable time are in Hive's partition for NULL."""
     make_database(database, [event(1), event(2), event(3)])
     with closing(sqlite3.connect(database)) as connection:
         # One sorts before every instant, the other after.

@@ -205,7 +205,7 @@ def test_what_is_not_clear_deletes_nothing(database: Path, arguments: list[str],
     assert len(phases_of(database)) == 1
 
 
-def test_where_nobody_can_be_asked_it_deletes_nothing(database: Path) -> None:
+def test_without_a_terminal_to_ask_at_it_deletes_nothing(database: Path) -> None:
     make_database(database, [aged(1, 100)])
     command = [sys.executable, "-m", "autopack.cli", "prune", "--older-than", "90d"]
     done = subprocess.run(
@@ -245,9 +245,8 @@ def test_vacuum_is_for_sqlite_only(postgres: Database) -> None:
     assert "PostgreSQL vacuums by itself" in done.stderr
 
 
-def test_a_database_that_is_not_there_is_not_made_and_an_older_systems_table_is_left_alone(
-    database: Path, postgres: Database
-) -> None:
+def test_a_missing_database_is_not_made_and_a_host_table_is_left(database: Path, postgres: Database) -> None:
+    """A database that is not there is not made, and a host system's table is left alone."""
     done = autopack("prune", "--older-than", "90d", "--yes", database=url_of(database))
     assert (done.returncode, done.stdout) == (1, "")
     assert not database.exists()

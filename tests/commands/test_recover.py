@@ -132,7 +132,7 @@ def test_a_living_writer_keeps_its_segment(database: Path) -> None:
     abandon(living)
 
 
-def test_a_damaged_file_is_named_and_set_aside(database: Path, journal: Path) -> None:
+def test_a_damaged_file_is_named_and_quarantined(database: Path, journal: Path) -> None:
     (segment,) = segments_in(journal)
     data = bytearray(segment.read_bytes())
     data[data.index(b"p1")] ^= 0xFF
@@ -171,7 +171,8 @@ def test_a_hostile_name_cannot_act_on_the_terminal(database: Path, journal: Path
         assert not {"\x1b", "\u202e"} & set(done.stdout + done.stderr)
 
 
-def test_status_counts_what_dead_writers_left_and_is_1_until_it_is_delivered(database: Path, journal: Path) -> None:
+def test_status_counts_what_dead_writers_left_and_is_1_until_then(database: Path, journal: Path) -> None:
+    """The status counts what dead writers left, and its exit code is 1 until that is delivered."""
     make_database(database)
     before = {path: path.read_bytes() for path in segments_in(journal)}
     code, report = status(database)
@@ -189,7 +190,8 @@ def test_status_leaves_a_segment_free_for_the_next_writer(database: Path, journa
     assert json.loads(autopack("recover", "--json", database=database).stdout)["events"]["written"] == 3
 
 
-def test_events_of_a_living_writer_and_of_other_databases_are_shown_and_healthy(database: Path, tmp_path: Path) -> None:
+def test_events_of_a_living_writer_and_other_databases_are_healthy(database: Path, tmp_path: Path) -> None:
+    """Events of a living writer and of other databases are shown, and count as healthy."""
     make_database(database)
     living = make_journal(folder_of(database), identity_of(database))
     living.append(payload("mine"))

@@ -113,7 +113,8 @@ def test_a_sparkline_never_loses_a_value(values: list[float | None]) -> None:
 
 
 @given(st.lists(st.floats(0, 4e9) | st.just(float("inf")), max_size=30), st.integers(1, 40))
-def test_every_sample_with_a_time_is_in_one_period_and_there_are_not_too_many(at_s: list[float], most: int) -> None:
+def test_every_sample_with_a_time_is_in_one_of_few_periods(at_s: list[float], most: int) -> None:
+    """Every sample with a time is in one period, and there are not too many periods."""
     samples = samples_at(*at_s)
     periods = periods_of(samples, Rules(), grid_of(samples, most=most))
     assert len(periods) <= most
@@ -156,7 +157,8 @@ def test_the_measures_of_all_samples_are_those_of_the_verdict() -> None:
     assert measures_of(samples, Rules()).n == sum(parts) == 50
 
 
-def test_without_a_terminal_it_is_plain_text_and_the_exit_code_says_nothing_of_the_verdict(database: Path) -> None:
+def test_without_a_terminal_the_summary_is_plain_text(database: Path) -> None:
+    """Without a terminal the summary is plain text, and its exit code says nothing of the verdict."""
     make_database(database, rows())
     done = autopack("summary", *AS_OF, database=database)
     assert done.returncode == 0

@@ -94,7 +94,8 @@ def test_an_event_of_long_ago_that_lands_now_is_new(tmp_path: Path) -> None:
     assert phases(tail.look()) == ["p1"]
 
 
-def test_a_table_that_was_empty_and_one_that_was_emptied_are_no_problem(tmp_path: Path) -> None:
+def test_an_empty_and_an_emptied_table_are_no_problem(tmp_path: Path) -> None:
+    """A table that was empty and one that was emptied are no problem."""
     destination = make_database(tmp_path / "x.db")
     tail = Tail(destination, EVERYTHING)
     assert phases(tail.begin(10)) == []
@@ -245,7 +246,8 @@ def test_hostile_and_odd_values_stay_one_harmless_line() -> None:
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_on_a_terminal_what_went_badly_is_red_unless_colour_is_not_wanted(database: Path, no_color: str) -> None:
+def test_on_a_terminal_failures_are_red_unless_colour_is_off(database: Path, no_color: str) -> None:
+    """On a terminal what went badly is red, unless colour is not wanted."""
     make_database(database, [event(1), event(2, truncated=True)])
     terminal, end = pty.openpty()
     process = subprocess.Popen(

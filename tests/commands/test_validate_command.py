@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 from tests.postgres import Database
-from tests.read_side import DATA, START, autopack, autopack_process, event, make_database
+from tests.read_side import START, autopack, autopack_process, event, make_database
+from tests.recorded import REAL, RecordedRun, made_run, real_run
 from tests.verdicts import independent_figures
 
 from autopack.analysis.validating.validation import Validation
@@ -191,7 +192,8 @@ def test_a_row_that_holds_what_it_should_not_costs_only_itself(database: Path, c
 
 
 @pytest.mark.parametrize("stored", ["", "yesterday", "0000-00-00", None])
-def test_a_sample_without_a_readable_time_counts_and_is_in_neither_period(database: Path, stored: str | None) -> None:
+def test_a_sample_without_a_time_counts_and_is_in_neither_period(database: Path, stored: str | None) -> None:
+    """A sample without a readable time counts, and is in neither period."""
     destination = make_database(database, good(60))
     with engine_for(destination).begin() as connection:
         connection.exec_driver_sql(
@@ -258,16 +260,7 @@ def test_every_interval_in_the_text_is_that_of_the_json(database: Path) -> None:
         assert float(shown[1]) == pytest.approx(rule.estimate.upper, rel=5e-3)
 
 
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="the recorded data is not beside this checkout")
-
-
-def recorded_run() -> list[dict[str, Any]]:
-    """The v5 run's replies with what its plan says of their phases; the truncated phase is there twice."""
-    phases = {phase["phase_id"]: phase for phase in json.loads((DATA / "plan_v5.json").read_text())["phases"]}
-    return [reply | phases[reply["phase_id"]] for reply in json.loads((DATA / "recording_v5.json").read_text())]
-
-
-def recorded_rows() -> list[TokenEstimationV2Event]:
+def recorded_rows(recorded: RecordedRun) -> list[TokenEstimationV2Event]:
     return [
         event(
             number,
@@ -286,29 +279,24 @@ def recorded_rows() -> list[TokenEstimationV2Event]:
             stop_reason=reply["stop_reason"],
             model=reply["model"],
         )
-        for number, reply in enumerate(recorded_run())
+        for number, reply in enumerate(recorded.joined())
     ]
 
 
-def logged() -> list[dict[str, str]]:
-    (log,) = DATA.glob("token_estimation*.log")
-    return [dict(re.findall(r"(\w+)=(\S+)", line)) for line in log.read_text().splitlines()]
-
-
-@needs_data
-def test_the_recorded_data_are_not_validated_and_every_figure_is_numpys_and_scipys(database: Path) -> None:
-    make_database(database, recorded_rows())
-    (log,) = DATA.glob("token_estimation*.log")
-    assert autopack("import", log, database=database).returncode == 0
+def test_a_recorded_run_has_the_figures_of_numpy_and_scipy(database: Path, recorded: RecordedRun) -> None:
+    """The recorded data are not validated, and every figure is what NumPy and SciPy compute."""
+    make_database(database, recorded_rows(recorded))
+    assert autopack("import", recorded.log, database=database).returncode == 0
     validation = verdict("--as-of", "2026-01-01", *FORMER, database=database)
 
-    first = {reply["phase_id"]: reply for reply in reversed(recorded_run())}.values()
+    first = {reply["phase_id"]: reply for reply in reversed(recorded.joined())}.values()
+    logged = recorded.logged()
     frame = {
-        "p": [r["predicted_output_tokens"] for r in first] + [int(line["predicted_output"]) for line in logged()],
-        "a": [r["output_tokens"] for r in first] + [int(line["actual_output"]) for line in logged()],
-        "b": [r["selected_budget"] for r in first] + [int(line["selected_budget"]) for line in logged()],
-        "success": [r["success"] for r in first] + [line["success"] == "True" for line in logged()],
-        "truncated": [r["stop_reason"] == "max_tokens" for r in first] + [False] * len(logged()),
+        "p": [r["predicted_output_tokens"] for r in first] + [int(line["predicted_output"]) for line in logged],
+        "a": [r["output_tokens"] for r in first] + [int(line["actual_output"]) for line in logged],
+        "b": [r["selected_budget"] for r in first] + [int(line["selected_budget"]) for line in logged],
+        "success": [r["success"] for r in first] + [line["success"] == "True" for line in logged],
+        "truncated": [r["stop_reason"] == "max_tokens" for r in first] + [False] * len(logged),
     }
     expected = independent_figures(frame)
     for rule in validation.results:
@@ -317,14 +305,30 @@ def test_the_recorded_data_are_not_validated_and_every_figure_is_numpys_and_scip
 
     counts = validation.counts
     assert (counts.read, counts.used, counts.repeated, counts.imported) == (56, 55, 1, 31)
-    assert (counts.truncated, counts.failed) == (1, 1 + 12)
+    assert (counts.truncated, counts.failed) == (1, 1 + [line["success"] for line in logged].count("False"))
     assert validation.verdict == "not validated"
-    assert [reason.split(":")[0] for reason in validation.reasons] == ["underestimation", "waste P90", "SMAPE median"]
+    assert tuple(reason.split(":")[0] for reason in validation.reasons) == recorded.failing
 
 
-@needs_data
+def test_the_counts_of_a_run_are_those_of_its_replies(database: Path, tmp_path: Path) -> None:
+    """The twin, on a run that is made here, of the counts that were checked by hand."""
+    run = made_run(tmp_path)
+    make_database(database, recorded_rows(run))
+    overall = verdict("--as-of", "2026-01-01", database=database).overall
+    first = {reply["phase_id"]: reply for reply in reversed(run.joined())}.values()
+    assert (overall.n, overall.successes) == (24, 23)
+    assert overall.underestimation_percent.events == sum(
+        reply["output_tokens"] * 10 > reply["predicted_output_tokens"] * 11 for reply in first
+    )
+    assert overall.truncation_percent.events == 1
+    assert overall.budget_overrun_percent.events == sum(
+        reply["output_tokens"] > reply["selected_budget"] for reply in first
+    )
+
+
+@pytest.mark.skipif(not REAL, reason="the recorded data is not beside this checkout (../shared/data)")
 def test_the_counts_of_the_recorded_data_can_be_checked_by_hand(database: Path) -> None:
-    make_database(database, recorded_rows())
+    make_database(database, recorded_rows(real_run()))
     validation = verdict("--as-of", "2026-01-01", database=database)
     overall = validation.overall
     assert (overall.n, overall.successes) == (24, 23)

@@ -191,7 +191,8 @@ def test_sessions_and_telemetry_mean_the_same_file_in_a_relative_url(
         assert session.execute(text("SELECT count(*) FROM token_estimation_v2_events")).scalar() == 1
 
 
-def test_the_identity_of_a_database_is_the_file_that_the_path_leads_to(tmp_path: Path) -> None:
+def test_the_identity_of_a_database_is_the_file_it_leads_to(tmp_path: Path) -> None:
+    """The identity of a database is the file that the path leads to."""
     (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
     link, real = (parse_database_url(f"sqlite:///{tmp_path / name}") for name in ("link.db", "real.db"))
     assert link.identity == real.identity
@@ -218,7 +219,8 @@ def test_naming_a_database_imports_no_sqlalchemy() -> None:
     )
 
 
-def test_in_a_working_directory_that_is_gone_a_relative_url_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_relative_url_in_a_removed_directory_is_a_clear_error(tmp_path: Path) -> None:
+    """In a working directory that is gone a relative URL is an error that says so."""
     gone = tmp_path / "gone"
     gone.mkdir()
     code = """

@@ -1,4 +1,4 @@
-"""The way back: the plan's own system writes and reads the table again, every row stays, and up again is possible."""
+"""The way back: the host system writes and reads the table again, every row stays, and up again is possible."""
 
 import json
 import sqlite3
@@ -22,8 +22,8 @@ from autopack.errors import SchemaError
 from autopack.maintenance.schema import downgrade, state_of, upgrade
 from autopack.telemetry import Telemetry
 
-# The plan's own model, as its writer and its export script use it: no other column is known to them.
-PLAN = Table(
+# The host system's own model, as its writer and its export script use it: no other column is known to them.
+HOST = Table(
     TABLE,
     MetaData(),
     Column("event_id", Integer, primary_key=True),
@@ -42,9 +42,9 @@ PLAN = Table(
     Column("waste_ratio", Float),
     Column("underestimated", Boolean),
 )
-PLAN_EVENT = {
+HOST_EVENT = {
     "run_id": "r",
-    "phase_id": "of the plan",
+    "phase_id": "of the host",
     "category": "docs",
     "complexity": "low",
     "deliverable_count": 1,
@@ -81,15 +81,15 @@ class Kind:
                 telemetry.record(**event(phase_id=phase, input_tokens=7, actual_max_tokens=8))
         assert telemetry.stats().written == len(phases)
 
-    def write_as_the_plan(self) -> int:
+    def write_as_the_host(self) -> int:
         with self.engine.begin() as connection:
-            (key,) = connection.execute(insert(PLAN).values(PLAN_EVENT)).inserted_primary_key or (None,)
+            (key,) = connection.execute(insert(HOST).values(HOST_EVENT)).inserted_primary_key or (None,)
         assert isinstance(key, int)
         return key
 
-    def read_as_the_plan(self) -> list[dict[str, Any]]:
+    def read_as_the_host(self) -> list[dict[str, Any]]:
         with self.engine.connect() as connection:
-            return [dict(row._mapping) for row in connection.execute(select(PLAN).order_by(PLAN.c.event_id))]
+            return [dict(row._mapping) for row in connection.execute(select(HOST).order_by(HOST.c.event_id))]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -112,7 +112,7 @@ def test_down_and_up_again_every_row_stays_and_gets_another_identity(kind: Kind)
     downgrade(kind.destination)
     assert state_of(kind.destination) == (None, "older")
     below = kind.rows()
-    assert set(below[0]) == {*PLAN.columns.keys(), "actual_max_tokens", "mine"}
+    assert set(below[0]) == {*HOST.columns.keys(), "actual_max_tokens", "mine"}
     upgrade(kind.destination)
     kind.record("4")
     after = kind.rows()
@@ -126,27 +126,28 @@ def test_down_and_up_again_every_row_stays_and_gets_another_identity(kind: Kind)
     assert (after[0]["input_tokens"], after[3]["input_tokens"]) == (None, 7)
 
 
-def test_the_plans_own_system_writes_and_reads_the_table_again(kind: Kind) -> None:
+def test_the_host_system_writes_and_reads_the_table_again(kind: Kind) -> None:
     kind.record("1", "2")
     downgrade(kind.destination)
-    keys = [kind.write_as_the_plan(), kind.write_as_the_plan()]
+    keys = [kind.write_as_the_host(), kind.write_as_the_host()]
     assert keys == [3, 4]
-    found = kind.read_as_the_plan()
+    found = kind.read_as_the_host()
     assert [row["event_id"] for row in found] == [1, 2, 3, 4]
-    assert {name: found[2][name] for name in PLAN_EVENT} == PLAN_EVENT
+    assert {name: found[2][name] for name in HOST_EVENT} == HOST_EVENT
     assert (found[0]["phase_id"], found[0]["waste_ratio"]) == ("1", 200)
     instants = [row["timestamp"] for row in found]
     assert instants == sorted(instants)
     assert (instants[-1] - instants[0]).total_seconds() < 60, "all in UTC, whatever the server's zone"
     upgrade(kind.destination)
     kind.record("5")
-    assert [row["phase_id"] for row in kind.rows()] == ["1", "2", "of the plan", "of the plan", "5"]
+    assert [row["phase_id"] for row in kind.rows()] == ["1", "2", "of the host", "of the host", "5"]
     downgrade(kind.destination)
-    assert kind.write_as_the_plan() == 6
-    assert [row["event_id"] for row in kind.read_as_the_plan()] == [1, 2, 3, 4, 5, 6]
+    assert kind.write_as_the_host() == 6
+    assert [row["event_id"] for row in kind.read_as_the_host()] == [1, 2, 3, 4, 5, 6]
 
 
-def test_an_index_and_a_trigger_of_the_users_stay_and_no_trigger_fires(kind: Kind) -> None:
+def test_a_users_index_and_trigger_stay_and_no_trigger_fires(kind: Kind) -> None:
+    """An index and a trigger of the user's stay, and no trigger fires."""
     kind.record("1")
     kind.run("CREATE TABLE log (x varchar)")
     kind.run(f"CREATE INDEX by_model ON {TABLE} (model)")
@@ -159,13 +160,13 @@ def test_an_index_and_a_trigger_of_the_users_stay_and_no_trigger_fires(kind: Kin
         )
         kind.run(f"CREATE TRIGGER t AFTER INSERT OR UPDATE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION f()")
     downgrade(kind.destination)
-    kind.write_as_the_plan()
+    kind.write_as_the_host()
     kind.run("DROP INDEX by_model")
     with kind.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM log").scalar() == 1
 
 
-def test_only_a_schema_of_ours_can_be_gone_back_from(kind: Kind) -> None:
+def test_only_autopacks_own_schema_can_be_downgraded(kind: Kind) -> None:
     for _ in range(2):
         with pytest.raises(SchemaError, match=f"no schema {migrations.HEAD}"):
             downgrade(kind.destination)

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.pool import NullPool
-from tests.write_side import TABLE, dead_letters_of, event, rows_of, run_python, start_python
+from tests import host_system
+from tests.write_side import DATA, TABLE, dead_letters_of, event, rows_of, run_python, start_python
 
 from autopack.database import migrations
 from autopack.database.destination import parse_database_url
@@ -63,12 +64,12 @@ def insert(connection: sqlite3.Connection, **changes: Any) -> None:
 
 
 @pytest.fixture
-def old(database: Path, plan_table_sql: str) -> Callable[..., Path]:
-    """Makes a database of the plan's own system, with a row in it and whatever else is asked for."""
+def old(database: Path) -> Callable[..., Path]:
+    """Makes a database of the host system, with a row in it and whatever else is asked for."""
 
     def make(*statements: str, **changes: Any) -> Path:
         with closing(sqlite3.connect(database)) as connection, connection:
-            connection.executescript(plan_table_sql)
+            connection.executescript(host_system.ON_SQLITE)
             insert(connection, **changes)
             for statement in statements:
                 connection.executescript(statement)
@@ -91,7 +92,8 @@ def schema_of(database: Path) -> list[tuple[str, str, str]]:
     return [(kind, name, sql) for kind, name, sql in found]
 
 
-def test_a_fresh_database_has_the_models_columns_and_they_are_those_of_a_row(database: Path) -> None:
+def test_a_fresh_database_has_the_columns_of_model_and_row(database: Path) -> None:
+    """A fresh database has the model's columns, and they are those of a row."""
     upgrade_by_recording(database)
     engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
     found = {column["name"]: column for column in inspect(engine).get_columns(TABLE)}
@@ -104,6 +106,23 @@ def test_a_fresh_database_has_the_models_columns_and_they_are_those_of_a_row(dat
         context = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
         differences = compare_metadata(context, Base.metadata)
     assert [difference for difference in differences if "index" in str(difference[0]).lower()] == []
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real table is not beside this checkout (../shared/data)")
+def test_the_host_systems_table_is_made_here_as_it_really_is() -> None:
+    """What the tests take for a database of the host system has the columns, keys and indexes of a real one."""
+    questions = (
+        f"SELECT name, type, [notnull], pk FROM pragma_table_info('{TABLE}')",
+        f"SELECT [table], [from], [to], on_delete FROM pragma_foreign_key_list('{TABLE}') ORDER BY 1, 2",
+        f"SELECT name, [unique] FROM pragma_index_list('{TABLE}') ORDER BY 1",
+    )
+
+    def shape_of(statements: str) -> list[list[Any]]:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.executescript(statements)
+            return [connection.execute(question).fetchall() for question in questions]
+
+    assert shape_of(host_system.ON_SQLITE) == shape_of((DATA / "plan_table.sql").read_text())
 
 
 def test_the_head_is_alembics_own_head() -> None:
@@ -140,9 +159,10 @@ def test_an_upgrade_in_place_loses_no_row_and_no_column(old: Callable[..., Path]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_after_an_upgrade_a_row_needs_neither_a_run_nor_the_columns_of_the_old_system(
+def test_an_upgraded_table_needs_no_run_and_no_host_column(
     old: Callable[..., Path],
 ) -> None:
+    """After an upgrade a row needs neither a run nor the columns of the host system."""
     database = old()
     upgrade_by_recording(database, 3)
     for row in rows_of(database)[1:]:
@@ -215,21 +235,27 @@ def test_an_upgrade_survives_what_real_databases_hold(old: Callable[..., Path], 
 
 
 @pytest.mark.parametrize("name", ["text in the token columns", "no tokens"])
-def test_where_there_are_no_two_counts_the_derived_columns_become_null(old: Callable[..., Path], name: str) -> None:
+def test_without_two_counts_the_derived_columns_become_null(old: Callable[..., Path], name: str) -> None:
+    """Where there are no two counts, the derived columns become NULL."""
     upgrade_by_recording(database := old(*COMPLICATIONS[name]))
     kept = rows_of(database)[0]
     assert (kept["smape_percent"], kept["waste_ratio"]) == (None, None)
 
 
 @pytest.mark.parametrize(
-    "key", ["event_id INTEGER PRIMARY KEY AUTOINCREMENT", "event_id INTEGER PRIMARY KEY", "id INTEGER PRIMARY KEY", ""]
+    ("key", "without_rowid"),
+    [
+        ("event_id INTEGER PRIMARY KEY AUTOINCREMENT", False),
+        ("event_id INTEGER PRIMARY KEY", False),
+        ("event_id INTEGER PRIMARY KEY", True),
+        ("id INTEGER PRIMARY KEY", False),
+        ("id INTEGER PRIMARY KEY", True),
+        ("", False),
+    ],
 )
-@pytest.mark.parametrize("without_rowid", [False, True])
 def test_a_table_of_another_make_with_nulls_everywhere_is_upgraded(
     database: Path, key: str, *, without_rowid: bool
 ) -> None:
-    if without_rowid and ("AUTOINCREMENT" in key or not key):
-        pytest.skip("SQLite has no such table")
     kinds = {
         "run_id": "TEXT",
         "phase_id": "TEXT",
@@ -263,14 +289,13 @@ tokens = st.integers(1, 200_000)
 
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.lists(st.tuples(tokens, tokens), min_size=50, max_size=200))
-def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored(
-    tmp_path: Path, plan_table_sql: str, pairs: list[tuple[int, int]]
-) -> None:
+def test_derived_columns_of_old_rows_are_as_record_stores_them(tmp_path: Path, pairs: list[tuple[int, int]]) -> None:
+    """The derived columns of old rows are those that `record()` would have stored."""
     database = tmp_path / f"{hashlib.sha256(repr(pairs).encode()).hexdigest()}.db"
     if database.exists():
         return
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.executescript(plan_table_sql)
+        connection.executescript(host_system.ON_SQLITE)
         for number, (predicted, actual) in enumerate(pairs):
             insert(
                 connection,
@@ -284,7 +309,8 @@ def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored
         assert (row["smape_percent"], row["waste_ratio"], bool(row["underestimated"])) == accuracy(predicted, actual)
 
 
-def test_ten_processes_that_start_at_once_end_with_one_schema_and_all_rows(database: Path) -> None:
+def test_ten_processes_at_once_end_with_one_schema_and_all_rows(database: Path) -> None:
+    """Ten processes that start at once end with one schema and all rows."""
     code = """
         from autopack.telemetry import Telemetry
         from autopack.database import migrations
@@ -335,11 +361,10 @@ def test_an_upgrade_that_is_cut_off_leaves_the_old_table_as_it_was(old: Callable
     assert len(rows_of(database)) == 2
 
 
-def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one_never_half_of_one(
-    database: Path, plan_table_sql: str
-) -> None:
+def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one(database: Path) -> None:
+    """A killed upgrade leaves the old table or the new one, never half of one."""
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.executescript(plan_table_sql)
+        connection.executescript(host_system.ON_SQLITE)
         insert(connection)
         connection.execute(
             f"WITH RECURSIVE n(x) AS (SELECT 100 UNION ALL SELECT x + 1 FROM n WHERE x < 15100) INSERT INTO {TABLE} "
@@ -379,26 +404,42 @@ def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one_never_half_of_one(
     upgrade_by_recording(database, timeout_s=30)
 
 
-def test_a_newer_schema_is_left_alone_with_a_clear_reason_and_nothing_is_lost(database: Path) -> None:
+def test_a_newer_schema_is_left_alone_and_nothing_is_lost(database: Path) -> None:
+    """A newer schema without a column of ours is left alone, with a clear reason, and nothing is lost."""
     upgrade_by_recording(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+        connection.execute(f"ALTER TABLE {TABLE} DROP COLUMN turn")
     schema = schema_of(database)
     telemetry = Telemetry(f"sqlite:///{database}")
     telemetry.record(**event(phase_id="later"))
     assert not telemetry.flush(1)
-    assert telemetry.stats().last_error == f"schema 9999 is newer than this program's {migrations.HEAD}"
+    expected = f"schema 9999 is newer than this program's {migrations.HEAD}, and its table has no column turn"
+    assert telemetry.stats().last_error == expected
     assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (1, 0)
     telemetry.close(0.1)
     assert schema_of(database) == schema
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '{migrations.HEAD}'")
+        connection.execute(f"ALTER TABLE {TABLE} ADD COLUMN turn BIGINT")
     successor = upgrade_by_recording(database)
     assert successor.stats().recovered == 1
     assert [row["phase_id"] for row in rows_of(database)] == ["new0", "later", "new0"]
 
 
-def test_a_table_that_lacks_what_we_need_keeps_its_rows_and_takes_ours(database: Path) -> None:
+def test_a_newer_schema_that_has_all_columns_is_written(database: Path) -> None:
+    upgrade_by_recording(database)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+        connection.execute(f"ALTER TABLE {TABLE} ADD COLUMN of_the_future TEXT")
+    upgrade_by_recording(database)
+    assert len(rows_of(database)) == 2
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute(f"SELECT version_num FROM {migrations.VERSION_TABLE}").fetchall() == [("9999",)]
+
+
+def test_a_table_that_lacks_columns_keeps_its_rows_and_takes_more(database: Path) -> None:
+    """A table that lacks needed columns keeps its rows, and takes new ones."""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"CREATE TABLE {TABLE} (event_id INTEGER PRIMARY KEY, run_id TEXT)")
         connection.execute(f"INSERT INTO {TABLE} VALUES (1, 'r')")

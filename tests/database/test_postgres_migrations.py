@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests import host_system
 from tests.postgres import Database
 from tests.write_side import TABLE, event, run_python
 
@@ -59,19 +60,11 @@ def insert(postgres: Database, **changes: Any) -> None:
 
 
 @pytest.fixture
-def old(postgres: Database, plan_table_sql: str) -> Callable[..., Database]:
-    """Makes a database of the plan's own system, as SQLAlchemy makes it on PostgreSQL, with a row in it."""
-    translated = plan_table_sql
-    for of_sqlite, of_postgres in (
-        ("INTEGER NOT NULL PRIMARY KEY", "SERIAL PRIMARY KEY"),
-        ("DATETIME", "TIMESTAMP"),
-        ("FLOAT", "DOUBLE PRECISION"),
-    ):
-        assert of_sqlite in translated
-        translated = translated.replace(of_sqlite, of_postgres)
+def old(postgres: Database) -> Callable[..., Database]:
+    """Makes a database of the host system, as SQLAlchemy makes it on PostgreSQL, with a row in it."""
 
     def make(*statements: str, **changes: Any) -> Database:
-        postgres.execute(translated)
+        postgres.execute(host_system.ON_POSTGRESQL)
         insert(postgres, **changes)
         for statement in statements:
             postgres.execute(statement)
@@ -107,7 +100,8 @@ def constraints_of(postgres: Database) -> set[str]:
     return {row["text"] for row in found}
 
 
-def test_a_fresh_database_is_as_the_models_say_and_can_be_distributed_by_run(postgres: Database) -> None:
+def test_a_fresh_database_is_as_modelled_and_distributable_by_run(postgres: Database) -> None:
+    """A fresh database is as the models say, and can be distributed by run."""
     upgrade_by_recording(postgres)
     columns = columns_of(postgres)
     model = TokenEstimationV2Event.__table__.columns
@@ -165,9 +159,10 @@ def test_an_upgraded_table_has_the_types_of_a_fresh_one(old: Callable[..., Datab
     assert {name for name in fresh if upgraded[name][2] is not None} == set()
 
 
-def test_after_an_upgrade_a_row_needs_neither_a_run_nor_the_columns_of_the_old_system(
+def test_an_upgraded_table_needs_no_run_and_no_host_column(
     old: Callable[..., Database],
 ) -> None:
+    """After an upgrade a row needs neither a run nor the columns of the host system."""
     postgres = old()
     telemetry = upgrade_by_recording(postgres, 3)
     assert telemetry.stats().dead_lettered == 0
@@ -261,7 +256,8 @@ def test_an_upgrade_survives_what_real_databases_hold(old: Callable[..., Databas
         assert "PRIMARY KEY (run_id, event_uid)" in constraints_of(postgres)
 
 
-def test_a_view_on_the_table_is_named_as_the_obstacle_and_nothing_is_changed(old: Callable[..., Database]) -> None:
+def test_a_view_on_the_table_is_named_as_the_obstacle(old: Callable[..., Database]) -> None:
+    """A view on the table is named as the obstacle, and nothing is changed."""
     postgres = old(f"CREATE VIEW shown AS SELECT model, waste_ratio FROM {TABLE}")
     before = columns_of(postgres), constraints_of(postgres)
     with Telemetry(postgres.url) as telemetry:
@@ -292,9 +288,10 @@ tokens = st.integers(1, 2_000_000_000)
 
 @settings(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.lists(st.tuples(tokens, tokens), min_size=150, max_size=200))
-def test_the_derived_columns_of_old_rows_are_those_that_record_would_have_stored(
+def test_derived_columns_of_old_rows_are_as_record_stores_them(
     old: Callable[..., Database], pairs: list[tuple[int, int]]
 ) -> None:
+    """The derived columns of old rows are those that `record()` would have stored."""
     postgres = old()
     pairs = [*pairs, *((predicted, actual) for predicted in range(1, 6) for actual in range(1, 6))]
     with postgres.connect() as connection:
@@ -347,7 +344,7 @@ def test_an_upgrade_waits_for_the_one_that_has_the_lock(postgres: Database) -> N
     assert postgres.has_table()
 
 
-def test_where_advisory_locks_are_missing_the_slower_of_two_finds_the_work_done(postgres: Database) -> None:
+def test_without_advisory_locks_the_slower_finds_the_work_done(postgres: Database) -> None:
     """A function of that name that is found first answers as a server that has none."""
     postgres.execute("""
         CREATE FUNCTION public.pg_advisory_xact_lock(bigint) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -384,9 +381,8 @@ def test_the_schema_is_made_where_the_search_path_leads(postgres: Database) -> N
     assert not postgres.has_table(f"public.{TABLE}")
 
 
-def test_the_statements_for_a_dba_make_the_schema_that_the_program_takes_as_its_own(
-    postgres: Database, tmp_path: Path
-) -> None:
+def test_the_statements_for_a_dba_make_the_programs_schema(postgres: Database, tmp_path: Path) -> None:
+    """The statements for a database administrator make the schema that the program takes as its own."""
     postgres.execute(migrations.upgrade_sql("postgresql"))
     made = columns_of(postgres), constraints_of(postgres)
     upgrade_by_recording(postgres)

@@ -117,7 +117,8 @@ def test_what_a_url_leaves_open_is_what_the_environment_says() -> None:
         (f"postgresql://u:{SECRET}@ h/d", "host cannot be read"),
     ],
 )
-def test_a_url_that_cannot_be_honoured_is_refused_and_the_reason_named(url: str, named: str) -> None:
+def test_a_url_that_cannot_be_honoured_is_refused_with_the_reason(url: str, named: str) -> None:
+    """A URL that cannot be honoured is refused, and the reason is named."""
     with pytest.raises(DatabaseUrlError, match=r".{20}") as caught:
         parse_database_url(url)
     assert named in str(caught.value)
@@ -150,7 +151,8 @@ def test_the_options_of_real_urls_are_accepted(option: str) -> None:
     assert parse_database_url(f"postgresql://h/d?{option}").server is not None
 
 
-def test_the_same_database_has_one_identity_however_it_is_written_and_another_one_has_another() -> None:
+def test_one_database_has_one_identity_however_it_is_written() -> None:
+    """The same database has one identity however its URL is written, and another database has another."""
     same = ["postgresql://u:p@H:5432/d", "postgres://other@h/d?sslmode=require", "postgresql+psycopg://h/d?user=x"]
     other = [
         "postgresql://h:1/d",
@@ -167,9 +169,8 @@ def test_the_same_database_has_one_identity_however_it_is_written_and_another_on
     assert parse_database_url("postgresql://a,b/d").identity == parse_database_url("postgresql://b,a/d").identity
 
 
-def test_journal_and_dead_letters_are_in_the_users_state_directory_one_folder_for_each_database(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_database_has_a_folder_in_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journal and dead letters are in the user's state directory, in one folder for each database."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     folder, other = (parse_database_url(f"postgresql://u:p@db.example.org/{name}").telemetry_dir for name in "ab")
     assert folder is not None

@@ -9,16 +9,17 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.recorded import REAL, real_run
+from tests.write_side import DATA
 
-from autopack.build.workspace import find_existing
+from autopack.build.run import find_existing
 from autopack.errors import InputFileError
 from autopack.estimation.coefficients import load_coefficients, shipped_coefficients
 from autopack.estimation.deliverables import MAX_DEPTH, MAX_NODES, flatten_deliverables
 from autopack.estimation.estimator import estimate, kind_of
 
-SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
-    not SHARED_DATA.is_dir(), reason="the recorded data is not beside this clone (../shared/data)"
+    not REAL, reason="the recorded data is not beside this checkout (../shared/data)"
 )
 COEFFICIENTS = shipped_coefficients()
 PATHS = st.lists(
@@ -30,13 +31,13 @@ COMPLEXITIES = st.sampled_from(["low", "medium", "high", "no such complexity"])
 
 @needs_shared_data
 def test_the_shipped_figures_are_those_that_were_in_force() -> None:
-    theirs = shared_json("estimator_coefficients.json")
-    ours = load_coefficients({"AUTOPACK_ESTIMATOR_COEFFICIENTS": str(SHARED_DATA / "estimator_coefficients.json")})
+    theirs = json.loads((DATA / "estimator_coefficients.json").read_bytes())
+    read = load_coefficients({"AUTOPACK_ESTIMATOR_COEFFICIENTS": str(DATA / "estimator_coefficients.json")})
     assert theirs["safety_margin"] == 1.3
-    assert ours.overhead == COEFFICIENTS.overhead
-    assert ours.marginal == COEFFICIENTS.marginal
-    assert ours.budget_floor == COEFFICIENTS.budget_floor
-    assert (ours.safety_margin, ours.budget_buffer, ours.budget_cap, ours.default_overhead) == (
+    assert read.overhead == COEFFICIENTS.overhead
+    assert read.marginal == COEFFICIENTS.marginal
+    assert read.budget_floor == COEFFICIENTS.budget_floor
+    assert (read.safety_margin, read.budget_buffer, read.budget_cap, read.default_overhead) == (
         COEFFICIENTS.safety_margin,
         COEFFICIENTS.budget_buffer,
         COEFFICIENTS.budget_cap,
@@ -45,18 +46,42 @@ def test_the_shipped_figures_are_those_that_were_in_force() -> None:
 
 
 @needs_shared_data
-def test_all_recorded_predictions_but_one_and_all_recorded_budgets_follow_exactly() -> None:
-    phases = {phase["phase_id"]: phase for phase in shared_json("plan_v5.json")["phases"]}
-    recording = shared_json("recording_v5.json")
+def test_all_recorded_predictions_but_one_follow_exactly() -> None:
+    """All recorded predictions but one, and all recorded budgets, follow exactly from the shipped figures."""
+    replies = real_run().joined()
     wrong = []
-    for recorded in recording:
-        phase = phases[recorded["phase_id"]]
-        ours = estimate(phase["deliverables"], phase["category"], phase["complexity"], COEFFICIENTS)
-        assert ours.selected_budget == recorded["selected_budget"]
-        if ours.predicted_output_tokens != recorded["predicted_output_tokens"]:
-            wrong.append(recorded["phase_id"])
-    assert len(recording) == 25
-    assert wrong == ["telemetry-v5-p15-cli-demo"]
+    for reply in replies:
+        found = estimate(reply["deliverables"], reply["category"], reply["complexity"], COEFFICIENTS)
+        assert found.selected_budget == reply["selected_budget"]
+        if found.predicted_output_tokens != reply["predicted_output_tokens"]:
+            wrong.append(reply["phase_id"])
+    assert len(replies) == 25
+    assert wrong == [real_run().predicted_by_others]
+
+
+@pytest.mark.parametrize(
+    ("deliverables", "category", "complexity", "predicted", "budget"),
+    [
+        (["utils/text.py"], "implementation", "low", 5200, 8192),  # (2000 + 2000) * 1.3
+        (["utils/dates.py"], "implementation", "medium", 6500, 12288),  # (3000 + 2000) * 1.3
+        (["tests/test_text.py"], "tests", "low", 4420, 8192),  # (2000 by default + 1400) * 1.3
+        (["README.md"], "docs", "low", 2600, 8192),  # (1500 + 500) * 1.3
+    ],
+)
+def test_predictions_are_those_computed_by_hand(
+    deliverables: list[str], category: str, complexity: str, predicted: int, budget: int
+) -> None:
+    """The twin of the recorded predictions: one of each kind that the recorded run has."""
+    found = estimate(deliverables, category, complexity, COEFFICIENTS)
+    assert (found.predicted_output_tokens, found.selected_budget) == (predicted, budget)
+
+
+def test_a_copy_of_the_shipped_figures_loads_as_what_is_shipped(tmp_path: Path) -> None:
+    """The twin of the figures that were in force."""
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(_shipped_json()))
+    assert load_coefficients({"AUTOPACK_ESTIMATOR_COEFFICIENTS": str(own)}) == COEFFICIENTS
+    assert COEFFICIENTS.safety_margin == 1.3
 
 
 @given(PATHS, st.permutations(range(30)), CATEGORIES, COMPLEXITIES)
@@ -91,22 +116,23 @@ def test_what_exists_already_costs_less_than_what_is_new(paths: list[str], categ
     assert (modified.predicted_output_tokens < new.predicted_output_tokens) is bool(paths)
 
 
-def test_only_the_deliverables_that_exist_get_the_marginal_of_a_modification() -> None:
+def test_only_existing_deliverables_get_the_marginal_of_a_change() -> None:
+    """Only the deliverables that exist get the marginal of a modification."""
     both = estimate(["a.py", "b.py"], "implementation", "low", COEFFICIENTS, existing=["b.py", "other.py"])
     assert both.predicted_output_tokens == int((2000 + 2000 + 700) * 1.3)
 
 
 @pytest.mark.parametrize(("complexity", "floor"), [("low", 8192), ("medium", 12288), ("high", 16384), ("odd", 12288)])
-def test_without_deliverables_the_budget_is_the_floor_and_the_prediction_the_overhead(
-    complexity: str, floor: int
-) -> None:
+def test_without_deliverables_the_prediction_is_the_overhead(complexity: str, floor: int) -> None:
+    """Without deliverables the budget is the floor, and the prediction is the overhead."""
     nothing = estimate([], "nothing known", complexity, COEFFICIENTS)
     assert nothing.selected_budget == floor
     assert nothing.predicted_output_tokens == 2600
     assert nothing.deliverable_count == 0
 
 
-def test_without_deliverables_not_even_a_large_overhead_lifts_the_budget_above_the_floor() -> None:
+def test_without_deliverables_no_overhead_lifts_the_budget() -> None:
+    """Without deliverables not even a large overhead lifts the budget above the floor."""
     heavy = msgspec.structs.replace(COEFFICIENTS, default_overhead=50_000.0)
     assert estimate([], "nothing known", "low", heavy).selected_budget == 8192
     assert estimate(["a.py"], "nothing known", "low", heavy).selected_budget == 64_000
@@ -262,7 +288,3 @@ def _shipped_json() -> dict[str, Any]:
     path = Path(__file__).parents[2] / "src" / "autopack" / "data" / "estimator_coefficients.json"
     figures: dict[str, Any] = json.loads(path.read_text())
     return figures
-
-
-def shared_json(name: str) -> Any:
-    return json.loads((SHARED_DATA / name).read_bytes())

@@ -12,7 +12,7 @@ USUAL = st.integers(min_value=1, max_value=200_000)
 
 
 @given(predicted=USUAL, actual=USUAL)
-def test_the_metrics_are_the_plans_formulas_computed_exactly(predicted: int, actual: int) -> None:
+def test_the_metrics_are_the_hosts_formulas_computed_exactly(predicted: int, actual: int) -> None:
     smape_percent, waste_percent, underestimated = accuracy(predicted, actual)
     mean = max(Fraction(1), Fraction(actual + predicted, 2))
     exact_smape = abs(actual - predicted) / mean * 100
@@ -43,7 +43,7 @@ def test_without_two_positive_counts_there_are_no_metrics(predicted: int, actual
     assert accuracy(predicted, actual) == (None, None, None)
 
 
-def test_the_plans_own_example_gives_the_plans_numbers() -> None:
+def test_the_hosts_own_example_gives_the_hosts_numbers() -> None:
     assert accuracy(5200, 2600) == (66, 200, False)
     assert accuracy(822, 3137) == (116, 26, True)
 

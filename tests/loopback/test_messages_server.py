@@ -210,9 +210,8 @@ def test_a_refusal_says_when_to_ask_again(kind: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_dropped_reply_ends_in_the_middle_and_leaves_nothing_in_the_log(
-    stream: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dropped_reply_ends_in_the_middle_and_logs_nothing(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A dropped reply ends in the middle, and leaves nothing in the log."""
     with connected(Answers(a_reply(drops=True))) as http:
         with pytest.raises(httpx2.RemoteProtocolError):
             http.post("/v1/messages", json=body(stream=stream))
@@ -255,7 +254,8 @@ def test_leaving_the_server_does_not_wait_for_a_reply_that_stalls(caplog: pytest
     assert caplog.records == []
 
 
-def test_a_client_that_goes_away_during_a_stall_does_not_hold_up_the_stop() -> None:
+def test_a_client_that_leaves_during_a_stall_does_not_delay_the_stop() -> None:
+    """A client that goes away during a stall does not hold up the stop."""
     with serve_messages(Answers(a_reply(stall_s=3600.0))) as url:
         with httpx2.Client(trust_env=False, timeout=20) as http:
             answer = http.send(http.build_request("POST", f"{url}/v1/messages", json=body(stream=True)), stream=True)
@@ -265,9 +265,10 @@ def test_a_client_that_goes_away_during_a_stall_does_not_hold_up_the_stop() -> N
     assert time.monotonic() - started < 1
 
 
-def test_a_client_that_goes_away_in_the_middle_of_its_request_leaves_nothing_in_the_log(
+def test_a_client_that_leaves_in_its_request_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A client that goes away in the middle of its request leaves nothing in the log."""
     source = Answers(a_reply())
     with connected(source) as http:
         port = http.base_url.port
@@ -299,9 +300,10 @@ def test_the_same_seed_gives_the_same_run_in_any_order(seed: int, order: list[in
 
 
 @given(st.integers(), st.text(st.characters(exclude_categories=())), st.integers(1, 3), st.integers(1, 70_000))
-def test_a_simulated_reply_keeps_to_the_ceiling_and_says_that_it_is_simulated(
+def test_a_simulated_reply_keeps_to_the_ceiling_and_says_it_is_one(
     seed: int, phase_id: str, attempt: int, max_tokens: int
 ) -> None:
+    """A simulated reply keeps to the ceiling, and says that it is simulated."""
     reply = SimulatedReplies(seed).reply(request(phase_id, attempt, max_tokens=max_tokens))
     assert isinstance(reply, Reply)
     assert 1 <= reply.output_tokens <= max_tokens

@@ -266,7 +266,8 @@ def test_no_script_but_its_own_runs_and_no_request_leaves(page: Page, report: Pa
     assert outcome == [False, ["connect-src", "img-src", "script-src-elem"]]
 
 
-def test_filters_show_the_calls_that_match_and_never_change_the_verdict(page: Page) -> None:
+def test_filters_show_what_matches_and_never_change_the_verdict(page: Page) -> None:
+    """Filters show the calls that match, and never change the verdict."""
     before = page.locator("#verdict").inner_text()
     assert page.locator("#shown").inner_text() == "60 of 60 plotted calls match; 20 of the worst are listed."
     page.locator("#filter-run").select_option(label="run-1")
@@ -396,9 +397,8 @@ def test_without_javascript_every_table_is_there(browser: Browser, report: Path)
         assert bare.page.get_by_text("Plots and filters need JavaScript").is_visible()
 
 
-def test_a_hundred_thousand_events_make_no_larger_page_and_it_says_what_it_shows(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_a_hundred_thousand_events_make_no_larger_page(browser: Browser, tmp_path: Path) -> None:
+    """A hundred thousand events make no larger page, and the page says what it shows."""
     path, output = tmp_path / "x.db", tmp_path / "x.html"
     make_database(path, [event(0)])
     with closing(sqlite3.connect(path)) as connection:
@@ -559,7 +559,8 @@ def test_rare_names_share_one_place() -> None:
     assert max(call.run for call in calls.plotted) == 300
 
 
-def test_failed_calls_are_not_among_the_worst_and_a_truncated_one_is_as_bad_as_it_is_at_least() -> None:
+def test_the_worst_calls_hold_truncated_ones_but_no_failed_ones() -> None:
+    """Failed calls are not among the worst, and a truncated one is as bad as it is at least."""
     calls, _ = calls_of(
         an_event(1, actual=1, success=False),
         an_event(2, actual=50, truncated=True, success=False),

@@ -31,7 +31,7 @@ ENDINGS: dict[str, tuple[str, int | None]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_was_accepted_is_written_however_the_program_ends_without_close(database: Path, ending: str) -> None:
+def test_what_was_accepted_is_written_however_the_program_ends(database: Path, ending: str) -> None:
     """Warnings are errors there: an open thread, file or connection would be said on stderr."""
     last_lines, exit_code = ENDINGS[ending]
     record = """
@@ -64,7 +64,7 @@ LAST = {
 
 
 @pytest.mark.parametrize("where", LAST)
-def test_an_event_at_the_very_end_is_written_before_the_process_is_gone(database: Path, where: str) -> None:
+def test_an_event_at_the_very_end_is_written_before_the_exit(database: Path, where: str) -> None:
     """From Python 3.12 on no thread can be started any more while the interpreter exits."""
     for turn, journal in enumerate(["auto", "off"]):
         done = run_python(OPEN + LAST[where], database, env={"TELEMETRY_JOURNAL_DIR": journal}, options=["-W", "error"])
@@ -72,14 +72,16 @@ def test_an_event_at_the_very_end_is_written_before_the_process_is_gone(database
         assert len(rows_of(database)) == turn + 1
 
 
-def test_a_record_in_an_exit_function_that_runs_after_ours_is_refused_or_kept_never_an_error(database: Path) -> None:
+def test_a_record_in_a_later_exit_function_is_no_error(database: Path) -> None:
+    """A record in an exit function that runs after autopack's is refused or kept, and never an error."""
     early = "import atexit\natexit.register(lambda: print(telemetry.record(**event(phase_id='late')), flush=True))"
     done = run_python(f"{early}\n{OPEN}\ntelemetry.record(**event(phase_id='in time'))", database)
     assert (done.stdout, done.stderr.count("Traceback")) == ("False\n", 0)
     assert phases_of(database) == ["in time"]
 
 
-def test_daemon_threads_that_record_during_exit_do_not_hold_it_up_and_all_is_counted(database: Path) -> None:
+def test_daemon_threads_that_record_do_not_hold_up_the_exit(database: Path) -> None:
+    """Daemon threads that record during exit do not hold it up, and every event is counted."""
     done = run_python(
         OPEN
         + """
@@ -108,7 +110,8 @@ while answers[True] < 500:
 
 
 @pytest.mark.parametrize("journal", ["auto", "off"])
-def test_exit_with_a_locked_database_keeps_the_deadline_and_the_events(database: Path, journal: str) -> None:
+def test_an_exit_with_a_locked_database_keeps_deadline_and_events(database: Path, journal: str) -> None:
+    """An exit with a locked database keeps the deadline and the events."""
     with Telemetry(f"sqlite:///{database}") as telemetry:
         telemetry.record(**event(phase_id="before"))
     code = (
@@ -145,7 +148,7 @@ def test_exit_with_several_hanging_stores_waits_for_the_longest_only(database: P
         run_python(
             """
             from autopack.telemetry import Telemetry
-            from tests.stores import HangingStore
+            from tests.misbehaving_stores import HangingStore
             stores = [HangingStore() for _ in range(int(sys.argv[1]))]
             instances = [Telemetry(store, shutdown_timeout_s=2) for store in stores]
             for telemetry in instances:

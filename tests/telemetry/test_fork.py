@@ -43,7 +43,8 @@ def counted(database: Path) -> dict[str, int]:
     return {phase: phases.count(phase) for phase in sorted(set(phases))}
 
 
-def test_a_child_begins_empty_records_and_flushes_on_its_own_and_the_parent_loses_nothing(database: Path) -> None:
+def test_a_child_begins_empty_and_records_on_its_own(database: Path) -> None:
+    """A child begins empty, records and flushes on its own, and the parent loses nothing."""
     done = run_python(
         OPEN
         + """
@@ -93,9 +94,8 @@ assert telemetry.stats().written == 1, telemetry.stats()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_children_of_multiprocessing_that_leave_by_os_exit_write_what_they_accepted(
-    database: Path, tmp_path: Path, method: str
-) -> None:
+def test_children_of_multiprocessing_write_what_they_accepted(database: Path, tmp_path: Path, method: str) -> None:
+    """Children of multiprocessing, which leave by `os._exit`, write what they accepted."""
     program = tmp_path / "program.py"
     program.write_text(
         """
@@ -133,9 +133,10 @@ if __name__ == "__main__":
     assert counted(database) == {"child0": 10, "child1": 10, "child2": 10, "parent": 1}
 
 
-def test_a_child_that_leaves_by_sys_exit_drains_and_one_that_leaves_by_os_exit_leaves_it_in_the_journal(
+def test_a_child_drains_at_sys_exit_and_at_os_exit_keeps_a_journal(
     database: Path,
 ) -> None:
+    """A child that leaves by `sys.exit` drains; one that leaves by `os._exit` leaves its events in the journal."""
     run_python(
         OPEN
         + """
@@ -160,7 +161,7 @@ assert successor.stats().recovered == 1, successor.stats()
 
 
 @pytest.mark.parametrize("journal", ["auto", "off"])
-def test_forks_while_other_threads_hold_every_lock_leave_children_that_work(database: Path, journal: str) -> None:
+def test_forks_while_every_lock_is_held_leave_working_children(database: Path, journal: str) -> None:
     """Threads that record, look, flush and log all the time, so that each lock is held at some fork."""
     done = run_python(
         OPEN
@@ -199,7 +200,8 @@ print(sum(accepted))
     assert counted(database) == {"before": 1, "child": 8, "parent": int(done.stdout)}
 
 
-def test_several_threads_that_fork_at_once_do_not_wait_for_each_others_forks(database: Path) -> None:
+def test_several_threads_that_fork_do_not_wait_for_each_other(database: Path) -> None:
+    """Several threads that fork at once do not wait for each other's forks."""
     done = run_python(
         OPEN
         + """
@@ -225,7 +227,8 @@ telemetry.close()
     assert counted(database) == {"child": 20, "parent": 2}
 
 
-def test_a_fork_when_the_database_is_locked_leaves_two_that_drain_when_it_is_released(database: Path) -> None:
+def test_a_fork_with_a_locked_database_leaves_two_that_drain(database: Path) -> None:
+    """A fork while the database is locked leaves two processes that drain when it is released."""
     child = start_python(
         OPEN
         + """
@@ -260,7 +263,8 @@ telemetry.close()
     assert counted(database) == {"before": 1, "child": 1, "parent": 1}
 
 
-def test_a_fork_of_a_closed_instance_is_closed_and_one_of_a_child_works_as_well(database: Path) -> None:
+def test_a_fork_of_a_closed_instance_is_closed(database: Path) -> None:
+    """A fork of a closed instance is closed, and a fork of a child works as well."""
     run_python(
         OPEN
         + """
@@ -294,9 +298,7 @@ assert get_telemetry().flush(30)
 
 
 @pytest.mark.parametrize("before", [pytest.param("", id="importing"), pytest.param(MAKE_ONE, id="making")])
-def test_the_shared_instance_works_in_children_also_when_another_thread_was_importing_or_making_it(
-    database: Path, before: str
-) -> None:
+def test_the_shared_instance_works_in_children_of_a_busy_parent(database: Path, before: str) -> None:
     """What is imported late is imported by the first instance that writes."""
     run_python(
         """
@@ -332,7 +334,7 @@ thread.join()
 
 
 @pytest.mark.parametrize("url", ["sqlite:///:memory:", "postgresql://nobody@127.0.0.1:1/none"])
-def test_a_child_that_is_forked_in_the_middle_of_the_first_call_can_make_its_own(url: str) -> None:
+def test_a_child_forked_in_the_first_call_can_make_its_own(url: str) -> None:
     """What reads a URL is imported with it, and differs by database. The fork comes when that import has begun."""
     run_python(
         """
@@ -356,9 +358,8 @@ thread.join()
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.2])
-def test_a_fork_while_the_worker_imports_waits_for_it_also_where_nobody_has_imported_logging(
-    database: Path, delay_s: float
-) -> None:
+def test_a_fork_waits_for_the_workers_imports(database: Path, delay_s: float) -> None:
+    """A fork while the worker imports waits for it, also where no module has imported logging."""
     program = f"""
 import os, sys, time
 from autopack.telemetry import Telemetry

@@ -39,7 +39,8 @@ def calls_of_the_second_record(telemetry: Telemetry) -> list[str]:
     return calls_of(telemetry)
 
 
-def test_in_memory_an_event_is_encoded_and_put_down_and_nothing_else_happens() -> None:
+def test_in_memory_an_event_is_encoded_and_appended_and_no_more() -> None:
+    """In memory an event is encoded and appended, and nothing else happens."""
     with Telemetry(MemoryStore()) as telemetry:
         called = calls_of_the_second_record(telemetry)
     assert called == [
@@ -54,7 +55,8 @@ def test_in_memory_an_event_is_encoded_and_put_down_and_nothing_else_happens() -
     ]
 
 
-def test_with_the_journal_there_is_one_checksum_and_one_copy_and_no_lock(tmp_path: Path) -> None:
+def test_the_journal_takes_one_checksum_one_copy_and_no_lock(tmp_path: Path) -> None:
+    """With the journal there is one checksum and one copy, and no lock."""
     with Telemetry(url_of(tmp_path / "x.db")) as telemetry:
         called = calls_of_the_second_record(telemetry)
     assert called == [

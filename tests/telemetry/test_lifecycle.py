@@ -9,7 +9,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.stores import HangingStore, Place, WrappedStore
+from tests.misbehaving_stores import HangingStore, WrappedStore
+from tests.telemetry.places import Place
+from tests.waiting import wait_for
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url
@@ -20,9 +22,8 @@ from autopack.telemetry.stores.sqlite import SqliteStore
 pytestmark = pytest.mark.usefixtures("_nothing_left_running")
 
 
-def test_close_from_several_threads_at_once_ends_for_all_and_closes_once(
-    place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_closes_of_several_threads_all_end_and_close_once(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """A close from several threads at once ends for all of them, and closes once."""
     telemetry = place.open()
     for number in range(100):
         telemetry.record(**event(phase_id=str(number)))
@@ -134,7 +135,8 @@ async def test_aflush_and_aclose_never_block_the_callers_loop() -> None:
     assert len(store.rows) == 1
 
 
-async def test_a_cancelled_aflush_leaves_the_caller_at_once_and_the_event_alone() -> None:
+async def test_a_cancelled_aflush_leaves_at_once_and_keeps_the_event() -> None:
+    """A cancelled `aflush` leaves the caller at once, and leaves the event alone."""
     store = HangingStore()
     telemetry = Telemetry(store)
     telemetry.record(**event())
@@ -192,9 +194,10 @@ def test_flush_gives_up_at_its_timeout() -> None:
     telemetry.close()
 
 
-def test_a_hanging_store_does_not_hold_up_record_nor_a_close_beyond_its_deadline(
+def test_a_hanging_store_holds_up_neither_record_nor_close(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A hanging store does not hold up `record()`, nor a close beyond its deadline."""
     store = HangingStore()
     telemetry = Telemetry(store, batch_size=1)
     telemetry.record(**event())
@@ -207,10 +210,10 @@ def test_a_hanging_store_does_not_hold_up_record_nor_a_close_beyond_its_deadline
     assert telemetry.stats().pending == 501
     assert caplog.messages[-1].startswith("Closed; of 501 accepted event(s): 501 not written")
     store.released.set()
-    assert telemetry.writer.state.wait_for(lambda: not telemetry.stats().worker_alive, 30)
+    wait_for(telemetry, lambda stats: not stats.worker_alive)
 
 
-def test_a_thread_that_cannot_be_started_is_started_at_the_next_chance() -> None:
+def test_a_thread_that_cannot_start_is_started_at_the_next_chance() -> None:
     """A stack that no machine has: the interpreter refuses to start the thread, as at a limit of processes."""
     store = MemoryStore()
     with Telemetry(store, batch_size=2, flush_interval_s=0.01) as telemetry:
@@ -225,7 +228,8 @@ def test_a_thread_that_cannot_be_started_is_started_at_the_next_chance() -> None
         assert len(store.rows) == 1
 
 
-def test_when_threads_can_be_started_again_the_next_event_after_a_moment_starts_ours(place: Place) -> None:
+def test_an_event_a_second_later_starts_the_thread_that_failed(place: Place) -> None:
+    """When threads can be started again, the next event after the pause starts the worker's thread."""
     with place.open() as telemetry:
         before = threading.stack_size(1 << 46)
         try:
@@ -236,9 +240,10 @@ def test_when_threads_can_be_started_again_the_next_event_after_a_moment_starts_
 
 
 @pytest.mark.parametrize("journal", ["auto", "off"])
-def test_when_threads_can_be_started_again_also_a_full_buffer_is_written(
+def test_a_full_queue_is_written_once_threads_can_start_again(
     database: Path, monkeypatch: pytest.MonkeyPatch, journal: str
 ) -> None:
+    """When threads can be started again, a full queue is written, too."""
     monkeypatch.setenv("TELEMETRY_JOURNAL_DIR", journal)
     monkeypatch.setenv("TELEMETRY_JOURNAL_BYTES", str(1 << 20))  # one segment
     with Telemetry(url_of(database), queue_size=2000) as telemetry:
@@ -294,7 +299,8 @@ def test_while_no_thread_can_be_started_not_every_event_tries(database: Path, jo
     )
 
 
-def test_a_thread_that_can_never_be_started_still_leaves_the_events_to_close() -> None:
+def test_without_any_thread_close_writes_the_events() -> None:
+    """A thread that can never be started still leaves the events to `close()`."""
     store = MemoryStore()
     telemetry = Telemetry(store)
     before = threading.stack_size(1 << 46)
@@ -327,9 +333,10 @@ def test_a_writer_that_ends_by_an_error_says_where_the_events_stay(
     assert bool(list(Path(f"{database}.telemetry").glob("journal-*"))) is (journal_dir is not None)
 
 
-def test_a_log_line_at_close_says_what_was_lost_and_a_clean_close_says_nothing(
+def test_a_close_logs_what_was_lost_and_a_clean_one_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A log line at close says what was lost, and a clean close says nothing."""
     with caplog.at_level(logging.WARNING):
         with Telemetry(MemoryStore()) as telemetry:
             telemetry.record(**event())
@@ -356,7 +363,8 @@ def test_every_loss_is_counted_by_reason_in_one_log_line_at_close(caplog: pytest
 # The instance that a process shares.
 
 
-def test_get_telemetry_is_one_per_database_and_drains_the_former_when_the_database_changes(tmp_path: Path) -> None:
+def test_get_telemetry_is_one_per_database_and_drains_the_former(tmp_path: Path) -> None:
+    """`get_telemetry` is one instance for each database, and drains the former one when the database changes."""
     run_python(
         """
         from autopack.telemetry import get_telemetry
@@ -391,7 +399,8 @@ def test_get_telemetry_is_one_per_database_and_drains_the_former_when_the_databa
     assert phases_of(tmp_path / "second.db") == ["to the second", "after a close"]
 
 
-def test_get_telemetry_means_the_file_that_a_session_means_also_after_chdir(tmp_path: Path) -> None:
+def test_get_telemetry_means_a_sessions_file_also_after_chdir(tmp_path: Path) -> None:
+    """`get_telemetry` means the file that a session means, also after a change of the working directory."""
     run_python(
         """
         from autopack.telemetry import get_telemetry
@@ -431,7 +440,7 @@ def test_get_telemetry_from_many_threads_at_once_is_one_instance(tmp_path: Path)
     )
 
 
-def test_get_telemetry_that_cannot_work_says_why_once_and_not_in_the_words_of_the_exception(tmp_path: Path) -> None:
+def test_get_telemetry_that_cannot_work_says_why_once(tmp_path: Path) -> None:
     """A broken installation: what the writer needs fails to be imported, with a password in what it says."""
     (tmp_path / "msgspec.py").write_text("raise ImportError('postgresql://build:geheim@server/telemetry')\n")
     done = run_python(

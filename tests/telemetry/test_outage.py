@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 from tests.journals import child, folder_of, recover_into, segments_in
-from tests.stores import FlakyStore, WrappedStore
+from tests.misbehaving_stores import FlakyStore, WrappedStore
 from tests.write_side import event, phases_of, rows_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url
@@ -66,9 +66,8 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
 
-def test_an_outage_of_more_events_than_the_queue_holds_loses_nothing_and_costs_no_memory(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outage_loses_nothing_and_costs_no_memory(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage of more events than the queue holds loses nothing, and costs no memory."""
     monkeypatch.setenv("TELEMETRY_PROBE_INTERVAL_S", "0.05")
     monkeypatch.setenv("TELEMETRY_BACKOFF_CAP_S", "0.05")
     store = FlakyStore(sqlite_store(database), failures=float("inf"))
@@ -89,7 +88,8 @@ def test_an_outage_of_more_events_than_the_queue_holds_loses_nothing_and_costs_n
     assert segments_in(folder_of(database)) == []
 
 
-def test_a_database_that_is_locked_by_another_process_gets_everything_when_it_is_free(database: Path) -> None:
+def test_a_database_locked_by_another_process_gets_everything(database: Path) -> None:
+    """A database that is locked by another process gets everything when it is free."""
     make_ready(database)
     with Telemetry(url_of(database), flush_interval_s=0.02) as telemetry:
         with locked_by_another_process(database):
@@ -104,7 +104,8 @@ def test_a_database_that_is_locked_by_another_process_gets_everything_when_it_is
     assert phases_of(database) == ["before", *(f"p{n}" for n in range(500))]
 
 
-def test_exit_with_a_hung_database_keeps_its_deadline_and_the_next_start_delivers(database: Path) -> None:
+def test_an_exit_with_a_hung_database_keeps_its_deadline(database: Path) -> None:
+    """An exit with a hung database keeps its deadline, and the next start delivers."""
     make_ready(database)
     code = """
         import atexit, time
@@ -139,7 +140,8 @@ def test_tries_during_an_outage_are_few_and_counted(database: Path, monkeypatch:
     assert len(phases_of(database)) == 3000
 
 
-def test_a_database_file_that_is_deleted_while_it_is_used_gets_what_was_not_written(database: Path) -> None:
+def test_a_deleted_database_file_gets_what_was_not_written(database: Path) -> None:
+    """A database file that is deleted while it is used gets what was not written."""
     with Telemetry(url_of(database)) as telemetry:
         telemetry.record(**event(phase_id="gone with the file"))
         assert telemetry.flush(30)
@@ -153,8 +155,8 @@ def test_a_database_file_that_is_deleted_while_it_is_used_gets_what_was_not_writ
     assert phases_of(database) == [f"p{n}" for n in range(100)]
 
 
-def test_a_database_that_is_read_only_for_a_while_keeps_everything_in_the_journal(database: Path) -> None:
-    """A table of that name which cannot take the events stands for one that somebody has migrated away."""
+def test_a_read_only_database_keeps_everything_in_the_journal(database: Path) -> None:
+    """A table of that name which cannot take the events stands for one that was migrated away."""
     make_ready(database)
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("ALTER TABLE token_estimation_v2_events RENAME TO moved")
@@ -173,7 +175,8 @@ def test_a_database_that_is_read_only_for_a_while_keeps_everything_in_the_journa
     assert [row["phase_id"] for row in rows_of(database)] == ["before", *(f"p{n}" for n in range(100)), "later"]
 
 
-def test_an_outage_that_outlives_the_process_is_told_once_and_its_events_wait(database: Path) -> None:
+def test_an_outage_to_the_end_is_told_once_and_its_events_wait(database: Path) -> None:
+    """An outage that outlives the process is told once, and its events wait."""
     make_ready(database)
     code = """
         from autopack.telemetry import Telemetry

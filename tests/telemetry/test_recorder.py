@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.misbehaving_stores import FlakyStore, HangingStore, RefusingStore, WrappedStore
 from tests.postgres import Database
-from tests.stores import (
-    FlakyStore,
-    HangingStore,
-    MemoryPlace,
-    Place,
-    PostgresPlace,
-    RefusingStore,
-    SqlitePlace,
-    WrappedStore,
-)
 from tests.telemetry.event.test_event import POISON, nested
+from tests.telemetry.places import MemoryPlace, Place, PostgresPlace, SqlitePlace
+from tests.waiting import wait_for
 from tests.write_side import event, run_python
 
 from autopack.telemetry import Telemetry, TelemetryStats
@@ -59,7 +52,8 @@ CAPTURED = {
 }
 
 
-def test_an_accepted_event_is_in_the_database_with_what_was_given_and_when_it_happened(place: Place) -> None:
+def test_an_accepted_event_is_stored_as_given_with_its_time(place: Place) -> None:
+    """An accepted event is in the database with what was given and when it happened."""
     before = datetime.now(UTC)
     with place.open() as telemetry:
         assert telemetry.record(
@@ -168,7 +162,7 @@ def test_one_bad_event_costs_one_event_wherever_it_stands(place: Place, at: str)
 
 
 @pytest.mark.parametrize("fault", [{}, {"run_id": None}])
-def test_nesting_that_the_caller_can_write_and_the_worker_cannot_read_is_a_dead_letter(fault: dict[str, Any]) -> None:
+def test_nesting_that_the_worker_cannot_read_is_a_dead_letter(fault: dict[str, Any]) -> None:
     """A thread of its own has a shallower stack than the worker: some depth fits only there."""
     depths = [*range(60, 1000, 50), *range(900, 1000)]
 
@@ -187,9 +181,8 @@ def test_nesting_that_the_caller_can_write_and_the_worker_cannot_read_is_a_dead_
     assert stats.worker_restarts == 0
 
 
-def test_every_store_gives_the_same_rows_and_the_same_dead_letters_for_the_same_input(
-    tmp_path: Path, postgres: Database
-) -> None:
+def test_every_store_gives_the_same_rows_and_dead_letters(tmp_path: Path, postgres: Database) -> None:
+    """Every store gives the same rows and the same dead letters for the same input."""
     kinds: list[Callable[[Path, Database], Place]] = [MemoryPlace, SqlitePlace, PostgresPlace]
     found = []
     for number, kind in enumerate(kinds):
@@ -233,7 +226,8 @@ def test_record_never_raises_and_answers_with_a_truth(place: Place) -> None:
     assert stats.written == 0
 
 
-def test_positional_arguments_and_unknown_keywords_are_dead_lettered_with_their_values(place: Place) -> None:
+def test_unknown_arguments_are_dead_lettered_with_their_values(place: Place) -> None:
+    """Positional arguments and unknown keywords are dead-lettered with their values."""
     with place.open() as telemetry:
         telemetry.record(1, **event())  # type: ignore[call-arg, arg-type, unused-ignore]
         telemetry.record(**event(deliverable="x.py"))
@@ -243,7 +237,8 @@ def test_positional_arguments_and_unknown_keywords_are_dead_lettered_with_their_
     assert reasons[1][1]["deliverable"] == "x.py"
 
 
-def test_an_event_over_256_kib_is_dropped_as_too_large_and_one_below_lands(place: Place) -> None:
+def test_an_event_over_256_kib_is_dropped_and_one_below_lands(place: Place) -> None:
+    """An event over 256 KiB is dropped as too large, and one below lands."""
     with place.open() as telemetry:
         assert not telemetry.record(**event(**TOO_LARGE))
         assert telemetry.record(**event(deliverables=["x" * 1000] * 255))
@@ -274,7 +269,8 @@ def test_after_close_events_are_dropped_as_closed(place: Place) -> None:
     assert len(place.rows()) == 1
 
 
-def test_flush_is_true_when_all_that_was_accepted_before_it_is_settled(place: Place) -> None:
+def test_flush_is_true_when_all_accepted_before_is_settled(place: Place) -> None:
+    """`flush` is true when all that was accepted before it is settled."""
     with place.open(flush_interval_s=3600) as telemetry:
         assert telemetry.flush(0), "nothing to wait for"
         for number in range(3):
@@ -284,18 +280,18 @@ def test_flush_is_true_when_all_that_was_accepted_before_it_is_settled(place: Pl
             assert len(place.rows()) == len(place.dead_letters()) == number + 1
 
 
-def test_a_full_batch_is_written_without_a_flush_and_without_the_interval(place: Place) -> None:
+def test_a_full_batch_is_written_without_flush_or_interval(place: Place) -> None:
+    """A full batch is written without a flush, and without waiting for the interval."""
     with place.open(batch_size=10, flush_interval_s=3600) as telemetry:
         for _ in range(21):
             telemetry.record(**event())
-        changed = telemetry.writer.state.wait_for(lambda: telemetry.stats().written >= 20, 30)
-        assert changed, telemetry.stats()
+        wait_for(telemetry, written=20)
 
 
 def test_a_smaller_batch_is_written_when_the_interval_is_over(place: Place) -> None:
     with place.open(flush_interval_s=0.05) as telemetry:
         telemetry.record(**event())
-        assert telemetry.writer.state.wait_for(lambda: telemetry.stats().written == 1, 30), telemetry.stats()
+        wait_for(telemetry, written=1)
 
 
 def test_a_backlog_drains_in_one_close(place: Place) -> None:
@@ -324,7 +320,9 @@ def test_redaction_sees_the_deliverables_before_they_leave_the_caller(place: Pla
     assert stored.count("9 characters") == 3
 
 
-def test_a_failing_redaction_costs_the_events_paths_and_is_counted_once_per_event(place: Place) -> None:
+def test_a_failing_redaction_costs_the_paths_and_is_counted(place: Place) -> None:
+    """A failing redaction costs the event's paths, and is counted once for each event."""
+
     def redact(_paths: Any) -> Any:
         raise RuntimeError("broken")
 
@@ -370,7 +368,8 @@ def test_the_queue_is_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> N
         store.released.set()
 
 
-def test_an_event_that_no_empty_queue_could_hold_is_too_large_not_queue_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_beyond_an_empty_queue_is_too_large_not_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that no empty queue could hold is `too_large`, not `queue_full`."""
     monkeypatch.setenv("TELEMETRY_QUEUE_BYTES", "1024")
     with Telemetry(MemoryStore(), queue_size=3) as telemetry:
         sizes = range(500, 1100)
@@ -379,7 +378,7 @@ def test_an_event_that_no_empty_queue_could_hold_is_too_large_not_queue_full(mon
     assert set(telemetry.stats().dropped) <= {"too_large"}
 
 
-def test_a_storm_of_thirty_two_threads_keeps_the_identity_at_every_moment() -> None:
+def test_a_storm_of_threads_keeps_the_identity_of_the_counts() -> None:
     """Each call is accepted or in exactly one reason, and the queue's bound is exact while all of them push."""
     calls, threads, queue_size = 200, 32, 64
     accepted = [0] * threads
@@ -468,7 +467,8 @@ def test_off_means_off_no_thread_no_file_no_import(tmp_path: Path) -> None:
     )
 
 
-def test_telemetry_that_is_off_loads_neither_the_encoder_nor_logging_nor_the_database() -> None:
+def test_telemetry_that_is_off_loads_nothing_heavy() -> None:
+    """Telemetry that is off loads neither the encoder, nor logging, nor the database."""
     program = """
 import sys
 from autopack.telemetry import get_telemetry
@@ -498,9 +498,8 @@ def test_a_disabled_telemetry_has_every_method_and_does_nothing() -> None:
     assert telemetry.stats() == TelemetryStats(dropped={"disabled": 2})
 
 
-def test_an_impossible_setting_in_the_environment_warns_once_and_is_off(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_impossible_variable_warns_once_and_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An impossible setting in the environment warns once, and telemetry is off."""
     done = run_python(
         """
         logging.basicConfig(format="%(levelname)s %(message)s")

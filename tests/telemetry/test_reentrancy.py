@@ -20,7 +20,7 @@ KINDS = ["memory", "sqlite", "sqlite-without-journal"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_signal_handler_may_record_look_and_flush_while_the_main_thread_records(database: Path, kind: str) -> None:
+def test_a_signal_handler_may_record_look_and_flush(database: Path, kind: str) -> None:
     """A timer of 1 ms interrupts calls at every point; nothing deadlocks and the account is exact."""
     run_python(
         OPEN
@@ -62,7 +62,7 @@ assert stats.dead_lettered + stats.written + sum(stats.dropped.values()) == main
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_handler_that_raises_out_of_record_leaves_a_working_instance(database: Path, kind: str) -> None:
+def test_a_handler_that_raises_out_of_record_leaves_it_working(database: Path, kind: str) -> None:
     """Ctrl-C at any point of a call: that event may be lost with its call, no other, and nothing is blocked."""
     run_python(
         OPEN
@@ -98,7 +98,7 @@ assert stats.written == stats.accepted, stats
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exception_at_any_call_of_the_first_record_leaves_an_instance_that_works(database: Path, kind: str) -> None:
+def test_an_exception_in_the_first_record_leaves_it_working(database: Path, kind: str) -> None:
     """As a signal handler raises it: for N = 1, 2, … at the Nth call that the first `record()` makes or ends."""
     run_python(
         OPEN
@@ -197,7 +197,8 @@ assert lines < 20, lines
     assert dead_letters_of(database)
 
 
-def test_a_log_handler_that_raises_or_closes_or_prints_to_nowhere_costs_nothing(database: Path) -> None:
+def test_a_misbehaving_log_handler_costs_nothing(database: Path) -> None:
+    """A log handler that raises, closes, or prints to nowhere costs nothing."""
     run_python(
         OPEN
         + """
@@ -225,7 +226,7 @@ assert telemetry.stats().worker_restarts == 0 and telemetry.stats().pending == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_record_in_a_handler_that_interrupts_the_start_of_a_thread(database: Path, kind: str) -> None:
+def test_the_first_record_may_interrupt_the_start_of_a_thread(database: Path, kind: str) -> None:
     """`Thread.start` holds a lock that is not re-entrant; here the main thread starts threads all the time."""
     run_python(
         OPEN

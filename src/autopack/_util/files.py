@@ -23,7 +23,7 @@ def make_folders(folder: Path) -> None:
 
 
 def ensure_private_folder(folder: Path) -> None:
-    """Make a folder for its owner alone. Raises OSError if the path is a link, not a folder, or somebody else's."""
+    """Make a folder for its owner alone. Raises OSError if the path is a link, not a folder, or another user's."""
     make_folders(folder)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
@@ -32,7 +32,7 @@ def ensure_private_folder(folder: Path) -> None:
 
 def open_private(path: Path, flags: int) -> int:
     """Open a regular file of this user, 0600 if it is made. Raises OSError for a link or anything else."""
-    # O_NONBLOCK: opening a FIFO that somebody put there must not wait for its other end.
+    # O_NONBLOCK: opening a FIFO that another program put there must not wait for its other end.
     file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
@@ -42,7 +42,7 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def try_lock(file: int) -> bool:
-    """Take the exclusive `flock` of an open file if nobody has it. Other errors of `flock` are raised."""
+    """Take the exclusive `flock` of an open file; return whether it was free. Raises what else `flock` raises."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -59,11 +59,11 @@ def is_at(file: int, path: Path) -> bool:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the name `path` when the block ends well, and vanishes when it does not.
+    """Open a file that takes the name `path` when the block ends well, and is removed when it does not.
 
     The result is on disk before it has its name, and private (0600), whatever was there before. An existing
-    regular file is replaced. Anything else of that name is refused and left alone: a link (one would not know
-    whether it or its target is meant), a device, a pipe, a directory.
+    regular file is replaced. Anything else of that name is refused and left alone: a link (whether it or its target
+    is meant is unknown), a device, a pipe, a directory.
 
     Raises:
         OSError: it cannot be written there, or the name is taken by something that is not a regular file.

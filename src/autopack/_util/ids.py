@@ -1,4 +1,4 @@
-"""Ids of events: UUIDs of version 7, made without asking anybody."""
+"""Ids of events: UUIDs of version 7, made without a server or a lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 
 
 def event_uid(timestamp_ns: int, sequence: int) -> str:
-    """The id of an event from its instant (ns since 1970, UTC) and its sequence number.
+    """Return the id of an event from its instant (ns since 1970, UTC) and its sequence number.
 
     Layout after RFC 9562, 6.2 method 3: 48 bits of milliseconds, 12 bits of the fraction of the millisecond,
     62 bits of `sequence`. Ids sort by time. Two writers are told apart by the random start of their sequences.
@@ -23,10 +23,10 @@ def event_uid(timestamp_ns: int, sequence: int) -> str:
 
 
 def random_sequence_start() -> int:
-    """Where a writer's sequence begins: far from every other writer's, with room to count up."""
+    """Return where a writer's sequence begins: far from every other writer's, with room to count up."""
     return int.from_bytes(os.urandom(8), "big") & (_SEQUENCE_MASK >> 1)
 
 
 def new_event_uid() -> str:
-    """A fresh id for a row that did not come through `record()`."""
+    """Return a fresh id for a row that did not come through `record()`."""
     return event_uid(time.time_ns(), random_sequence_start())

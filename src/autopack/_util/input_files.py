@@ -1,4 +1,4 @@
-"""Files that a user hands in: read, decoded and checked, or refused in one clear line."""
+"""Files that a user hands in: read and decoded, or refused in one line that names the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_input(path: Path, source: str | None = None) -> bytes:
-    """The bytes of a file or pipe; `source` names it in messages, else its path does.
+    """Return the bytes of a file or pipe; `source` names it in messages, else its path does.
 
     Raises:
         InputFileError: it cannot be read, or is larger than 64 MiB, as a device without an end is.
@@ -38,7 +38,7 @@ def read_input(path: Path, source: str | None = None) -> bytes:
 
 
 def decode_input(data: bytes, kind: type[T], source: str) -> T:
-    """The JSON in `data` as a `kind`; `source` names the file in messages. Raises `InputFileError`."""
+    """Decode the JSON in `data` as a `kind`; `source` names the file in messages. Raises `InputFileError`."""
     try:
         return msgspec.json.decode(data.removeprefix(_BOM), type=kind)
     except msgspec.ValidationError as exc:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM for programs that own their process: an end at once, or a request to stop."""
+"""SIGINT and SIGTERM for programs that own their process: exit at once, or ask a run to stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def exiting_at_signals() -> Iterator[None]:
-    """While open, SIGINT and SIGTERM end the program with 130 or 143 as `sys.exit` does: what is open gets closed.
+    """While open, let SIGINT and SIGTERM end the program with 130 or 143 as `sys.exit` does: what is open gets closed.
 
     Without it SIGTERM leaves half-written files behind. Outside the main thread, where Python allows no handlers,
     nothing is installed.
@@ -38,11 +38,11 @@ def _exit_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 class StopSignals:
-    """While the context is open, the first SIGINT or SIGTERM is kept in `signum` and cancels a scope, if one is bound.
+    """While open, keeps the first SIGINT or SIGTERM in `signum` and cancels a scope, if one is bound.
 
-    Later ones change nothing, so that nobody's impatience cuts a flush short that has a deadline anyway. A handler
-    that was installed before is called too (but that of `exiting_at_signals`), and is back in place afterwards. Outside
-    the main thread, where Python allows no handlers, nothing is installed.
+    Later signals change nothing: a second Ctrl-C does not cut short a flush that has a deadline anyway. A handler that
+    was installed before is called too (but that of `exiting_at_signals`), and is back in place afterwards. Outside the
+    main thread, where Python allows no handlers, nothing is installed.
     """
 
     signum: int | None = None
@@ -64,7 +64,7 @@ class StopSignals:
 
     @contextmanager
     def cancelling(self, scope: anyio.CancelScope) -> Iterator[None]:
-        """Cancels `scope`, of the running loop, at the signal; at once where it has come already."""
+        """Cancel `scope`, of the running loop, at the signal; at once where it has come already."""
         loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(scope.cancel)  # the handler runs between any two instructions
         if self.signum is not None:

@@ -1,8 +1,8 @@
-"""Standard output and error of a program: who looks at them, and what happens when they cannot be written.
+"""Standard output and standard error: whether each is a terminal, and what happens when it cannot be written.
 
-Standard error may fail without harm. Its reader may have gone away (`2>&1 | head`), its disk may be full, it may
-be closed: none of that may end a run whose calls are being paid for. What goes to standard output is the result;
-that it cannot be written is an error, which its writer sees.
+A failing standard error does no harm. Its reader may have gone away (`2>&1 | head`), its disk may be full, it may
+be closed: none of that may end a run whose calls are being paid for. Standard output carries the result: that it
+cannot be written is an error, which its writer sees.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 
 def is_terminal(stream: object) -> bool:
-    """Whether somebody looks at this stream; a closed one is None."""
+    """Whether this stream is a terminal. None, which stands for a closed stream, is not."""
     return stream is not None and bool(getattr(stream, "isatty", bool)())
 
 
@@ -33,22 +33,22 @@ def tolerate_stderr_errors() -> Iterator[None]:
 
 
 def redirect_to_devnull_if_broken(stream: TextIO | None) -> None:
-    """What could not be written must not be tried again at exit, where it would end the process with status 120."""
+    """Flush a stream; if that fails, send it to /dev/null, so that the exit does not fail with status 120."""
     try:
         if stream is not None:
             stream.flush()
     except OSError:
-        _send_to_nowhere(stream)
+        _redirect_to_devnull(stream)
 
 
-def _send_to_nowhere(stream: Any) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _redirect_to_devnull(stream: Any) -> None:
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 class _TolerantStream:
-    """A text stream that takes whatever is written to it."""
+    """A text stream whose writes never raise OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -57,7 +57,7 @@ class _TolerantStream:
         try:
             return self._stream.write(text)
         except OSError:
-            _send_to_nowhere(self._stream)
+            _redirect_to_devnull(self._stream)
             return len(text)
 
     def flush(self) -> None:

@@ -1,6 +1,6 @@
 """Foreign text, made safe to show: on a terminal, in JSON, in one line of a log, and without its secrets.
 
-Names, paths and models come from plans, replies and other people's databases. Printed as they are, they can
+Names, paths and models come from plans, replies and foreign databases. Printed as they are, they can
 move the cursor, rewrite what was shown before, turn the reading order round, or end the program with an
 encoding error. URLs hold passwords. Nothing here changes data at rest. Pure.
 """
@@ -16,7 +16,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def escape_terminal(text: str) -> str:
-    r"""The text on one line, with what a terminal or an encoder would act upon as an escape (`\x1b`, `\u202e`).
+    r"""Return the text on one line, with what a terminal or an encoder would act upon as an escape (`\x1b`, `\u202e`).
 
     Everything else stays as it is, also backslashes: this is for reading, not for reading back.
     """
@@ -24,7 +24,7 @@ def escape_terminal(text: str) -> str:
 
 
 def escape_json(encoded: str) -> str:
-    r"""JSON text whose strings hold no character that a terminal acts upon: the same value, written as `\u009b`.
+    r"""Return JSON text whose strings hold no character that a terminal acts upon: the same value, written as `\u009b`.
 
     JSON allows such characters raw inside strings only, and there the escape means the same; the line breaks
     and tabs between values are kept.
@@ -52,9 +52,10 @@ _ENCODED_OPTION = re.compile(r"(?P<name>[\w.\-]*%[\w%.\-]*)=[^&\s#]*")
 
 
 def mask(text: str) -> str:
-    """The text without the passwords of URLs in it, in the userinfo or the query, well-formed or not.
+    """Return the text without the passwords of URLs in it, in the userinfo or the query, well-formed or not.
 
-    Rather hides too much: in a text that holds several URLs, what lies between the first password and the last `@`.
+    It hides too much rather than too little: where a text holds several URLs, all between the first password and the
+    last `@`.
     """
     masked = _USERINFO.sub(r"\g<user>:***@", text)
     if masked == text:
@@ -63,7 +64,7 @@ def mask(text: str) -> str:
 
 
 def _mask_encoded(option: re.Match[str]) -> str:
-    """An option whose name is percent-encoded is a secret if the name that is meant is one."""
+    """Mask an option whose percent-encoded name decodes to that of a secret."""
     from urllib.parse import unquote
 
     secret = re.fullmatch(_SECRET, unquote(option["name"]), re.IGNORECASE)
@@ -75,20 +76,20 @@ _BLANK = re.compile(r"\s")
 
 
 def truncate_for_display(text: str, limit: int = 200) -> str:
-    """The text on one line, without anything that a terminal would act on, cut to `limit` characters and `...`."""
+    """Return the text on one line, with what a terminal would act on escaped, cut to `limit` characters and `...`."""
     return escape_terminal(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
 def log_field(text: str, limit: int = 200) -> str:
-    """The text as the value of a `name=value` field: fit for display, and without the blank that would end it.
+    """Return the text as the value of a `name=value` field: fit for display, and without blanks.
 
-    Without a blank nothing in a value can be read as the next field. Empty text becomes `-`.
+    A blank would end the value, and what follows it would be read as the next field. Empty text becomes `-`.
     """
     return _BLANK.sub(_escaped, truncate_for_display(text, limit)) or "-"
 
 
 def without_secrets(text: str) -> str:
-    """The text with API keys and the passwords of URLs replaced by `***`."""
+    """Return the text with API keys and the passwords of URLs replaced by `***`."""
     return mask(_API_KEY.sub("sk-***", text))
 
 

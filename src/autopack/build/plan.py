@@ -1,4 +1,4 @@
-"""Run plans: the phases of a build, read from a file and checked before anything starts. Pure but for the reading."""
+"""A build plan: its phases, read from a file and checked before anything starts. Pure but for the reading."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from autopack.errors import InputFileError
 from autopack._util.input_files import decode_input, read_input
 from autopack._util.text import truncate_for_display
+from autopack.errors import InputFileError
 
 SHIPPED_PLAN = "plan.json (shipped with autopack)"
 
@@ -18,7 +18,7 @@ Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """One phase of a plan. `deliverables` may be nested; None stands for what the plan leaves out."""
+    """One phase of a plan. `deliverables` may be nested; a field that the plan leaves out is None."""
 
     phase_id: Identifier
     description: str = ""
@@ -29,7 +29,7 @@ class Phase(msgspec.Struct, frozen=True):
     metadata: Any = None
 
     def spec(self, run_id: str) -> dict[str, Any]:
-        """The phase as the client takes it: its fields, and the run that it belongs to."""
+        """Return the phase as the client takes it: its fields, and the run that it belongs to."""
         return {"run_id": run_id, **msgspec.structs.asdict(self)}
 
 
@@ -45,7 +45,7 @@ class _PlanFile(msgspec.Struct):
 
 
 def load_plan(path: Path | None) -> Plan:
-    """The plan in a file, the shipped one where `path` is None.
+    """Return the plan in a file, the shipped one where `path` is None.
 
     Raises:
         InputFileError: the file is missing, not JSON, or has a bad phase; the line names the file and the phase.
@@ -57,7 +57,7 @@ def load_plan(path: Path | None) -> Plan:
 
 
 def parse_plan(data: bytes, source: str) -> Plan:
-    """The plan in a JSON text; `source` names it in messages. Raises `InputFileError`."""
+    """Return the plan in a JSON text; `source` names it in messages. Raises `InputFileError`."""
     entries = decode_input(data, _PlanFile, source).phases
     phases = tuple(_phase(entry, number, source) for number, entry in enumerate(entries, start=1))
     first_place: dict[str, int] = {}
@@ -65,7 +65,9 @@ def parse_plan(data: bytes, source: str) -> Plan:
         first = first_place.setdefault(phase.phase_id, number)
         if first != number:
             name = truncate_for_display(repr(phase.phase_id))
-            raise InputFileError(f"{truncate_for_display(source)}: phase {number} ({name}): phase {first} has the same phase_id")
+            raise InputFileError(
+                f"{truncate_for_display(source)}: phase {number} ({name}): phase {first} has the same phase_id"
+            )
     return Plan(phases, source)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autopack._util.text import truncate_for_display
-from autopack.build.phase import PhaseResult
+from autopack.build.reply import PhaseResult
 
 if TYPE_CHECKING:
     from autopack.telemetry import TelemetryStats

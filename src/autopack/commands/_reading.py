@@ -7,16 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from autopack._util.text import escape_terminal
 from autopack.analysis.reading.lines import FileLines, bounded_lines
 from autopack.analysis.reading.selection import Source
 from autopack.commands._output import announce, note, tracked
 from autopack.database.destination import Destination, current_destination
-from autopack.database.driver_errors import describe_driver_error
-from autopack.errors import SchemaError, describe_error
-from autopack.telemetry.engine.settings import AUTO, journal_folder
+from autopack.database.driver_errors import driver_errors_described
+from autopack.errors import DatabaseError, describe_error
+from autopack.telemetry.engine import AUTO, journal_folder
 
 
 def announced_database() -> Destination:
@@ -54,11 +52,10 @@ def _waiting(destination: Destination) -> Iterator[str]:
 def as_click_error(destination: Destination, what: str) -> Iterator[None]:
     """Ends the command with `<database> <what>: <reason>` where its block is refused by the database or its driver."""
     try:
-        yield
-    except SchemaError as exc:
-        raise click.ClickException(escape_terminal(f"{destination} {what}: {exc}")) from exc
-    except SQLAlchemyError as exc:
-        raise click.ClickException(escape_terminal(f"{destination} {what}: {describe_driver_error(exc)}")) from exc
+        with driver_errors_described(destination, what):
+            yield
+    except DatabaseError as exc:
+        raise click.ClickException(describe_error(exc)) from exc
 
 
 @contextmanager

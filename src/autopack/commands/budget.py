@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,17 +57,17 @@ def budget_command(
     Tokens that a reply leaves of max_tokens are free: they count against rate limits only. A truncated reply is paid
     for and has to be asked for again.
 
-    Example: autopack budget --files 3 --category implementation --complexity low
+    Example: autopack budget --files 3 --category docs --complexity low
     """
     paths = [*deliverables, *(f"src/file{number}.py" for number in range(files))]
     suggestion = suggest_max_tokens(
         paths,
         category,
         complexity,
+        _figures(coefficients),
         phase_id=phase_id,
         model=model,
         maximum=maximum,
-        coefficients=_figures(coefficients),
     )
     found = Suggested(
         stratum=f"{category}/{complexity}",
@@ -83,7 +84,7 @@ def budget_command(
 
 
 def _figures(path: Path | None) -> Coefficients:
-    return load_coefficients() if path is None else parse_coefficients(read_input(path, str(path)), str(path))
+    return load_coefficients(os.environ) if path is None else parse_coefficients(read_input(path, str(path)), str(path))
 
 
 def _lines(found: Suggested) -> Iterator[tuple[str, ...]]:

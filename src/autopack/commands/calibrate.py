@@ -113,7 +113,7 @@ def calibrate_command(
     )
     history, read_from = _read(file, selection, settings)
     in_force = os.environ.get(ENVIRONMENT_NAME) or "shipped coefficients"
-    calibration = calibrate(history, load_coefficients(), settings, source=read_from, estimator=in_force)
+    calibration = calibrate(history, load_coefficients(os.environ), settings, source=read_from, estimator=in_force)
     _show(calibration, as_json=as_json)
     _write(calibration, output)
     if calibration.coefficients is None and calibration.fit.outcome != "unchanged":

@@ -18,7 +18,7 @@ from autopack.database.preflight import database_problem
 from autopack.errors import InputFileError, StoreError
 from autopack.maintenance.copying import Copied, copy, open_rows
 from autopack.maintenance.rejects import RejectFile
-from autopack.telemetry.stores.by_url import store_of
+from autopack.telemetry.stores import store_of
 
 
 class CopySummary(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from autopack.analysis.tables import padded
 from autopack.commands._output import print_json
 from autopack.commands._reading import announced_database
 from autopack.database.destination import current_destination
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterFile
+from autopack.telemetry.engine import DeadLetter, DeadLetterFile
 
 _HEADER = ("event", "kind", "run", "phase", "reason")
 _WIDTHS = (36, 8, 24, 24, 0)
@@ -62,7 +62,7 @@ def retry_command() -> None:
 
     from autopack.errors import StoreError
     from autopack.maintenance.redelivery import resend
-    from autopack.telemetry.stores.by_url import store_of
+    from autopack.telemetry.stores import store_of
 
     dead_letters = _dead_letters()
     try:

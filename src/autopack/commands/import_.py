@@ -21,8 +21,7 @@ from autopack.errors import StoreError
 from autopack.maintenance.import_lines import FileReader, ImportFormat
 from autopack.maintenance.importing import Imported, import_stream
 from autopack.maintenance.rejects import RejectFile
-from autopack.telemetry.stores.base import Store
-from autopack.telemetry.stores.by_url import store_for
+from autopack.telemetry.stores import Store, store_for
 
 _STDIN = "-"
 

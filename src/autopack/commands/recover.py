@@ -14,13 +14,9 @@ from autopack.commands._output import print_json
 from autopack.commands._reading import announced_database
 from autopack.database.destination import Destination
 from autopack.errors import ConfigError
-from autopack.telemetry import log
-from autopack.telemetry.engine.dead_letters import DeadLetterFile
-from autopack.telemetry.engine.recovery import RecoveryResult, recover
-from autopack.telemetry.engine.settings import AUTO, Settings, journal_folder, resolve
-from autopack.telemetry.journal.journal import fingerprint_of
-from autopack.telemetry.journal.status import SegmentFile, journal_status
-from autopack.telemetry.stores.by_url import store_of
+from autopack.telemetry.engine import AUTO, DeadLetterFile, RecoveryResult, Settings, journal_folder, recover, resolve
+from autopack.telemetry.journal import SegmentFile, fingerprint_of, journal_status
+from autopack.telemetry.stores import store_of
 
 
 class RecoveryReport(msgspec.Struct, frozen=True):
@@ -79,8 +75,7 @@ def recover_command(journal_dir: Path | None, any_destination: bool, timeout_s: 
     destination = announced_database()
     folder = _folder(destination, journal_dir)
     settings = _settings()
-    with log.only_errors():  # what it would warn of is in the report
-        report = _recover(destination, folder, settings, timeout_s, any_destination=any_destination)
+    report = _recover(destination, folder, settings, timeout_s, any_destination=any_destination)
     if as_json:
         print_json(report)
     else:

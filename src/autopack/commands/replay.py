@@ -47,7 +47,7 @@ def replay_command(
 
 
 def _predict() -> Predict:
-    coefficients = load_coefficients()
+    coefficients = load_coefficients(os.environ)
 
     def predict(deliverables: Sequence[str], category: str, complexity: str, existing: Collection[str]) -> int:
         return estimate(deliverables, category, complexity, coefficients, existing).predicted_output_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -21,14 +22,7 @@ from autopack.analysis.validating.clusters import Population
 from autopack.analysis.validating.rules import Rules, RuleSet
 from autopack.analysis.validating.table import after_tables, before_tables, parts
 from autopack.analysis.validating.validation import Validation, Verdict, validate
-from autopack.commands._options import (
-    FiniteRange,
-    Instant,
-    StoredText,
-    check_source,
-    selection_options,
-    source_options,
-)
+from autopack.commands._options import FiniteRange, Instant, StoredText, check_source, selection_options, source_options
 from autopack.commands._output import print_json, print_tables
 from autopack.commands._reading import opened_lines
 from autopack.commands._verdicts import collect_database
@@ -200,7 +194,7 @@ def _fingerprint(estimator: str) -> str | None:
     """What `--estimator` names."""
     if estimator == "any":
         return None
-    return fingerprint_of(load_coefficients()) if estimator == "current" else estimator
+    return fingerprint_of(load_coefficients(os.environ)) if estimator == "current" else estimator
 
 
 @click.command("validate", cls=VerdictCommand, short_help="Say whether the estimator is validated on real data.")

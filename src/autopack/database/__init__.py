@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["SessionLocal", "engine_for"]
 
 
-def SessionLocal() -> Session:  # noqa: N802 (the plan's name)
-    """A synchronous SQLAlchemy session on the database that `DATABASE_URL` names now.
+def SessionLocal() -> Session:  # noqa: N802 (the host system's name)
+    """Open a synchronous SQLAlchemy session on the database that `DATABASE_URL` names now.
 
     Close it, or use it in a `with`. It creates neither file nor table by itself until it is written to.
     Raises `DatabaseUrlError`.
@@ -33,7 +33,7 @@ def SessionLocal() -> Session:  # noqa: N802 (the plan's name)
 
 @lru_cache(maxsize=16)
 def engine_for(destination: Destination) -> Engine:
-    """The synchronous engine of a destination. Connections are opened per session and closed with it, so that
+    """Return the synchronous engine of a destination. Connections are opened per session and closed with it, so that
     nothing is left open at exit or handed to a forked child.
 
     Raises:
@@ -54,7 +54,7 @@ def engine_for(destination: Destination) -> Engine:
 
 
 def _connect_psycopg(server: PostgresUrl) -> Any:
-    """A connection that works behind PgBouncer, too: no prepared statement outlives its transaction."""
+    """Open a connection that works behind PgBouncer, too: no prepared statement outlives its transaction."""
     import psycopg
 
     from autopack.database.postgres_urls import psycopg_arguments

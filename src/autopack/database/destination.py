@@ -32,7 +32,7 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOT
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A database, named once and for all: a relative path is already absolute here.
+    """A database, named independently of the working directory: a relative path is already absolute here.
 
     `path` is the SQLite file, None for a database in memory or on a server. `query` is what followed the `?` of a
     SQLite URL, without it. `server` is what a PostgreSQL URL names, None for SQLite.
@@ -49,7 +49,7 @@ class Destination:
         return self.path is None and self.server is None
 
     def sqlalchemy_url(self, driver: Literal["pysqlite", "aiosqlite"]) -> URL:
-        """The URL for an engine on SQLite, made from parts: a path may hold `?` or `%` without meaning anything."""
+        """Return the URL for an engine on SQLite, made from parts: `?` and `%` have no meaning in a path."""
         from urllib.parse import parse_qsl
 
         from sqlalchemy import URL
@@ -71,7 +71,7 @@ class Destination:
 
     @property
     def identity(self) -> str | None:
-        """What tells this database from others, without credentials: the file that the path really leads to, or the
+        """What tells this database from others, without credentials: the file that the path resolves to, or the
         servers and the database on them. None in memory.
         """
         if self.server is not None:
@@ -91,7 +91,7 @@ class Destination:
 
 
 def parse_database_url(url: str) -> Destination:
-    """The destination that a URL names.
+    """Return the destination that a URL names.
 
     `sqlite://` and `sqlite:///:memory:` are in memory, `sqlite:///x.db` is relative to the present working
     directory, `sqlite:////x.db` absolute; `sqlite+aiosqlite:` and `sqlite+pysqlite:` mean the same. A URL of PostgreSQL
@@ -142,17 +142,17 @@ def _parse_sqlite(rest: str, url: str) -> Destination:
 
 
 def database_url(environ: Mapping[str, str] | None = None) -> str:
-    """`DATABASE_URL` as the environment has it now, or the default; an empty value counts as not set."""
+    """Return `DATABASE_URL` as the environment has it now, or the default; an empty value counts as not set."""
     return (os.environ if environ is None else environ).get("DATABASE_URL", "").strip() or DEFAULT_DATABASE_URL
 
 
 def current_destination() -> Destination:
-    """The destination that the environment names now. Raises `DatabaseUrlError`."""
+    """Return the destination that the environment names now. Raises `DatabaseUrlError`."""
     return parse_database_url(database_url())
 
 
 def describe_database() -> str:
-    """The present destination for people: the URL with an absolute path and without its password."""
+    """Return the present destination for display: the URL with an absolute path and without its password."""
     try:
         return str(current_destination())
     except DatabaseUrlError as exc:
@@ -176,7 +176,7 @@ def _state_directory() -> Path | None:
 
 
 def _folder_name(server: PostgresUrl | None, identity: str | None) -> str:
-    """A name that a person recognises, and a part of a hash that tells apart what looks alike."""
+    """Return a name that a person recognises, followed by part of a hash: similar names stay apart."""
     from hashlib import sha256
 
     shown = "" if server is None else f"{server.addresses[0].host}-{server.database}"

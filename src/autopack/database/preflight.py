@@ -1,4 +1,4 @@
-"""Whether the database could be written, looked at before a run that is to be recorded makes its first paid call."""
+"""Whether the database can be written, checked before a recorded run makes its first paid call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 def database_problem(destination: Destination) -> str | None:
-    """Why the database can never be written as things are, None where nothing speaks against it; makes nothing.
+    """Return why the database can never be written as things are, None where no reason is found; creates nothing.
 
     What may pass by itself (a lock, a full disk) is no reason: the journal keeps events until then.
     """

@@ -1,8 +1,7 @@
-"""The estimator's figures: shipped with the package, replaceable by a file of the user's own."""
+"""The estimator's figures: shipped with the package, which a file of the user's may replace."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib import resources
@@ -77,8 +76,8 @@ class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All figures of the estimator, in output tokens; `overhead` is keyed by `category/complexity`.
 
-    So is `budget_factor`: where it has one, the budget is the prediction times that, rounded up, and neither
-    `budget_buffer` nor a floor has a say.
+    So is `budget_factor`: where it has a key, the budget is the prediction times that factor, rounded up;
+    `budget_buffer` and the floors do not count then.
     """
 
     safety_margin: Factor
@@ -93,14 +92,14 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learned: Learned | None = None
 
 
-def load_coefficients(environ: Mapping[str, str] | None = None) -> Coefficients:
-    """The coefficients of the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
+def load_coefficients(environ: Mapping[str, str]) -> Coefficients:
+    """Return the coefficients in the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
 
     Raises:
         InputFileError: the named file cannot be read or is not of the form of the shipped one.
 
     """
-    name = (os.environ if environ is None else environ).get(ENVIRONMENT_NAME, "").strip()
+    name = environ.get(ENVIRONMENT_NAME, "").strip()
     if not name:
         return shipped_coefficients()
     source = f"{ENVIRONMENT_NAME}: {name}"
@@ -108,7 +107,7 @@ def load_coefficients(environ: Mapping[str, str] | None = None) -> Coefficients:
 
 
 def shipped_coefficients() -> Coefficients:
-    """The coefficients that come with the package."""
+    """Return the coefficients that come with the package."""
     data = resources.files("autopack").joinpath("data/estimator_coefficients.json").read_bytes()
     return parse_coefficients(data, "estimator_coefficients.json")
 
@@ -121,7 +120,7 @@ def fingerprint_of(coefficients: Coefficients) -> str:
 
 
 def parse_coefficients(data: bytes, source: str) -> Coefficients:
-    """The coefficients in a JSON text; `source` names it in messages. Raises `InputFileError`."""
+    """Return the coefficients in a JSON text; `source` names it in messages. Raises `InputFileError`."""
     coefficients = decode_input(data, Coefficients, source)
     if FALLBACK_COMPLEXITY not in coefficients.budget_floor:
         raise InputFileError(

@@ -52,12 +52,12 @@ def estimate(
     coefficients: Coefficients,
     existing: Collection[str] = (),
 ) -> Estimate:
-    """The estimate of a phase; the formula stands at the top of this module.
+    """Estimate a phase; the formula stands at the top of this module.
 
     Deliverables of any nesting are flattened; those that are in `existing` are modifications, the others are new.
     A category and complexity without an overhead of their own get `default_overhead`; a complexity without a
-    budget floor gets medium's. Without deliverables there is nothing to scale by: the prediction is the overhead
-    with its margin, and the budget is exactly the floor.
+    budget floor gets that of `medium`. Without deliverables the prediction is the overhead with its margin, and the
+    budget is exactly the floor.
     """
     names = flatten_deliverables(deliverables)
     overhead = coefficients.overhead.get(f"{category}/{complexity}", coefficients.default_overhead)
@@ -71,7 +71,7 @@ def estimate(
 
 
 def budget_of(predicted: int, category: str, complexity: str, coefficients: Coefficients) -> int:
-    """The budget of a prediction for at least one deliverable; what exceeds the cap has to be cut to it."""
+    """Return the budget of a prediction for at least one deliverable; the caller cuts it to the cap."""
     factor = coefficients.budget_factor.get(f"{category}/{complexity}")
     if factor is not None:
         return max(1, math.ceil(predicted * factor))
@@ -79,10 +79,10 @@ def budget_of(predicted: int, category: str, complexity: str, coefficients: Coef
 
 
 def kind_of(path: str) -> Kind:
-    """What kind of file a path names, by the conventions of its name, suffix and directories.
+    """Return what kind of file a path names, by the conventions of its name, suffix and directories.
 
     Both slashes separate, case does not matter. A test is known by its name (`test_x.py`, `x.spec.ts`) or, unless
-    it is a document or configuration, by its directory. What nothing else claims is backend.
+    it is a document or configuration, by its directory. Everything else is backend.
     """
     *directories, name = path.lower().replace("\\", "/").split("/")
     _, _, suffix = name.rpartition(".")

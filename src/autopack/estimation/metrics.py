@@ -1,4 +1,4 @@
-"""How good a prediction was: the plan's formulas, on counts of output tokens. Pure."""
+"""How good a prediction was: the host system's formulas, on counts of output tokens. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WHOLE_CALL: Mapping[str, str] = {"usage": "total"}
 
 
 def smape(predicted: int, actual: int) -> float:
-    """Symmetric mean absolute percentage error of one pair, in percent: `|a - p| / max(1, (a + p) / 2) * 100`."""
+    """Return the symmetric absolute percentage error of one pair, in percent: `|a - p| / max(1, (a + p) / 2) * 100`."""
     return abs(actual - predicted) / max(1, (abs(actual) + abs(predicted)) / 2) * 100
 
 
 def accuracy(predicted: int, actual: int) -> Accuracy:
-    """The metrics of one reply, cut to integers as the plan stores them.
+    """Return the metrics of one reply, cut to integers as the host system stores them.
 
     SMAPE: 0 … 200 %. Waste ratio: predicted over actual, in percent (150 = 1.5 ×). Underestimated: more came than was
     predicted. For every row that is written, so SMAPE is computed in place: the mean of two positive counts is at

@@ -18,10 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from autopack.estimation.coefficients import Coefficients, Learned, Promise, Remembered, load_coefficients
+from autopack.estimation.coefficients import Coefficients, Learned, Promise, Remembered
 from autopack.estimation.deliverables import flatten_deliverables
 from autopack.estimation.estimator import Estimate, estimate
 from autopack.estimation.phases import phase_key
@@ -56,29 +55,23 @@ def suggest_max_tokens(
     deliverables: object,
     category: str,
     complexity: str,
+    coefficients: Coefficients,
     *,
     phase_id: str | None = None,
     model: str = "",
     existing: Collection[str] = (),
     maximum: int | None = None,
-    coefficients: Coefficients | None = None,
 ) -> Suggestion:
-    """The ceiling to send for a phase; `maximum` is the model's.
-
-    Without `coefficients`, those in force: the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names is read once.
-
-    Raises:
-        InputFileError: at the first call, where that file cannot be read.
-
+    """The ceiling to send for a phase, in microseconds; `coefficients` are those of `load_coefficients`, to be read
+    once, and `maximum` is the model's.
     """
-    figures = _in_force() if coefficients is None else coefficients
-    learned = figures.learned or _NOTHING
-    estimated = estimate(deliverables, category, complexity, figures, existing)
+    learned = coefficients.learned or _NOTHING
+    estimated = estimate(deliverables, category, complexity, coefficients, existing)
     remembered = None
     if phase_id and (memory := learned.memory.get(model)):
         remembered = memory.get(phase_key(phase_id, category, complexity, flatten_deliverables(deliverables)))
-    tokens, basis, promise = _found(f"{category}/{complexity}", estimated, remembered, figures, learned)
-    most = figures.budget_cap if maximum is None else maximum
+    tokens, basis, promise = _found(f"{category}/{complexity}", estimated, remembered, coefficients, learned)
+    most = coefficients.budget_cap if maximum is None else maximum
     if tokens > most:
         tokens, basis, promise = most, "maximum", None
     return Suggestion(
@@ -108,8 +101,3 @@ def _found(
     if learned.pooled_factor is not None and estimated.deliverable_count:
         return max(1, math.ceil(predicted * learned.pooled_factor)), "pooled", learned.pooled_promise
     return estimated.selected_budget, "coefficients", None
-
-
-@lru_cache(maxsize=1)
-def _in_force() -> Coefficients:
-    return load_coefficients()

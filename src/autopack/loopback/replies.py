@@ -1,4 +1,4 @@
-"""Where the replies of the loopback server come from: the question, the answers, and recorded answers. Pure."""
+"""The questions and answers of the loopback server, and the source that answers from a recording. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 @dataclass(frozen=True, slots=True)
 class ReplyRequest:
-    """What a source knows of one HTTP request.
+    """One HTTP request, as far as a source needs it.
 
     `phase_id` is None where the request does not say which phase it is for. `attempt` counts the calls of a phase
     from 1, `http_retry` the SDK's own repetitions of one call from 0.
@@ -35,8 +35,8 @@ class ReplyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer of the model. Without `gives_usage` it does not say how many tokens it put out; with `drops` the
-    connection ends in the middle of it; after `stall_s` seconds it goes on from its first event.
+    """An answer of the model. Without `gives_usage` it does not count its output tokens; with `drops` the connection
+    ends in the middle of it; after its first event it pauses for `stall_s` seconds.
     """
 
     model: str
@@ -63,11 +63,11 @@ class ReplySource(Protocol):
     """Answers requests, one after the other."""
 
     def reply(self, request: ReplyRequest) -> Reply | Refusal:
-        """The answer to one request."""
+        """Answer one request."""
 
 
 class RecordedReply(msgspec.Struct, frozen=True):
-    """One entry of a recording; what else it holds is not needed to give the reply again."""
+    """One entry of a recording; its other fields are not needed to answer."""
 
     phase_id: Identifier
     model: Identifier
@@ -77,7 +77,7 @@ class RecordedReply(msgspec.Struct, frozen=True):
 
 
 class RecordedReplies:
-    """Gives the entries of a recording again: those of a phase in their order, each once.
+    """Answers with the entries of a recording: those of a phase in their order, each once.
 
     As with the real API no reply is longer than the request's `max_tokens`; one that was is cut there, with the
     stop reason `max_tokens`.
@@ -89,7 +89,7 @@ class RecordedReplies:
             self._left.setdefault(entry.phase_id, deque()).append(entry)
 
     def reply(self, request: ReplyRequest) -> Reply | Refusal:
-        """The next recorded reply of the request's phase, a 404 where there is none (any more)."""
+        """Return the next recorded reply of the request's phase, a 404 where there is none (any more)."""
         if request.phase_id is None:
             return Refusal(404, "not_found_error", "the request names no phase, so no recorded reply belongs to it")
         left = self._left.get(request.phase_id)
@@ -102,7 +102,7 @@ class RecordedReplies:
 
 
 def parse_recording(data: bytes, source: str) -> list[RecordedReply]:
-    """The recording in a JSON text; `source` names it in messages. Raises `InputFileError`."""
+    """Return the recording in a JSON text; `source` names it in messages. Raises `InputFileError`."""
     recording = decode_input(data, list[RecordedReply], source)
     if not recording:
         raise InputFileError(f"{truncate_for_display(source)}: holds no reply")

@@ -2,7 +2,7 @@
 
 It runs in a thread and an event loop of its own: the caller's loop, if there is one, is not disturbed, and a
 blocking caller is served too. The socket listens before the thread starts, so a connection made at once waits in
-its queue, and nobody has to wait for the server. Sources of replies are asked in that one thread only.
+its queue, and no caller waits for the server. Sources of replies are asked in that one thread only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def serve_messages(source: ReplySource) -> Iterator[str]:
-    """Serves `source` on a free port of 127.0.0.1 while the context is open; yields the base URL.
+    """Serve `source` on a free port of 127.0.0.1 while the context is open; yields the base URL.
 
     Leaving the context closes the port and all connections and ends the thread: within a quarter of a second where
     no request is open, within a few seconds in any case.
@@ -85,7 +85,7 @@ def serve_messages(source: ReplySource) -> Iterator[str]:
 
 
 def messages_app(source: ReplySource) -> Starlette:
-    """The ASGI application that answers from `source`."""
+    """Return the ASGI application that answers from `source`."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
@@ -94,7 +94,7 @@ def messages_app(source: ReplySource) -> Starlette:
     async def messages(request: Request) -> _Response:
         try:
             body = await request.body()
-        except ClientDisconnect:  # a cancelled call; nobody is there to read this
+        except ClientDisconnect:  # a cancelled call; no client reads this
             return _refusal(Refusal(400, "invalid_request_error", "the request broke off before its end"))
         return _answer(source, body, request.headers)
 
@@ -105,7 +105,7 @@ def messages_app(source: ReplySource) -> Starlette:
 
 
 class _ExpectedErrors(logging.Filter):
-    """Keeps from the log what happens on purpose: a reply that is dropped, requests that a stop interrupts."""
+    """Keeps out of the log what happens on purpose: a reply that is dropped, requests that a stop interrupts."""
 
     stopping = False
 
@@ -115,7 +115,7 @@ class _ExpectedErrors(logging.Filter):
 
 @dataclass(frozen=True, slots=True)
 class _Response:
-    """An ASGI response. One that is not `complete` ends without its end, so the server drops the connection."""
+    """An ASGI response. One that is not `complete` lacks its last message, so the server drops the connection."""
 
     status: int
     headers: Mapping[str, str]
@@ -135,7 +135,7 @@ class _Response:
 
 
 def _answer(source: ReplySource, body: bytes, headers: Mapping[str, str]) -> _Response:
-    """The response to a request: what the source says, in the form that the request asks for."""
+    """Return the response to a request: the source's answer, in the form that the request asks for."""
     asked = decode_request(body)
     if isinstance(asked, Refusal):
         return _refusal(asked)
@@ -193,7 +193,7 @@ def _request_id() -> str:
 
 
 async def _disconnects(receive: Receive, within_s: float) -> bool:
-    """Whether the client goes away within that time; returns as soon as it does."""
+    """Wait for the client to go away, at most so long; return whether it has."""
     try:
         async with asyncio.timeout(within_s):
             while (await receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""Simulated replies, for those who have neither a key nor a recording. Pure: the same seed gives the same run.
+"""Simulated replies, which need neither a key nor a recording. Pure: the same seed gives the same run.
 
 Each random number comes from a stream of its own, seeded by what it is for (seed, phase, attempt), so neither
 concurrency nor the order of requests changes a reply.
@@ -6,7 +6,7 @@ concurrency nor the order of requests changes a reply.
 The lengths follow a cost model of their own, which knows nothing of the estimator's figures: a typical cost per
 kind of file, scaled by complexity, by a bias of the category and by the length of the description, with less
 than proportional growth in the number of files; around it a log-normal spread, and for one phase in 25 a long
-tail. A phase keeps its luck: a second attempt is about as long as the first.
+tail. The draw of a phase is kept: a second attempt is about as long as the first.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Faults:
 
 
 def parse_faults(texts: Iterable[str]) -> Faults:
-    """The faults in texts of the form `KIND=PROBABILITY`, such as `rate-limit=0.1`.
+    """Return the faults in texts of the form `KIND=PROBABILITY`, such as `rate-limit=0.1`.
 
     Raises:
         ValueError: a text is not of that form, the kind is unknown, or the probability is not between 0 and 1.
@@ -90,7 +90,7 @@ def parse_faults(texts: Iterable[str]) -> Faults:
 
 
 class SimulatedReplies:
-    """Makes up replies to the phases of a plan; a phase that it does not know costs what one backend file does."""
+    """Makes up replies to the phases of a plan; an unknown phase costs what one backend file does."""
 
     def __init__(self, seed: int, phases: Iterable[Phase] = (), faults: Faults | None = None) -> None:
         self._seed = seed
@@ -98,7 +98,7 @@ class SimulatedReplies:
         self._faults = faults or Faults()
 
     def reply(self, request: ReplyRequest) -> Reply | Refusal:
-        """The reply to a request: a function of seed, request and faults, and of nothing else."""
+        """Reply to a request: a function of seed, request and faults, and of nothing else."""
         struck = self._struck(request)
         if struck.rate_limit:
             return Refusal(429, "rate_limit_error", "simulated: too many requests", RETRY_AFTER_MS)
@@ -118,7 +118,7 @@ class SimulatedReplies:
         )
 
     def _struck(self, request: ReplyRequest) -> Faults:
-        """The faults of this very request, each 0 or 1. Every kind draws, so that none shifts the others' luck."""
+        """Draw the faults of this request, each 0 or 1. Every kind draws, so that none shifts the others' draws."""
         draw = self._stream("faults", request.phase_id, request.attempt, request.http_retry).random
         kinds = [field.name for field in fields(Faults)]
         return Faults(**{kind: float(draw() < getattr(self._faults, kind)) for kind in kinds})
@@ -136,7 +136,7 @@ class SimulatedReplies:
         return request.prompt_bytes // _PROMPT_BYTES_PER_TOKEN + context
 
     def _stream(self, *purpose: object) -> Random:
-        """A generator for one purpose. repr() keeps apart what differs, whatever a phase's id contains."""
+        """Return a generator for one purpose. repr() keeps apart what differs, whatever a phase's id contains."""
         return Random(repr((self._seed, *purpose)))  # noqa: S311 (a simulation, not a secret)
 
 
@@ -144,7 +144,7 @@ _UNKNOWN = Phase("unknown", category="implementation", deliverables=["unknown.py
 
 
 def typical_cost_tokens(phase: Phase) -> float:
-    """The output tokens that a phase typically costs: the middle of the simulation's spread."""
+    """Return the output tokens that a phase typically costs: the middle of the simulation's spread."""
     paths = flatten_deliverables(phase.deliverables) or ["unknown.py"]
     files = sum(_KIND_TOKENS[kind_of(path)] for path in paths) * len(paths) ** -0.25
     category = _CATEGORY_FACTOR.get(phase.task_category or phase.category or "", 1.0)

@@ -26,7 +26,7 @@ class MessagesRequest(msgspec.Struct, frozen=True):
 
 
 def decode_request(body: bytes) -> MessagesRequest | Refusal:
-    """The request in a body, or why it is none."""
+    """Return the request in a body, or the refusal that says why it is none."""
     try:
         return msgspec.json.decode(body, type=MessagesRequest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -34,26 +34,26 @@ def decode_request(body: bytes) -> MessagesRequest | Refusal:
 
 
 def error_body(refusal: Refusal, request_id: str) -> bytes:
-    """The body of an error response."""
+    """Return the body of an error response."""
     error = {"type": refusal.error_type, "message": refusal.message}
     return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
 
 
 def retry_headers(refusal: Refusal) -> dict[str, str]:
-    """The headers that say when to ask again: whole seconds, rounded up, and milliseconds."""
+    """Return the headers that say when to ask again: whole seconds, rounded up, and milliseconds."""
     if refusal.retry_after_ms is None:
         return {}
     return {"retry-after": str(-(-refusal.retry_after_ms // 1000)), "retry-after-ms": str(refusal.retry_after_ms)}
 
 
 def message_body(reply: Reply, message_id: str) -> bytes:
-    """The body of a response that is not streamed."""
+    """Return the body of a response that is not streamed."""
     content = [{"type": "text", "text": reply.text}]
     return msgspec.json.encode(_message(reply, message_id, content, reply.stop_reason, reply.output_tokens))
 
 
 def stream_chunks(reply: Reply, message_id: str) -> list[bytes]:
-    """The server-sent events of a streamed response, in order; the text comes in two pieces."""
+    """Return the server-sent events of a streamed response, in order; the text comes in two pieces."""
     half = len(reply.text) // 2
     started = _message(reply, message_id, [], None, min(_FIRST_OUTPUT_TOKENS, reply.output_tokens))
     events: list[dict[str, Any]] = [

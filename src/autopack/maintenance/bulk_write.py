@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import anyio
 
 from autopack.errors import DataRejectedError, StoreError
-from autopack.telemetry.engine.retry import Retries
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.event.schema import Row
-from autopack.telemetry.stores.base import Store
+from autopack.telemetry.engine import Retries, Settings
+from autopack.telemetry.event import Row
+from autopack.telemetry.stores import Store
 
 
 async def write_or_isolate(store: Store, rows: Sequence[Row], first: int = 0) -> tuple[int, dict[int, str]]:

@@ -25,8 +25,8 @@ from autopack.maintenance.bulk_write import write_or_isolate
 from autopack.maintenance.import_rows import NoEvent, RowMaker
 from autopack.maintenance.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event
-from autopack.telemetry.event.schema import ROW_TYPES, TABLE, Row, named, positions
-from autopack.telemetry.stores.base import Store
+from autopack.telemetry.event import ROW_TYPES, TABLE, Row, named, positions
+from autopack.telemetry.stores import Store
 
 T = TypeVar("T")
 _BATCH_ROWS = 2_000

@@ -10,10 +10,8 @@ import msgspec
 from autopack.analysis.reading.rows import count_and_newest
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
-from autopack.telemetry.engine.dead_letters import DeadLetterStatus, dead_letter_status
-from autopack.telemetry.engine.settings import AUTO, journal_folder
-from autopack.telemetry.journal.journal import fingerprint_of
-from autopack.telemetry.journal.status import JournalStatus, journal_status
+from autopack.telemetry.engine import AUTO, DeadLetterStatus, dead_letter_status, journal_folder
+from autopack.telemetry.journal import JournalStatus, fingerprint_of, journal_status
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True):

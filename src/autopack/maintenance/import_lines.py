@@ -10,7 +10,7 @@ from typing import Literal
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES
 from autopack.analysis.reading.logs import TAG, parse_line
 from autopack.maintenance.import_rows import NoEvent, RowMaker
-from autopack.telemetry.event.schema import Row
+from autopack.telemetry.event import Row
 
 ImportFormat = Literal["auto", "log", "ndjson"]
 _TAG = TAG.encode()

@@ -22,10 +22,19 @@ from autopack._util.ids import event_uid
 from autopack.analysis.reading.logs import LogRecord
 from autopack.analysis.reading.selection import parse_instant
 from autopack.estimation.metrics import WHOLE_CALL
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.event.decode import Decoder, encode_given
-from autopack.telemetry.event.schema import FIELD_NAMES, MAX_COUNT, OPTIONAL, TABLE, Rejected, Row, replaced
-from autopack.telemetry.event.wire import encode
+from autopack.telemetry.engine import Settings
+from autopack.telemetry.event import (
+    FIELD_NAMES,
+    MAX_COUNT,
+    OPTIONAL,
+    TABLE,
+    Decoder,
+    Rejected,
+    Row,
+    encode,
+    encode_given,
+    replaced,
+)
 
 RUN_PREFIX = "imported"
 

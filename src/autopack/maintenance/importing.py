@@ -15,7 +15,7 @@ from autopack.analysis.reading.lines import bounded_lines
 from autopack.maintenance.bulk_write import write_or_isolate
 from autopack.maintenance.import_lines import FileReader, ReadLine
 from autopack.maintenance.rejects import RejectFile
-from autopack.telemetry.stores.base import Store
+from autopack.telemetry.stores import Store
 
 _BATCH_BYTES = 8 << 20
 

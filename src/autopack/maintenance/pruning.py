@@ -24,10 +24,8 @@ from autopack.database import engine_for
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 from autopack.models import TokenEstimationV2Event, UtcDateTime
-from autopack.telemetry.engine.retry import Retries
-from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.stores import sqlite
-from autopack.telemetry.stores.postgres import errors
+from autopack.telemetry.engine import Retries, Settings
+from autopack.telemetry.stores import translate_postgres, translate_sqlite
 
 LEAST_AGE = timedelta(hours=1)
 MOST_AGE = timedelta(days=36_500)
@@ -137,7 +135,7 @@ def _delete_patiently(
 ) -> DeletedBatch:
     retries = Retries(Settings(), started_s=pace.clock_s(), uniform=pace.uniform)
     on_sqlite = engine.dialect.name == "sqlite"
-    translate = sqlite.translate if on_sqlite else errors.translate
+    translate = translate_sqlite if on_sqlite else translate_postgres
     delete = partial(_delete_on_sqlite, pace.busy_timeout_s) if on_sqlite else _delete_on_postgres
     while True:
         try:

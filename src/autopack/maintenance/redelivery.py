@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autopack.errors import DataRejectedError
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterFile, dead_letter, dead_letters_in
-from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import Rejected
-from autopack.telemetry.stores.base import Store
+from autopack.telemetry.engine import DeadLetter, DeadLetterFile, dead_letter, dead_letters_in
+from autopack.telemetry.event import Decoder, Rejected
+from autopack.telemetry.stores import Store
 
 
 class Redelivered(NamedTuple):

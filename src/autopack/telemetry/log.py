@@ -1,7 +1,7 @@
-"""What the writer says of itself, to the logger `autopack.telemetry`.
+"""What the writer logs, to the logger `autopack.telemetry`.
 
 A logging handler is the user's: it may raise, for example when standard error is closed. That must not stop the writer,
-so it is caught here, and counted. `logging` is imported when there is something to say; telemetry that is off says
+so it is caught here, and counted. `logging` is imported with the first line that is logged; telemetry that is off logs
 nothing.
 """
 
@@ -20,23 +20,23 @@ failures = AtomicCounter()
 
 
 def info(message: str, *args: object) -> None:
-    """Say what is only worth knowing when something is looked for."""
-    _say("INFO", message, args)
+    """Log what is worth knowing only when a cause is looked for."""
+    _log("INFO", message, args)
 
 
 def warning(message: str, *args: object) -> None:
-    """Say what somebody should look at."""
-    _say("WARNING", message, args)
+    """Log what a person should look at."""
+    _log("WARNING", message, args)
 
 
 def exception(message: str, *args: object) -> None:
-    """Say that something failed, with the exception that is being handled."""
-    _say("ERROR", message, args, with_exception=True)
+    """Log that something failed, with the exception that is being handled."""
+    _log("ERROR", message, args, with_exception=True)
 
 
 @contextmanager
 def only_errors() -> Iterator[None]:
-    """For a command that reports itself what the writer would warn of."""
+    """For a command whose own output says what the writer would warn of."""
     logger = _logger()
     level = logger.level
     logger.setLevel("ERROR")
@@ -46,7 +46,7 @@ def only_errors() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _say(level: str, message: str, args: tuple[object, ...], *, with_exception: bool = False) -> None:
+def _log(level: str, message: str, args: tuple[object, ...], *, with_exception: bool = False) -> None:
     try:
         logger = _logger()
         getattr(logger, level.lower())(message, *args, exc_info=with_exception)

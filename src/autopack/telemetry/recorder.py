@@ -294,7 +294,7 @@ class Telemetry:
         return self._writer.dead_letters
 
     def _begin(self) -> None:
-        """A writer of our own, and what the hot path needs of it at hand."""
+        """A writer of its own, and what the hot path needs of it at hand."""
         from autopack.telemetry.engine.slow_path import SlowPath
         from autopack.telemetry.engine.stats import snapshot
         from autopack.telemetry.engine.writer import Writer

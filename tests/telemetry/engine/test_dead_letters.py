@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stores import RefusingStore
+from tests.misbehaving_stores import RefusingStore
 from tests.write_side import dead_letter_file, dead_letters_of, event, phases_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url
@@ -68,9 +68,10 @@ def test_hostile_content_stays_one_line_of_valid_json(database: Path, database_u
     assert not any(b"\x1b" in line or b"\0" in line for line in lines)
 
 
-def test_the_log_line_of_a_dead_letter_holds_nothing_that_a_terminal_acts_upon(
+def test_the_log_line_of_a_dead_letter_is_safe_for_a_terminal(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The log line of a dead letter holds nothing that a terminal acts upon."""
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event(**{"\x1b[31m\u202e\n": 1}))
     said = "".join(caplog.messages)
@@ -78,7 +79,8 @@ def test_the_log_line_of_a_dead_letter_holds_nothing_that_a_terminal_acts_upon(
     assert not {"\x1b", "\u202e", "\n"} & set(said)
 
 
-def test_the_size_of_the_file_is_capped_and_what_finds_no_place_is_counted(tmp_path: Path) -> None:
+def test_the_file_is_capped_and_what_finds_no_place_is_counted(tmp_path: Path) -> None:
+    """The size of the file is capped, and what finds no place is counted."""
     dead_letters = DeadLetterFile(tmp_path / "folder", max_bytes=1000)
     lost = dead_letters.append([letter(number) for number in range(10)])
     kept = numbers(dead_letters)
@@ -110,9 +112,10 @@ def test_junk_in_the_file_costs_only_itself(tmp_path: Path, junk: bytes) -> None
 
 
 @pytest.mark.parametrize("kind", ["link", "link to nowhere", "folder", "fifo"])
-def test_whatever_stands_in_place_of_the_file_is_not_followed_and_the_loss_is_counted(
+def test_what_stands_in_place_of_the_file_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
+    """Whatever stands in place of the file is not followed, and the loss is counted."""
     victim = tmp_path / "victim"
     file = dead_letter_file(database)
     file.parent.mkdir(mode=0o700)
@@ -135,9 +138,10 @@ def test_whatever_stands_in_place_of_the_file_is_not_followed_and_the_loss_is_co
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])
-def test_whatever_stands_in_place_of_the_folder_is_not_followed_and_the_loss_is_counted(
+def test_what_stands_in_place_of_the_folder_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
+    """Whatever stands in place of the folder is not followed, and the loss is counted."""
     folder = dead_letter_file(database).parent
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -242,7 +246,8 @@ def test_appending_while_others_claim_loses_no_line(tmp_path: Path) -> None:
     assert sorted(filter(lambda n: n is not None, numbers(dead_letters))) == list(range(200))  # type: ignore[type-var]
 
 
-def test_a_lock_that_is_never_given_up_costs_the_letters_not_the_worker(tmp_path: Path) -> None:
+def test_a_lock_that_is_never_released_costs_letters_not_the_worker(tmp_path: Path) -> None:
+    """A lock that is never given up costs the dead letters, not the worker."""
     holder, other = DeadLetterFile(tmp_path), DeadLetterFile(tmp_path, sleep=no_sleep)
     with holder._opened():
         assert other.append([letter(1)]) == 1
@@ -257,9 +262,8 @@ def test_in_memory_the_newest_are_kept_and_the_forgotten_counted() -> None:
     assert [found.event["number"] for found in dead_letters.letters] == [2, 3, 4]
 
 
-async def test_a_retry_writes_what_is_good_now_under_its_own_id_and_keeps_the_rest(
-    database: Path, database_url: str
-) -> None:
+async def test_a_retry_writes_what_is_good_now_and_keeps_the_rest(database: Path, database_url: str) -> None:
+    """A retry writes what is good now under its own id, and keeps the rest."""
     store = RefusingStore(store_at(database), bad=lambda row: row.phase_id in {"curable", "incurable"})
     with Telemetry(store) as telemetry:
         for phase in ("good", "curable", "incurable"):

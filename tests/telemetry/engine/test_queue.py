@@ -145,7 +145,8 @@ def test_settling_with_counts_that_do_not_add_up_is_refused() -> None:
         queue.settle([0], written=1, duplicates=1)
 
 
-def test_an_event_that_was_taken_and_not_settled_comes_again_when_the_worker_begins_again() -> None:
+def test_an_unsettled_event_comes_again_with_a_new_worker() -> None:
+    """An event that was taken and not settled comes again when the worker begins again."""
     queue = MemoryQueue(4, 400)
     for payload in (b"a", b"b", b"c"):
         queue.append_any(payload)
@@ -170,7 +171,8 @@ def test_the_queue_is_bounded_by_bytes_exactly() -> None:
         queue.append_any(b"x")
 
 
-def test_whoever_takes_the_marked_slot_is_told_to_wake_the_worker_and_nobody_else() -> None:
+def test_only_the_caller_at_the_marked_slot_wakes_the_worker() -> None:
+    """The caller that takes the marked slot is told to wake the worker, and no other caller is."""
     queue = MemoryQueue(10, 1000)
     assert queue.append(b"x"), "the first event starts the worker"
     queue.set_wake_threshold(4)
@@ -212,7 +214,8 @@ class Storm:
             self.settled += len(batch)
 
 
-def test_storm_of_thirty_two_threads_never_exceeds_the_bound_and_loses_nothing() -> None:
+def test_a_storm_of_threads_keeps_the_bound_and_loses_nothing() -> None:
+    """A storm of 32 threads never exceeds the bound, and loses nothing."""
     queue = MemoryQueue(capacity := 16, 16 * SLOT_BYTES)
     storm = Storm(queue, calls := 300)
     callers = [threading.Thread(target=storm.call, args=(number,)) for number in range(32)]

@@ -20,11 +20,13 @@ def delays(uniform: object, clock_s: list[float]) -> list[float]:
     return [retries.delay_s(now_s) for now_s in clock_s]
 
 
-def test_delays_double_up_to_the_cap_and_then_become_the_probe_of_an_outage() -> None:
+def test_delays_double_up_to_the_cap_then_probe_an_outage() -> None:
+    """Delays double up to the cap, and then become the probe of an outage."""
     assert delays(upper_end, [0] * 8) == [0.1, 0.2, 0.4, 0.5, 0.5, 4, 4, 4]
 
 
-def test_jitter_is_full_until_the_outage_and_half_in_it_so_that_the_tries_per_minute_are_bounded() -> None:
+def test_jitter_is_full_until_the_outage_and_half_in_it() -> None:
+    """Jitter is full until the outage and half in it, so that the tries per minute are bounded."""
     assert delays(lower_end, [0] * 8) == [0, 0, 0, 0, 0, 2, 2, 2]
 
 

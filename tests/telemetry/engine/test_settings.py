@@ -10,7 +10,8 @@ from autopack.telemetry.recorder import is_enabled
 from autopack.telemetry.stores import MemoryStore
 
 
-def test_a_keyword_is_stronger_than_the_environment_which_is_stronger_than_the_default() -> None:
+def test_a_keyword_beats_the_environment_which_beats_the_default() -> None:
+    """A keyword is stronger than the environment, which is stronger than the default."""
     environ = {"TELEMETRY_QUEUE_SIZE": "7", "TELEMETRY_BATCH_SIZE": " 3 ", "TELEMETRY_FLUSH_INTERVAL_S": ""}
     found = resolve({"queue_size": 5, "batch_size": None}, environ)
     assert (found.queue_size, found.batch_size, found.flush_interval_s) == (5, 3, 0.5)
@@ -56,9 +57,8 @@ def test_an_impossible_keyword_raises_an_error_that_names_it(name: str, value: A
 
 
 @pytest.mark.parametrize("value", ["-1", "0", "many", "1.5", "nan", "1e400", "10_000", "\u0661"])
-def test_an_impossible_variable_raises_an_error_that_names_the_variable(
-    value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_impossible_variable_raises_an_error_that_names_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An impossible variable raises an error that names the variable."""
     monkeypatch.setenv("TELEMETRY_QUEUE_SIZE", value)
     with pytest.raises(ConfigError, match="TELEMETRY_QUEUE_SIZE"):
         Telemetry(MemoryStore())
@@ -73,7 +73,8 @@ def test_an_impossible_url_raises_an_error_without_its_password(url: str) -> Non
     assert isinstance(caught.value, ValueError)
 
 
-def test_an_unknown_setting_is_an_error_that_lists_those_that_there_are() -> None:
+def test_an_unknown_setting_is_an_error_that_lists_the_known_ones() -> None:
+    """An unknown setting is an error that lists those that there are."""
     with pytest.raises(ConfigError, match=r"queue_length.*queue_size"):
         resolve({"queue_length": 5}, {})
 
@@ -89,9 +90,8 @@ def test_telemetry_is_off_for_everything_else(text: str) -> None:
     assert not is_enabled({})
 
 
-def test_the_journal_folder_is_what_is_given_or_the_environments_or_the_automatic_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_journal_folder_is_given_or_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The journal folder is the one that is given, or the environment's, or the automatic one."""
     automatic = tmp_path / "automatic"
     assert journal_folder("auto", automatic) == automatic
     assert journal_folder(None, automatic) is None

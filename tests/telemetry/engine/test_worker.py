@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.stores import FaultStore, FlakyStore, RefusingStore, SlowStore, WrappedStore
+from tests.misbehaving_stores import FaultStore, FlakyStore, RefusingStore, SlowStore, WrappedStore
 from tests.write_side import event
 
 from autopack.errors import DataRejectedError, StoreError, StoreUnusableError, TransientStoreError
@@ -97,7 +97,8 @@ def test_an_outage_is_said_once_and_its_end_is_said_once(caplog: pytest.LogCaptu
         (250, set(range(0, 250, 25))),
     ],
 )
-def test_bad_rows_are_found_by_bisection_within_the_budget_of_statements(rows: int, bad: set[int]) -> None:
+def test_bisection_finds_bad_rows_within_its_statements(rows: int, bad: set[int]) -> None:
+    """Bad rows are found by bisection within the budget of statements."""
     store = RefusingStore(bad=lambda row: int(row.phase_id[1:]) in bad)
     with Telemetry(store, batch_size=rows, flush_interval_s=3600) as telemetry:
         phases = record_phases(telemetry, rows)
@@ -129,9 +130,10 @@ def test_a_refusal_in_the_middle_of_an_outage_is_still_found() -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, RecursionError, MemoryError, TimeoutError])
 @pytest.mark.parametrize("after_write", [False, True])
-def test_a_worker_that_dies_of_a_bug_is_started_again_and_loses_nothing(
+def test_a_worker_that_dies_is_started_again_and_loses_nothing(
     error: Callable[[], Exception], *, after_write: bool
 ) -> None:
+    """A worker that dies of a bug is started again, and loses nothing."""
     store = FlakyStore(failures=2, after_write=after_write, error=error)
     with Telemetry(store) as telemetry:
         phases = record_phases(telemetry, 5)
@@ -143,7 +145,8 @@ def test_a_worker_that_dies_of_a_bug_is_started_again_and_loses_nothing(
     assert stats.last_error == getattr(error, "__name__", "")
 
 
-def test_a_worker_that_waits_to_start_again_tries_until_the_deadline_of_a_close() -> None:
+def test_a_worker_that_restarts_tries_until_the_close_deadline() -> None:
+    """A worker that waits to start again tries until the deadline of a close."""
     store = FlakyStore(failures=5, error=ValueError)
     telemetry = Telemetry(store)
     phases = record_phases(telemetry, 3)
@@ -168,9 +171,10 @@ def test_a_close_interrupts_the_backoff(monkeypatch: pytest.MonkeyPatch) -> None
     assert [row.phase_id for row in store.rows] == phases
 
 
-def test_a_close_keeps_its_deadline_while_the_database_is_away_and_says_what_is_left(
+def test_a_close_in_an_outage_keeps_its_deadline_and_says_the_rest(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A close keeps its deadline while the database is away, and says what is left."""
     store = FlakyStore(failures=math.inf)
     telemetry = Telemetry(store)
     record_phases(telemetry, 7)
@@ -214,7 +218,8 @@ def test_the_budget_of_tries_is_bounded_while_the_database_is_away(monkeypatch: 
     assert 2 <= tries <= 3 + elapsed_s / 0.1
 
 
-def test_a_data_error_of_a_single_event_takes_one_statement_and_no_wait() -> None:
+def test_a_data_error_of_one_event_takes_one_statement_and_no_wait() -> None:
+    """A data error of a single event takes one statement and no wait."""
     store = FlakyStore(failures=1, error=lambda: DataRejectedError("CHECK"))
     with Telemetry(store) as telemetry:
         record_phases(telemetry, 1)
@@ -230,7 +235,8 @@ def wait_until_taken(telemetry: Telemetry, backlog: int) -> None:
         threading.Event().wait(0.001)
 
 
-def test_while_a_batch_is_written_the_next_full_one_is_read_and_stays_pending() -> None:
+def test_the_next_full_batch_is_read_ahead_and_stays_pending() -> None:
+    """While a batch is written, the next full one is read, and stays pending."""
     store = SlowStore()
     with Telemetry(store, batch_size=10, flush_interval_s=60) as telemetry:
         phases = record_phases(telemetry, 25)
@@ -241,7 +247,8 @@ def test_while_a_batch_is_written_the_next_full_one_is_read_and_stays_pending() 
     assert [row.phase_id for row in store.rows] == phases
 
 
-def test_a_worker_that_dies_with_a_batch_read_ahead_writes_both_once_when_it_starts_again() -> None:
+def test_a_worker_that_dies_with_two_batches_writes_both_once() -> None:
+    """A worker that dies with a batch read ahead writes both batches once when it starts again."""
     store = SlowStore(error=ValueError("a bug"))
     with Telemetry(store, batch_size=10, flush_interval_s=60) as telemetry:
         phases = record_phases(telemetry, 25)

@@ -96,7 +96,8 @@ def test_any_valid_event_becomes_a_row_with_the_same_values(given_event: dict[st
 
 
 @given(events)
-def test_a_common_event_is_encoded_alike_on_the_common_and_on_the_hostile_path(given_event: dict[str, Any]) -> None:
+def test_a_common_event_is_encoded_alike_on_both_paths(given_event: dict[str, Any]) -> None:
+    """A common event is encoded alike on the common path and on the hostile one."""
     values = tuple(event(**given_event).get(name) for name in FIELD_NAMES)
     assert encode((NOW_NS, 42, *values)) == encode_hostile((NOW_NS, 42, *values), {})
 
@@ -296,7 +297,8 @@ POISON: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", POISON)
-def test_a_poisonous_value_is_rejected_with_a_reason_that_names_the_field(name: str) -> None:
+def test_a_poisonous_value_is_rejected_and_its_field_named(name: str) -> None:
+    """A poisonous value is rejected with a reason that names the field."""
     field, changes = POISON[name]
     found = rejected(**changes())
     assert field in found.reason
@@ -304,7 +306,8 @@ def test_a_poisonous_value_is_rejected_with_a_reason_that_names_the_field(name: 
 
 
 @pytest.mark.parametrize("name", POISON)
-def test_what_was_rejected_can_be_kept_as_json_and_is_rejected_again_when_it_is_sent_again(name: str) -> None:
+def test_what_was_rejected_is_kept_as_json_and_rejected_again(name: str) -> None:
+    """What was rejected can be kept as JSON, and is rejected again when it is sent again."""
     found = rejected(**POISON[name][1]())
     letter = dead_letter(found, kind="invalid")
     as_json = json.loads(msgspec.json.encode(letter))
@@ -330,7 +333,8 @@ def test_what_was_rejected_can_be_kept_as_json_and_is_rejected_again_when_it_is_
         "model",
     ],
 )
-def test_a_required_field_that_is_missing_is_named_and_is_not_the_same_as_none(name: str) -> None:
+def test_a_missing_required_field_is_named_and_is_not_none(name: str) -> None:
+    """A required field that is missing is named, and is not the same as None."""
     found = rejected(**{name: ...})
     assert found.reason == f"{name} is missing"
     assert name not in found.fields
@@ -349,7 +353,8 @@ def test_paths_may_be_text_or_pathlibs() -> None:
     assert json.loads(found.existing_json or "") == ["src/a.py"]
 
 
-def test_of_the_deliverables_twenty_are_kept_each_of_at_most_two_hundred_characters() -> None:
+def test_twenty_deliverables_of_200_characters_are_kept() -> None:
+    """Of the deliverables twenty are kept, each of at most 200 characters."""
     found = row(deliverables=["a" * 200, "b" * 201, "ö" * 300, *(f"p{n}" for n in range(30))])
     kept = json.loads(found.deliverables_json)
     assert (found.deliverable_count, len(kept)) == (33, 20)
@@ -376,7 +381,8 @@ def test_zero_tokens_are_valid_and_have_no_metrics() -> None:
     assert (found.smape_percent, found.waste_ratio, found.underestimated) == (None, None, None)
 
 
-def test_an_integer_too_large_keeps_its_digits_in_the_dead_letter_where_they_can_be_printed() -> None:
+def test_an_integer_too_large_keeps_its_digits_in_the_dead_letter() -> None:
+    """An integer that is too large keeps its digits in the dead letter where they can be printed."""
     assert str(10**30) in json.dumps(rejected(predicted_output_tokens=10**30).fields)
 
 
@@ -409,7 +415,8 @@ anything = st.recursive(
 
 
 @given(field=st.sampled_from([*FIELD_NAMES, "unknown_field"]), value=anything)
-def test_whatever_is_given_becomes_a_row_or_a_dead_letter_that_json_holds(field: str, value: Any) -> None:
+def test_any_input_becomes_a_row_or_a_dead_letter(field: str, value: Any) -> None:
+    """Whatever is given becomes a row, or a dead letter that JSON holds."""
     found = Decoder()(wire(**{field: value}))
     if isinstance(found, Rejected):
         assert found.reason

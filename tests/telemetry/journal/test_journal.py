@@ -24,7 +24,7 @@ from tests.journals import (
     recover_into,
     segments_in,
 )
-from tests.stores import FlakyStore
+from tests.misbehaving_stores import FlakyStore
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url
@@ -37,7 +37,8 @@ from autopack.telemetry.stores.sqlite import SqliteStore
 RECORD_OF_64_KIB = 64 << 10
 
 
-def test_what_is_appended_is_taken_in_order_across_segments_and_their_files_go(tmp_path: Path) -> None:
+def test_events_are_taken_in_order_across_segments(tmp_path: Path) -> None:
+    """What is appended is taken in order across segments, and their files go."""
     journal = make_journal(tmp_path, bytes(32))
     sent = [b"%d" % n * 100 for n in range(3000)]
     for item in sent:
@@ -50,7 +51,24 @@ def test_what_is_appended_is_taken_in_order_across_segments_and_their_files_go(t
     assert segments_in(tmp_path) == []
 
 
-def test_taking_while_others_append_misses_nothing_and_trips_over_no_new_segment(tmp_path: Path) -> None:
+def test_an_append_says_when_to_wake_the_worker(tmp_path: Path) -> None:
+    """The first of a segment, and from the threshold on, until the worker is awake."""
+    journal = make_journal(tmp_path, bytes(32))
+    assert journal.append(b"first")
+    journal.clear_wake_threshold()
+    assert not any(journal.append(b"x") for _ in range(4))
+    journal.set_wake_threshold(8)  # five wait already
+    assert [journal.append(b"x") for _ in range(4)] == [False, False, True, True]
+    journal.clear_wake_threshold()
+    assert not journal.append(b"x")
+    journal.set_wake_threshold(1)
+    assert journal.append(b"x"), "more wait already than were asked for: the next one wakes"
+    assert len(drained(journal)) == 11
+    journal.close()
+
+
+def test_taking_while_others_append_misses_nothing(tmp_path: Path) -> None:
+    """Taking while other threads append misses nothing, and trips over no new segment."""
     journal = make_journal(tmp_path, bytes(32))
     each = 4000
 
@@ -86,7 +104,8 @@ def test_files_are_private_and_so_are_folders(database: Path) -> None:
     abandon(journal)
 
 
-def test_a_full_journal_refuses_the_newest_keeps_the_rest_and_goes_on_after_draining(tmp_path: Path) -> None:
+def test_a_full_journal_refuses_the_newest_until_it_is_drained(tmp_path: Path) -> None:
+    """A full journal refuses the newest event, keeps the rest, and goes on after draining."""
     settings = SMALL.__class__(
         journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, journal_bytes=256 << 10
     )
@@ -101,7 +120,8 @@ def test_a_full_journal_refuses_the_newest_keeps_the_rest_and_goes_on_after_drai
     journal.close()
 
 
-def test_whatever_was_refused_in_between_everything_that_was_accepted_is_recovered(tmp_path: Path) -> None:
+def test_all_that_was_accepted_between_refusals_is_recovered(tmp_path: Path) -> None:
+    """Whatever was refused in between, everything that was accepted is recovered."""
     settings = SMALL.__class__(
         journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, journal_bytes=128 << 10
     )
@@ -132,9 +152,8 @@ def retried_until_accepted(journal: JournalQueue) -> bool:
     return False
 
 
-def test_dropped_because_the_journal_is_full_is_counted_and_nothing_else_is_lost(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drops_of_a_full_journal_are_counted_and_all_there_is(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dropped because the journal is full is counted, and nothing else is lost."""
     for name in ("JOURNAL_FIRST_SEGMENT_BYTES", "JOURNAL_SEGMENT_BYTES"):
         monkeypatch.setenv(f"TELEMETRY_{name}", str(64 << 10))
     monkeypatch.setenv("TELEMETRY_JOURNAL_BYTES", str(192 << 10))
@@ -153,9 +172,8 @@ def test_dropped_because_the_journal_is_full_is_counted_and_nothing_else_is_lost
     assert phases_of(database) == [f"p{n}" for n in accepted]
 
 
-def test_an_event_that_no_segment_can_hold_is_too_large_and_costs_no_segment(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_event_that_no_segment_can_hold_is_too_large(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that no segment can hold is too large, and costs no segment."""
     for name in ("JOURNAL_FIRST_SEGMENT_BYTES", "JOURNAL_SEGMENT_BYTES"):
         monkeypatch.setenv(f"TELEMETRY_{name}", str(64 << 10))
     with Telemetry(url_of(database)) as telemetry:
@@ -168,14 +186,16 @@ def test_an_event_that_no_segment_can_hold_is_too_large_and_costs_no_segment(
     assert phases_of(database) == ["before", "after"]
 
 
-def test_a_chain_of_very_many_segments_is_counted_in_any_depth_of_calls() -> None:
+def test_a_long_chain_of_segments_is_counted_at_any_call_depth() -> None:
+    """A chain of very many segments is counted in any depth of calls."""
     first = last = Appender()
     for _ in range(3 * sys.getrecursionlimit()):
         last = Appender(None, last)
     assert last.start + last.count == first.start == 0
 
 
-def test_the_journal_of_a_folder_that_has_become_a_file_drops_and_counts(database: Path, tmp_path: Path) -> None:
+def test_a_journal_folder_that_became_a_file_drops_and_counts(database: Path, tmp_path: Path) -> None:
+    """The journal of a folder that has become a file drops events, and counts them."""
     with Telemetry(url_of(database), journal_dir=tmp_path / "journal", flush_interval_s=0.01) as telemetry:
         assert telemetry.record(**event(phase_id="before"))
         assert telemetry.flush(30)
@@ -187,9 +207,10 @@ def test_the_journal_of_a_folder_that_has_become_a_file_drops_and_counts(databas
         assert telemetry.stats().worker_restarts == 0
 
 
-def test_a_folder_that_cannot_be_made_means_memory_only_and_one_warning(
+def test_a_folder_that_cannot_be_made_means_memory_and_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A folder that cannot be made means memory only, and one warning."""
     (tmp_path / "file").touch()
     for _ in range(2):
         with Telemetry(url_of(tmp_path / "x.db"), journal_dir=tmp_path / "file" / "journal") as telemetry:
@@ -251,7 +272,8 @@ def test_a_folder_that_is_deleted_while_it_is_used_is_made_again(database: Path)
     assert phases_of(database) == ["before", "in between", "after", "journalled"]
 
 
-def test_two_processes_with_one_folder_do_not_touch_each_others_segments(database: Path) -> None:
+def test_two_processes_in_one_folder_keep_to_their_own_segments(database: Path) -> None:
+    """Two processes with one folder do not touch each other's segments."""
     code = """
         from autopack.telemetry import Telemetry
         with Telemetry(sys.argv[1], shutdown_timeout_s=60) as telemetry:
@@ -274,7 +296,8 @@ def test_two_processes_with_one_folder_do_not_touch_each_others_segments(databas
     assert segments_in(folder_of(database)) == []
 
 
-def test_closing_with_nothing_left_leaves_no_segment_and_with_something_left_leaves_it(database: Path) -> None:
+def test_a_close_leaves_a_segment_only_where_events_are_left(database: Path) -> None:
+    """Closing with nothing left leaves no segment; with something left, it leaves the segment."""
     store = FlakyStore(SqliteStore(parse_database_url(url_of(database))), failures=float("inf"))
     telemetry = Telemetry(store)
     for n in range(10):
@@ -298,7 +321,8 @@ def test_a_journal_that_is_closed_refuses(tmp_path: Path) -> None:
         journal.append(payload())
 
 
-def test_what_was_taken_and_not_settled_is_there_after_a_death_whatever_was_settled_behind_it(tmp_path: Path) -> None:
+def test_what_was_taken_and_not_settled_outlives_a_death(tmp_path: Path) -> None:
+    """What was taken and not settled is there after a death, whatever was settled behind it."""
     journal = make_journal(tmp_path, bytes(32))
     sent = [b"%d" % n for n in range(10)]
     for item in sent:

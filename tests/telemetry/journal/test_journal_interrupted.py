@@ -6,20 +6,8 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from tests.journals import (
-    SMALL,
-    abandon,
-    at_c_call,
-    at_call,
-    at_return,
-    drained,
-    fill,
-    in_another_thread,
-    make_journal,
-    payload,
-    recover_into,
-    segments_in,
-)
+from tests.journals import SMALL, abandon, drained, fill, make_journal, payload, recover_into, segments_in
+from tests.telemetry.journal.interrupts import at_c_call, at_call, at_return, in_another_thread
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.errors import QueueRejected
@@ -54,7 +42,8 @@ REENTRANT = """
 """
 
 
-def test_a_signal_handler_that_records_while_the_same_thread_records_loses_nothing(database: Path) -> None:
+def test_a_handler_that_records_inside_a_record_loses_nothing(database: Path) -> None:
+    """A signal handler that records while the same thread records loses nothing."""
     done = run_python(REENTRANT, url_of(database))
     counts, accepted = done.stdout.splitlines()
     _, by_signal, inside, dropped, pending, restarts = counts.split("|")
@@ -75,9 +64,10 @@ def test_a_call_inside_another_is_journalled_like_any_other(tmp_path: Path, wher
     journal.close()
 
 
-def test_a_call_inside_the_making_of_a_segment_makes_no_other_and_is_journalled_by_the_outer_one(
+def test_the_outer_call_journals_what_a_call_inside_it_defers(
     tmp_path: Path,
 ) -> None:
+    """A call inside the making of a segment makes no other segment, and the outer call journals its event."""
     journal = make_journal(tmp_path, bytes(32))
     during: list[int] = []
 
@@ -97,7 +87,8 @@ def test_a_call_inside_the_making_of_a_segment_makes_no_other_and_is_journalled_
     later.close()
 
 
-def test_what_is_put_aside_is_bounded_by_what_a_new_segment_has_room_for(tmp_path: Path) -> None:
+def test_what_is_deferred_fits_into_a_new_segment(tmp_path: Path) -> None:
+    """What is deferred is bounded by what a new segment has room for."""
     journal = make_journal(tmp_path, bytes(32))
     largest = bytes(journal.slot_bytes - 100)
     refused: list[str] = []
@@ -116,7 +107,8 @@ def test_what_is_put_aside_is_bounded_by_what_a_new_segment_has_room_for(tmp_pat
     journal.close()
 
 
-def test_what_is_aside_while_the_journal_is_full_is_journalled_when_there_is_room(tmp_path: Path) -> None:
+def test_what_a_full_journal_defers_is_journalled_later(tmp_path: Path) -> None:
+    """What is deferred while the journal is full is journalled when there is room."""
     settings = SMALL.__class__(
         journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, journal_bytes=128 << 10
     )
@@ -139,7 +131,7 @@ def test_what_is_aside_while_the_journal_is_full_is_journalled_when_there_is_roo
     assert segments_in(tmp_path) == []
 
 
-def test_an_append_that_was_held_up_since_before_the_segment_changed_goes_into_the_next(tmp_path: Path) -> None:
+def test_an_append_held_up_while_the_segment_changed_goes_on(tmp_path: Path) -> None:
     """A thread may sleep between looking up the segment and writing; meanwhile the segment is filled, and deleted."""
     journal = make_journal(tmp_path, bytes(32))
     journal.append(b"first")
@@ -159,12 +151,10 @@ def test_an_append_that_was_held_up_since_before_the_segment_changed_goes_into_t
 
 
 @pytest.mark.parametrize("when", ["first", "later"])
-def test_what_is_recorded_and_closed_in_the_making_of_a_segment_ends_and_is_recovered(
-    database: Path, when: str
-) -> None:
+def test_a_close_in_the_making_of_a_segment_ends(database: Path, when: str) -> None:
     """As a handler of SIGTERM may do, of the first segment and of a later one."""
     code = """
-        from tests.journals import at_c_call
+        from tests.telemetry.journal.interrupts import at_c_call
         from autopack.telemetry import Telemetry
 
         telemetry = Telemetry(sys.argv[1])
@@ -241,9 +231,7 @@ def test_an_event_of_a_segment_is_taken_before_those_of_the_next(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [TimeoutError, ValueError])
-def test_an_exception_of_a_signal_handler_right_after_the_copy_doubles_nothing(
-    database: Path, error: type[Exception]
-) -> None:
+def test_a_handlers_exception_right_after_the_copy_doubles_nothing(database: Path, error: type[Exception]) -> None:
     """`record()` takes it for a failure of its own and tries again: the same event, hence a duplicate."""
 
     def interrupt(_frame: FrameType, what: str, function: object) -> None:
@@ -271,7 +259,8 @@ def test_two_threads_that_prolong_the_journal_at_once_lose_nothing(tmp_path: Pat
     assert segments_in(tmp_path) == []
 
 
-def test_close_from_a_signal_handler_inside_the_journal_does_not_wait_for_itself(database: Path) -> None:
+def test_a_close_in_a_handler_does_not_wait_for_itself(database: Path) -> None:
+    """A close from a signal handler inside the journal does not wait for itself."""
     code = """
         import time
         from autopack.telemetry import Telemetry

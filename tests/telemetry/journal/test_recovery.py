@@ -38,7 +38,8 @@ def delivered(database: Path) -> list[str]:
     return [phase for phase in phases_of(database) if phase != "later"]
 
 
-def test_what_a_dead_writer_left_is_delivered_first_and_its_file_is_gone(database: Path) -> None:
+def test_what_a_dead_writer_left_is_delivered_first(database: Path) -> None:
+    """What a dead writer left is delivered first, and its file is gone."""
     left_behind(folder_of(database), identity_of(database), phases(100))
     stats = recover_into(database)
     assert phases_of(database) == [*phases(100), "later"]
@@ -61,7 +62,8 @@ def test_a_segment_that_was_copied_is_delivered_once(database: Path) -> None:
     assert (stats.recovered, stats.duplicates, stats.pending) == (40, 20, 0)
 
 
-def test_a_poisoned_event_in_the_journal_goes_to_the_dead_letters_and_the_others_land(database: Path) -> None:
+def test_a_poisoned_event_in_the_journal_is_dead_lettered_alone(database: Path) -> None:
+    """A poisoned event in the journal goes to the dead letters, and the others land."""
     journal = make_journal(folder_of(database), identity_of(database))
     for item in (payload("good"), payload("bad", predicted_output_tokens="many"), b"\xc1 no MessagePack", payload("x")):
         journal.append(item)
@@ -72,7 +74,8 @@ def test_a_poisoned_event_in_the_journal_goes_to_the_dead_letters_and_the_others
     assert len(dead_letters_of(database)) == 2
 
 
-def test_a_damaged_record_costs_itself_is_counted_and_its_file_is_kept_for_a_person(database: Path) -> None:
+def test_a_damaged_record_costs_itself_and_its_file_is_kept(database: Path) -> None:
+    """A damaged record costs itself, is counted, and its file is kept for a person to look at."""
     made = left_behind(folder_of(database), identity_of(database), phases(50))
     data = bytearray(made.read_bytes())
     at = data.index(b"p25")
@@ -168,7 +171,7 @@ STRANGERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-def test_a_stranger_in_the_folder_is_left_alone_and_disturbs_nobody(database: Path, kind: str) -> None:
+def test_a_foreign_file_in_the_folder_is_left_alone(database: Path, kind: str) -> None:
     if kind == "foreign owner" and os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     folder = folder_of(database)
@@ -186,7 +189,8 @@ def test_a_stranger_in_the_folder_is_left_alone_and_disturbs_nobody(database: Pa
     assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
 
 
-def test_of_two_that_start_at_once_one_gets_the_segment_and_each_event_lands_once(database: Path) -> None:
+def test_of_two_that_start_at_once_one_gets_the_segment(database: Path) -> None:
+    """Of two writers that start at once one gets the segment, and each event lands once."""
     for n in range(8):
         left_behind(folder_of(database), identity_of(database), phases(20, f"w{n}-"))
     barrier = threading.Barrier(4)
@@ -251,10 +255,11 @@ def test_a_second_death_during_recovery_loses_nothing(database: Path) -> None:
     left_behind(folder_of(database), identity_of(database), phases(20_000, "old"), LARGE)
     code = """
         from autopack.telemetry import Telemetry
+        from tests.waiting import wait_for
         telemetry = Telemetry(sys.argv[1])
         telemetry.record(**event(phase_id="later"))
         at_least = int(sys.argv[2])
-        telemetry.writer.state.wait_for(lambda: telemetry.stats().written >= at_least, 30)
+        wait_for(telemetry, written=at_least)
         os._exit(3)
     """
     for at_least in (1, 1000, 500):

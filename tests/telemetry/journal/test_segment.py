@@ -84,7 +84,8 @@ def test_a_file_that_is_cut_at_any_offset_loses_only_what_was_cut_off(tmp_path: 
         assert found == (whole, 1), size
 
 
-def test_a_byte_that_is_flipped_loses_at_most_the_record_that_it_is_in(tmp_path: Path) -> None:
+def test_a_flipped_byte_loses_at_most_the_record_that_it_is_in(tmp_path: Path) -> None:
+    """A byte that is flipped loses at most the record that it is in."""
     path = tmp_path / "a.seg"
     for offset in range(END + 200):
         for bit in (1 << offset % 8, 0xFF):
@@ -143,7 +144,8 @@ def test_the_second_copy_of_the_header_stands_in_for_the_first(tmp_path: Path) -
     assert read_back(path) is None
 
 
-def test_what_lies_before_the_mark_is_not_read_again_and_a_broken_mark_leaves_nothing_out(tmp_path: Path) -> None:
+def test_what_lies_before_the_mark_is_not_read_again(tmp_path: Path) -> None:
+    """What lies before the mark is not read again, and a broken mark leaves nothing out."""
     path = tmp_path / "a.seg"
     path.write_bytes(IMAGE)
     segment = Segment.open(path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.postgres import Database
-from tests.proxy import proxy_to
+from tests.telemetry.stores.proxy import proxy_to
 from tests.write_side import TABLE, event
 
 from autopack.database.destination import parse_database_url
@@ -95,9 +95,10 @@ async def test_hostile_text_arrives_as_it_was(postgres: Database) -> None:
     await store.close()
 
 
-async def test_a_batch_that_is_there_in_part_is_completed_and_the_next_ones_are_copied_again(
+async def test_a_batch_that_is_there_in_part_is_completed(
     postgres: Database,
 ) -> None:
+    """A batch that is there in part is completed, and the next ones are copied again."""
     rows = [row_of(number) for number in range(40)]
     store = PostgresStore(parse_database_url(postgres.url))
     assert await store.write(rows[:10]) == 10
@@ -131,7 +132,8 @@ async def test_the_same_row_twice_in_one_batch_is_one(postgres: Database) -> Non
     await store.close()
 
 
-def test_where_row_level_security_allows_no_copy_events_arrive_all_the_same(postgres: Database) -> None:
+def test_events_arrive_where_row_level_security_allows_no_copy(postgres: Database) -> None:
+    """Where row level security allows no COPY, events arrive all the same."""
     with Telemetry(postgres.url) as telemetry:
         telemetry.record(**event(phase_id="first"))
     role = f"app_{postgres.name}"

@@ -7,12 +7,16 @@ from functools import partial
 
 import pytest
 from tests.postgres import Database
-from tests.proxy import Proxy, proxy_to
+from tests.telemetry.stores.proxy import Proxy, proxy_to
+from tests.telemetry.stores.test_stores import rows
+from tests.waiting import wait_for_error
 from tests.write_side import TABLE, event
 
 from autopack.database.destination import parse_database_url
 from autopack.database.migrations import HEAD, VERSION_TABLE
 from autopack.telemetry import Telemetry, TelemetryStats
+from autopack.telemetry.event.schema import replaced
+from autopack.telemetry.stores.by_url import store_of
 from autopack.telemetry.stores.postgres.store import PostgresStore
 
 
@@ -37,14 +41,6 @@ def url_through(postgres: Database, *proxies: Proxy, options: str = "") -> str:
 def record(telemetry: Telemetry, first: int, last: int) -> None:
     for number in range(first, last):
         assert telemetry.record(**event(phase_id=str(number)))
-
-
-def wait_until(telemetry: Telemetry, what: str) -> None:
-    """Until the writer has told of an error that begins so."""
-    deadline_s = time.monotonic() + 30
-    while not (telemetry.stats().last_error or "").startswith(what):
-        assert time.monotonic() < deadline_s, telemetry.stats()
-        telemetry.flush(0.02)
 
 
 def each_once(postgres: Database, count: int) -> bool:
@@ -72,7 +68,8 @@ def test_when_the_answer_to_a_commit_is_lost_each_row_is_there_once(
     assert each_once(postgres, 21)
 
 
-def test_when_backends_are_terminated_all_the_time_nothing_is_lost_and_nothing_doubled(postgres: Database) -> None:
+def test_terminated_backends_lose_nothing_and_double_nothing(postgres: Database) -> None:
+    """When backends are terminated all the time, nothing is lost and nothing doubled."""
     terminated = 0
     with Telemetry(postgres.url, batch_size=50) as telemetry:
         for turn in range(20):
@@ -92,47 +89,46 @@ def test_a_server_that_refuses_is_waited_for(postgres: Database, proxy: Proxy) -
     proxy.refuse()
     with Telemetry(url_through(postgres, proxy)) as telemetry:
         record(telemetry, 0, 100)
-        wait_until(telemetry, "ConnectionRefusedError")
+        wait_for_error(telemetry, "ConnectionRefusedError")
         assert telemetry.stats().pending == 100
         proxy.heal()
         assert telemetry.flush(30)
         proxy.refuse()
         record(telemetry, 100, 200)
-        wait_until(telemetry, "ConnectionRefusedError")
+        wait_for_error(telemetry, "ConnectionRefusedError")
         proxy.heal()
         assert telemetry.flush(30)
     assert (telemetry.stats().written, telemetry.stats().duplicates) == (200, 0)
     assert each_once(postgres, 200)
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up_and_tried_again(postgres: Database, proxy: Proxy) -> None:
+def test_a_server_that_accepts_and_says_nothing_is_tried_again(postgres: Database, proxy: Proxy) -> None:
+    """A server that accepts a connection and says nothing is given up, and tried again."""
     proxy.hang()
     with Telemetry(url_through(postgres, proxy, options="&connect_timeout=1")) as telemetry:
         record(telemetry, 0, 10)
-        wait_until(telemetry, "TimeoutError")
+        wait_for_error(telemetry, "TimeoutError")
         proxy.heal()
         assert telemetry.flush(30)
     assert each_once(postgres, 10)
 
 
-def test_a_server_that_stops_answering_in_the_middle_is_given_up_and_the_batch_is_sent_again(
-    postgres: Database, proxy: Proxy
-) -> None:
+def test_a_server_that_stops_answering_gets_the_batch_again(postgres: Database, proxy: Proxy) -> None:
+    """A server that stops answering in the middle is given up, and the batch is sent again."""
     destination = parse_database_url(url_through(postgres, proxy, options="&connect_timeout=1"))
     with Telemetry(PostgresStore(destination, command_timeout_s=0.5)) as telemetry:
         record(telemetry, 0, 1)
         assert telemetry.flush(30)
         proxy.hang()
         record(telemetry, 1, 11)
-        wait_until(telemetry, "TimeoutError")
+        wait_for_error(telemetry, "TimeoutError")
         proxy.heal()
         assert telemetry.flush(30)
     assert each_once(postgres, 11)
 
 
-def test_close_keeps_its_deadline_while_the_server_hangs_and_the_next_writer_delivers(
-    postgres: Database, proxy: Proxy
-) -> None:
+def test_close_keeps_its_deadline_while_the_server_hangs(postgres: Database, proxy: Proxy) -> None:
+    """A close keeps its deadline while the server hangs, and the next writer delivers."""
     url = url_through(postgres, proxy)
     telemetry = Telemetry(url)
     record(telemetry, 0, 1)
@@ -161,7 +157,7 @@ def test_a_read_only_server_is_waited_for(postgres: Database) -> None:
         postgres.execute(f"ALTER DATABASE {postgres.name} SET default_transaction_read_only = on")
         postgres.terminate_others()
         record(telemetry, 1, 11)
-        wait_until(telemetry, "ReadOnlySQLTransactionError 25006")
+        wait_for_error(telemetry, "ReadOnlySQLTransactionError 25006")
         assert telemetry.stats().pending == 10
         with postgres.connect(options="-c default_transaction_read_only=off") as connection:
             connection.execute(f"ALTER DATABASE {postgres.name} RESET default_transaction_read_only".encode())
@@ -184,7 +180,7 @@ def test_a_statement_that_the_server_ends_for_its_time_is_tried_again(postgres: 
         assert telemetry.flush(30)
         with table_locked(postgres):
             record(telemetry, 1, 11)
-            wait_until(telemetry, "QueryCanceledError 57014")
+            wait_for_error(telemetry, "QueryCanceledError 57014")
             assert telemetry.stats().pending == 10
         assert telemetry.flush(30)
     assert each_once(postgres, 11)
@@ -235,7 +231,7 @@ def test_a_server_without_a_free_connection_is_waited_for(postgres: Database) ->
         postgres.execute(f"ALTER ROLE {name} CONNECTION LIMIT 0")
         with Telemetry(url) as telemetry:
             record(telemetry, 0, 10)
-            wait_until(telemetry, "TooManyConnectionsError 53300")
+            wait_for_error(telemetry, "TooManyConnectionsError 53300")
             postgres.execute(f"ALTER ROLE {name} CONNECTION LIMIT -1")
             assert telemetry.flush(30)
         assert each_once(postgres, 10)
@@ -257,7 +253,7 @@ def test_a_missing_privilege_keeps_everything_until_it_is_granted(postgres: Data
             assert telemetry.flush(30)
             postgres.execute(f"REVOKE INSERT ON {TABLE} FROM {name}")
             record(telemetry, 1, 11)
-            wait_until(telemetry, "InsufficientPrivilegeError 42501")
+            wait_for_error(telemetry, "InsufficientPrivilegeError 42501")
             assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (10, 0)
             postgres.execute(f"GRANT INSERT ON {TABLE} TO {name}")
             assert telemetry.flush(30)
@@ -268,7 +264,7 @@ def test_a_database_that_does_not_exist_yet_is_waited_for(postgres: Database) ->
     later = postgres.sibling(f"{postgres.name}_later")
     with Telemetry(later.url) as telemetry:
         record(telemetry, 0, 10)
-        wait_until(telemetry, "InvalidCatalogNameError 3D000")
+        wait_for_error(telemetry, "InvalidCatalogNameError 3D000")
         postgres.execute(f"CREATE DATABASE {later.name}")
         try:
             assert telemetry.flush(30)
@@ -277,26 +273,44 @@ def test_a_database_that_does_not_exist_yet_is_waited_for(postgres: Database) ->
             postgres.execute(f"DROP DATABASE {later.name} WITH (FORCE)")
 
 
-def test_a_table_that_is_missing_is_said_and_when_it_is_back_the_events_drain(postgres: Database) -> None:
+def test_a_removed_table_is_made_again_and_that_is_said(postgres: Database, caplog: pytest.LogCaptureFixture) -> None:
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
         assert telemetry.flush(30)
-        postgres.execute(f"ALTER TABLE {TABLE} RENAME TO elsewhere")
-        record(telemetry, 1, 2)
-        wait_until(telemetry, f"the schema says {HEAD} but the table is gone")
-        assert telemetry.stats().dead_lettered == 0
-        postgres.execute(f"ALTER TABLE elsewhere RENAME TO {TABLE}")
+        postgres.execute(f"DROP TABLE {TABLE}")
+        record(telemetry, 1, 3)
         assert telemetry.flush(30)
-    assert each_once(postgres, 2)
+        assert telemetry.stats().dead_lettered == 0
+    assert len(postgres.rows()) == 2
+    assert f"The table {TABLE} was removed, and is made again" in caplog.text
 
 
-def test_a_column_of_another_type_is_the_tables_fault_and_keeps_every_event(postgres: Database) -> None:
+async def test_what_a_trigger_ignores_is_absent_and_a_refusal_is_told(postgres: Database) -> None:
+    with Telemetry(postgres.url) as telemetry:
+        record(telemetry, 0, 1)
+    postgres.execute(
+        "CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.phase_id = 'unwanted' THEN RETURN NULL; END IF; RETURN NEW; END $$"
+    )
+    postgres.execute(f"CREATE TRIGGER ignore BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION ignore()")
+    store = store_of(parse_database_url(postgres.url))
+    batch = [replaced(row, phase_id="unwanted") if n == 1 else row for n, row in enumerate(rows(4, start=10))]
+    assert await store.write(batch) == 3
+    assert await store.absent(batch) == [1]
+    assert await store.refusal(rows(1, start=50)[0]) is None
+    assert await store.refusal(replaced(rows(1, start=51)[0], model=None)) == "NotNullViolationError 23502"
+    assert len(postgres.rows()) == 4
+    await store.close()
+
+
+def test_a_column_of_another_type_keeps_every_event(postgres: Database) -> None:
+    """A column of another type is the table's fault, and keeps every event."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
         assert telemetry.flush(30)
         postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN success TYPE integer USING success::integer")
         record(telemetry, 1, 11)
-        wait_until(telemetry, "DatatypeMismatchError 42804")
+        wait_for_error(telemetry, "DatatypeMismatchError 42804")
         assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (10, 0)
         postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN success TYPE boolean USING success <> 0")
         assert telemetry.flush(30)
@@ -330,26 +344,29 @@ def test_a_row_that_a_trigger_leaves_out_is_not_counted_as_written(postgres: Dat
     assert sorted(postgres.phases()) == ["0", "1", "3"]
 
 
-def test_a_newer_schema_is_left_alone_and_its_events_are_delivered_when_the_program_fits(
+def test_a_newer_schema_is_left_alone_until_the_program_fits(
     postgres: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A newer schema without a column of ours is left alone, and events are delivered when the program fits."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
     postgres.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    postgres.execute(f"ALTER TABLE {TABLE} DROP COLUMN turn")
     telemetry = Telemetry(postgres.url)
     record(telemetry, 1, 11)
-    wait_until(telemetry, f"schema 9999 is newer than this program's {HEAD}")
+    wait_for_error(telemetry, f"schema 9999 is newer than this program's {HEAD}")
     telemetry.close(0.2)
     assert telemetry.stats().pending == 10
     assert len([line for line in caplog.messages if "schema 9999 is newer" in line and "tried again" in line]) == 1
     postgres.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'")
+    postgres.execute(f"ALTER TABLE {TABLE} ADD COLUMN turn bigint")
     with Telemetry(postgres.url) as successor:
         record(successor, 11, 12)
     assert successor.stats().recovered == 10
     assert each_once(postgres, 12)
 
 
-def test_a_row_without_a_partition_waits_for_one_and_is_no_dead_letter(postgres: Database) -> None:
+def test_a_row_without_a_partition_waits_and_is_no_dead_letter(postgres: Database) -> None:
     """PostgreSQL says of it what it says of a violated check."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
@@ -358,7 +375,7 @@ def test_a_row_without_a_partition_waits_for_one_and_is_no_dead_letter(postgres:
     postgres.execute(f"ALTER TABLE {TABLE} ADD PRIMARY KEY (run_id, event_uid)")
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 10)
-        wait_until(telemetry, "CheckViolationError 23514")
+        wait_for_error(telemetry, "CheckViolationError 23514")
         assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (10, 0)
         postgres.execute(f"CREATE TABLE part PARTITION OF {TABLE} FOR VALUES IN ('nightly')")
         assert telemetry.flush(30)
@@ -366,7 +383,8 @@ def test_a_row_without_a_partition_waits_for_one_and_is_no_dead_letter(postgres:
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
-def test_with_several_servers_the_next_one_is_used_when_the_first_is_gone(postgres: Database, fault: str) -> None:
+def test_of_several_servers_the_next_is_used_when_one_is_gone(postgres: Database, fault: str) -> None:
+    """With several servers the next one is used when the first is gone."""
     with proxy_to(postgres.address()) as first, proxy_to(postgres.address()) as second:
         url = url_through(postgres, first, second, options="&connect_timeout=1")
         with Telemetry(url) as telemetry:

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from sqlalchemy import select, text
 from tests.journals import RECORD_UNTIL_KILLED, accepted_by, child
 from tests.postgres import Database
-from tests.proxy import parse_names, proxy_to
+from tests.telemetry.stores.proxy import parse_names, proxy_to
 from tests.write_side import TABLE, event, read_dead_letters, run_python
 
 from autopack.cli import cli
@@ -47,9 +47,10 @@ def with_options(postgres: Database, options: str) -> str:
     return f"{postgres.url}{'&' if '?' in postgres.url else '?'}{options}"
 
 
-def test_no_statement_has_a_name_so_that_pgbouncer_may_change_the_server_between_transactions(
+def test_no_statement_has_a_name_as_pgbouncer_needs_it(
     postgres: Database,
 ) -> None:
+    """No statement has a name, so that PgBouncer may change the server between transactions."""
     with proxy_to(postgres.address()) as proxy:
         with Telemetry(postgres.url_through(proxy.port)) as telemetry:
             for _ in range(2):
@@ -73,7 +74,8 @@ def test_the_synchronous_session_has_no_named_statement_either(
         assert session.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar() == 0
 
 
-def test_a_server_knows_who_is_connected_and_how_long_a_statement_may_take(postgres: Database) -> None:
+def test_a_server_knows_the_client_and_its_statement_timeout(postgres: Database) -> None:
+    """A server knows who is connected, and how long a statement may take."""
     with Telemetry(postgres.url) as telemetry:
         telemetry.record(**event())
         assert telemetry.flush(30)
@@ -153,7 +155,8 @@ def test_the_models_read_back_what_was_recorded(postgres: Database, monkeypatch:
     assert len(postgres.rows()) == 2
 
 
-def test_a_check_of_the_users_makes_a_dead_letter_of_one_event_and_says_no_value(postgres: Database) -> None:
+def test_a_users_check_makes_a_dead_letter_and_says_no_value(postgres: Database) -> None:
+    """A CHECK of the user's makes a dead letter of one event, and says no value."""
     with Telemetry(postgres.url) as telemetry:
         telemetry.record(**event(phase_id="0"))
         assert telemetry.flush(30)
@@ -216,9 +219,8 @@ def run_together(postgres: Database, work: str, *, count: int) -> None:
     run_python(code, postgres.url, str(count), timeout_s=240)
 
 
-def test_many_processes_write_one_database_and_every_event_is_there_once(
-    postgres: Database, request: pytest.FixtureRequest
-) -> None:
+def test_many_processes_write_one_database_each_event_once(postgres: Database, request: pytest.FixtureRequest) -> None:
+    """Many processes write one database, and every event is there once."""
     processes, events = request.config.getoption("--postgres-load")
     work = f"""
         def work(url, name):
@@ -237,7 +239,8 @@ def test_many_processes_write_one_database_and_every_event_is_there_once(
     assert len(found) == len(set(found)) == processes * events
 
 
-def test_ten_processes_that_start_at_once_end_with_one_schema_and_all_rows(postgres: Database) -> None:
+def test_ten_processes_at_once_end_with_one_schema_and_all_rows(postgres: Database) -> None:
+    """Ten processes that start at once end with one schema and all rows."""
     work = """
         def work(url, name):
             telemetry = Telemetry(url, shutdown_timeout_s=100)
@@ -252,7 +255,8 @@ def test_ten_processes_that_start_at_once_end_with_one_schema_and_all_rows(postg
     assert len(postgres.execute("SELECT * FROM autopack_telemetry_version")) == 1
 
 
-def test_a_forked_child_has_a_connection_of_its_own_and_the_parents_stays(postgres: Database) -> None:
+def test_a_forked_child_has_its_own_connection(postgres: Database) -> None:
+    """A forked child has a connection of its own, and the parent's stays."""
     run_python(
         """
         from autopack.telemetry import Telemetry
@@ -445,7 +449,8 @@ def test_the_password_appears_nowhere(
     assert not [text for text in shown if SECRET in text]
 
 
-def test_without_its_driver_a_server_is_refused_in_one_line_that_says_what_to_install() -> None:
+def test_without_its_driver_a_server_is_refused_in_one_line() -> None:
+    """Without its driver a server is refused, in one line that says what to install."""
     code = """
         sys.modules |= {"asyncpg": None, "psycopg": None}
         from autopack.telemetry import ConfigError, Telemetry

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.waiting import wait_for_error
 from tests.write_side import TABLE, dead_letters_of, event, phases_of, rows_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url
-from autopack.database.migrations import HEAD
 from autopack.errors import DataRejectedError, StoreUnusableError, TransientStoreError
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import Telemetry
@@ -55,16 +55,6 @@ def rows(count: int, start: int = 0) -> list[Row]:
 
 def store_at(path: Path) -> SqliteStore:
     return SqliteStore(parse_database_url(f"sqlite:///{path}"))
-
-
-def wait_until(telemetry: Telemetry, what: str) -> None:
-    """Until the writer has told of an error that begins so."""
-    found = telemetry.writer.state.wait_for(lambda: (telemetry.stats().last_error or "").startswith(what), 0)
-    deadline_s = time.monotonic() + 30
-    while not found and time.monotonic() < deadline_s:
-        telemetry.flush(0.05)
-        found = (telemetry.stats().last_error or "").startswith(what)
-    assert found, telemetry.stats()
 
 
 async def test_the_largest_batch_is_one_statement(database: Path) -> None:
@@ -128,27 +118,27 @@ def test_a_locked_database_that_is_released_drains_by_itself(database: Path, dat
         with locked(database):
             for number in range(100):
                 assert telemetry.record(**event(phase_id=str(number)))
-            wait_until(telemetry, "OperationalError SQLITE_BUSY")
+            wait_for_error(telemetry, "OperationalError SQLITE_BUSY")
             assert telemetry.stats().pending == 100
         assert telemetry.flush(30)
         assert telemetry.stats().duplicates == 0
     assert phases_of(database) == ["before", *map(str, range(100))]
 
 
-def test_a_database_that_is_locked_before_the_first_event_drains_when_it_is_released(
-    database: Path, database_url: str
-) -> None:
+def test_a_database_locked_before_the_first_event_drains_later(database: Path, database_url: str) -> None:
+    """A database that is locked before the first event drains when it is released."""
     with Telemetry(database_url) as telemetry:
         with locked(database):
             telemetry.record(**event())
-            wait_until(telemetry, "OperationalError SQLITE_BUSY")
+            wait_for_error(telemetry, "OperationalError SQLITE_BUSY")
         assert telemetry.flush(30)
     assert phases_of(database) == ["p1"]
 
 
-def test_close_while_the_database_is_locked_keeps_its_deadline_and_says_what_is_left(
+def test_close_of_a_locked_database_keeps_its_deadline(
     database: Path, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A close while the database is locked keeps its deadline, and says what is left."""
     telemetry = Telemetry(database_url, journal_dir=None)
     telemetry.record(**event())
     assert telemetry.flush(30)
@@ -165,7 +155,8 @@ def test_close_while_the_database_is_locked_keeps_its_deadline_and_says_what_is_
     )
 
 
-def test_what_an_expired_deadline_leaves_is_written_by_the_next_writer(database: Path, database_url: str) -> None:
+def test_the_next_writer_writes_what_an_expired_deadline_left(database: Path, database_url: str) -> None:
+    """What an expired deadline leaves is written by the next writer."""
     telemetry = Telemetry(database_url)
     telemetry.record(**event(phase_id="first"))
     assert telemetry.flush(30)
@@ -180,10 +171,8 @@ def test_what_an_expired_deadline_leaves_is_written_by_the_next_writer(database:
     assert phases_of(database) == ["first", "0", "1", "2", "3", "4", "last"]
 
 
-def test_a_database_file_that_is_deleted_is_made_again_and_no_event_after_that_is_lost(
-    database: Path, database_url: str
-) -> None:
-    """In WAL mode commits into the unlinked file succeed, and nobody would ever see them."""
+def test_a_deleted_database_file_is_made_again(database: Path, database_url: str) -> None:
+    """In WAL mode commits into the unlinked file succeed, and no reader ever sees them."""
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event(phase_id="gone with the file"))
         assert telemetry.flush(30)
@@ -220,28 +209,113 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def test_a_table_that_is_missing_is_said_and_when_it_is_back_the_events_drain(
-    database: Path, database_url: str
+def test_a_removed_table_is_made_again_and_that_is_said(
+    database: Path, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event(phase_id="before"))
         assert telemetry.flush(30)
         with closing(sqlite3.connect(database)) as connection:
-            connection.execute(f"ALTER TABLE {TABLE} RENAME TO elsewhere")
+            connection.execute(f"DROP TABLE {TABLE}")
         telemetry.record(**event(phase_id="after"))
-        wait_until(telemetry, f"the schema says {HEAD} but the table is gone")
-        assert telemetry.stats().dead_lettered == 0
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute(f"ALTER TABLE elsewhere RENAME TO {TABLE}")
         assert telemetry.flush(30)
-    assert phases_of(database) == ["before", "after"]
+        assert telemetry.stats().dead_lettered == 0
+    assert phases_of(database) == ["after"]
+    assert f"The table {TABLE} was removed, and is made again" in caplog.text
+
+
+def test_a_restored_backup_gets_all_events_after_it(database: Path, database_url: str, tmp_path: Path) -> None:
+    """`rm x.db-wal x.db-shm; cp backup x.db` under a living writer: commits into the old log would be seen by none."""
+    run_python(
+        """
+        import shutil, sqlite3
+        from contextlib import closing
+        from pathlib import Path
+        from autopack.telemetry import Telemetry
+        path, backup = Path(sys.argv[1]), sys.argv[2]
+        telemetry = Telemetry(f"sqlite:///{path}")
+        for number in range(50):
+            telemetry.record(**event(phase_id=f"before {number}"))
+        assert telemetry.flush(30)
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        for number in range(50):
+            telemetry.record(**event(phase_id=f"lost with what the backup does not have {number}"))
+        assert telemetry.flush(30)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink()
+        shutil.copyfile(backup, path)
+        for number in range(2000):
+            assert telemetry.record(**event(phase_id=f"after {number}"))
+        assert telemetry.flush(30), telemetry.stats()
+        assert telemetry.stats().pending == 0
+        os._exit(0) if sys.argv[3] == "kill" else telemetry.close()
+        """,
+        database,
+        tmp_path / "backup.db",
+        "kill",
+    )
+    found = phases_of(database)
+    assert sorted(phase for phase in found if phase.startswith("after")) == sorted(f"after {n}" for n in range(2000))
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_connection_to_replaced_files_changes_nothing_when_the_process_ends(database: Path, tmp_path: Path) -> None:
+    """SQLite copies the log of the last connection into the database when that is closed: not into another one."""
+    run_python(
+        """
+        import shutil, sqlite3
+        from pathlib import Path
+        from autopack.telemetry import Telemetry
+        path = Path(sys.argv[1])
+        with Telemetry(f"sqlite:///{path}") as telemetry:
+            for number in range(300):
+                telemetry.record(**event(phase_id=str(number)))
+            assert telemetry.flush(30)
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink()
+            path.write_bytes(b"")
+            telemetry.record(**event(phase_id="last"))
+            assert telemetry.flush(30), telemetry.stats()
+        """,
+        database,
+    )
+    assert phases_of(database) == ["last"]
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_a_row_that_a_trigger_ignores_is_absent(database: Path) -> None:
+    store = store_at(database)
+    await store.write(rows(1))
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(
+            f"CREATE TRIGGER ignore BEFORE INSERT ON {TABLE} WHEN NEW.phase_id = 'unwanted' "
+            "BEGIN SELECT RAISE(IGNORE); END"
+        )
+    batch = rows(4, start=10)
+    batch[2] = replaced(batch[2], phase_id="unwanted")
+    assert await store.write(batch) == 3
+    assert await store.absent(batch) == [2]
+    await store.close()
+
+
+async def test_a_refusal_is_told_and_nothing_is_written(database: Path) -> None:
+    store = store_at(database)
+    good, bad = rows(2)
+    assert await store.refusal(good) is None
+    assert await store.refusal(replaced(bad, model=None)) == "IntegrityError SQLITE_CONSTRAINT_NOTNULL"
+    assert rows_of(database) == []
+    assert await store.write([good]) == 1
+    await store.close()
 
 
 def test_a_folder_in_place_of_the_file_is_waited_for(database: Path, database_url: str) -> None:
     with Telemetry(database_url, journal_dir=None) as telemetry:
         database.mkdir()
         telemetry.record(**event())
-        wait_until(telemetry, "OperationalError SQLITE_CANTOPEN")
+        wait_for_error(telemetry, "OperationalError SQLITE_CANTOPEN")
         database.rmdir()
         assert telemetry.flush(30)
     assert phases_of(database) == ["p1"]
@@ -251,7 +325,7 @@ def test_a_file_that_is_no_database_loses_nothing_and_is_left_alone(database: Pa
     database.write_text("my diary, " * 500)
     with Telemetry(database_url, journal_dir=None) as telemetry:
         telemetry.record(**event())
-        wait_until(telemetry, "DatabaseError SQLITE_NOTADB")
+        wait_for_error(telemetry, "DatabaseError SQLITE_NOTADB")
         assert database.read_text() == "my diary, " * 500
         assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (1, 0)
         database.unlink()
@@ -286,9 +360,8 @@ def test_a_full_disk_is_waited_for(database: Path) -> None:
     assert len(rows_of(database)) == 401
 
 
-def test_a_unique_index_of_the_users_makes_a_dead_letter_not_a_silent_duplicate(
-    database: Path, database_url: str
-) -> None:
+def test_a_users_unique_index_makes_a_dead_letter_not_a_duplicate(database: Path, database_url: str) -> None:
+    """A unique index of the user's makes a dead letter, not a silent duplicate."""
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event(phase_id="first try"))
         assert telemetry.flush(30)
@@ -312,7 +385,7 @@ def test_two_writers_in_one_process_share_a_file(database: Path, database_url: s
     assert sorted(map(int, phases_of(database))) == list(range(100))
 
 
-def test_several_new_databases_at_once_in_one_process_do_not_write_into_each_other(tmp_path: Path) -> None:
+def test_several_new_databases_in_one_process_stay_apart(tmp_path: Path) -> None:
     """Alembic's proxies belong to the process; each upgrade has to reach its own database."""
     together = threading.Barrier(8)
 
@@ -358,7 +431,8 @@ def test_eight_processes_write_one_file_and_every_event_is_there_once(database: 
     assert len(found) == len(set(found)) == 1600
 
 
-def test_in_memory_a_database_lives_as_long_as_its_telemetry_and_leaves_nothing() -> None:
+def test_a_database_in_memory_lives_as_long_as_its_telemetry() -> None:
+    """A database in memory lives as long as its telemetry, and leaves nothing."""
     threads = threading.active_count()
     with Telemetry("sqlite://") as telemetry:
         for _ in range(10):
@@ -425,13 +499,14 @@ def test_every_error_code_of_sqlite_has_a_kind(name: str) -> None:
 @pytest.mark.parametrize(
     "exc", [OSError(5, "geheim"), TimeoutError("geheim"), RuntimeError("geheim"), KeyError("geheim")]
 )
-def test_what_is_not_known_counts_as_transient_and_tells_nothing_of_the_row(exc: Exception) -> None:
+def test_an_unknown_error_is_transient_and_tells_nothing_of_the_row(exc: Exception) -> None:
+    """An error that is not known counts as transient, and tells nothing of the row."""
     found = translate(exc)
     assert type(found) is TransientStoreError
     assert "geheim" not in str(found)
 
 
-def test_a_read_only_database_is_said_and_drains_when_it_may_be_written(database: Path, database_url: str) -> None:
+def test_a_read_only_database_is_said_and_drains_once_writable(database: Path, database_url: str) -> None:
     """`query_only` is a matter of each connection, so a read-only file is the real thing; root may write it anyway."""
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event())
@@ -440,7 +515,7 @@ def test_a_read_only_database_is_said_and_drains_when_it_may_be_written(database
     database.chmod(0o400)
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event())
-        wait_until(telemetry, "OperationalError SQLITE_READONLY")
+        wait_for_error(telemetry, "OperationalError SQLITE_READONLY")
         database.chmod(0o600)
         assert telemetry.flush(30)
 

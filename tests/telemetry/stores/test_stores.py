@@ -7,8 +7,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.misbehaving_stores import RefusingStore
 from tests.postgres import Database
-from tests.stores import RefusingStore
 from tests.write_side import event, rows_of, url_of
 
 from autopack.database.destination import parse_database_url
@@ -151,9 +151,9 @@ async def test_a_store_in_a_forked_child_is_another_one_for_the_same_place(subje
     assert child.max_batch_rows == subject.store.max_batch_rows
 
 
-async def test_a_refusal_leaves_the_store_usable_and_nothing_of_the_batch_behind(subject: Subject) -> None:
-    if isinstance(subject.store, MemoryStore):
-        pytest.skip("memory refuses nothing")
+@pytest.mark.parametrize("subject", ["sqlite", "postgresql"], indirect=True)
+async def test_a_refusal_leaves_a_usable_store_and_nothing_of_the_batch(subject: Subject) -> None:
+    """A refusal leaves the store usable, and nothing of the batch behind. Memory refuses nothing."""
     good = rows(5)
     (bad,) = rows(1, start=100)
     await subject.store.write(good[:1])

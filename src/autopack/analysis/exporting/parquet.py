@@ -21,7 +21,7 @@ import msgspec
 
 from autopack.analysis.reading.records import KINDS, RECORD_FIELDS, EventRecord
 from autopack.errors import AnalysisError
-from autopack.telemetry.event.schema import Kind
+from autopack.telemetry.event import Kind
 
 BLOCK_ROWS = 1_000
 GROUP_ROWS = 20_000

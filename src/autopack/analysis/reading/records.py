@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from autopack.estimation.metrics import UNKNOWN, accuracy
-from autopack.telemetry.event.schema import HOST_COLUMNS, TABLE, Kind
+from autopack.telemetry.event import HOST_COLUMNS, TABLE, Kind
 
 # The columns that a record is made of: the host system's in the order of its export, then all others. A table may lack
 # those.

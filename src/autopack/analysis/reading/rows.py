@@ -29,7 +29,7 @@ from autopack.analysis.reading.selection import EVERYTHING, Selection
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 from autopack.models import TokenEstimationV2Event
-from autopack.telemetry.event.schema import HOST_COLUMNS
+from autopack.telemetry.event import HOST_COLUMNS
 
 _TABLE = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
 _ROW_NUMBER: ColumnElement[int] = literal_column("rowid")  # of SQLite only

@@ -70,7 +70,7 @@ def from_rows(blocks: Iterable[Sequence[Sequence[Any]]], unreadable: Unreadable)
 
 
 def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
-    """The events in an export, ours or the plan's; empty lines and headers (`#`) are no records."""
+    """The events in an export, autopack's or the host system's; empty lines and headers (`#`) are no records."""
     return blocks_of(map(_of_export, exported(lines, _Exported)), unreadable)
 
 

@@ -1,4 +1,4 @@
-"""The schema of the database: which version it has, and how to bring it to ours and back. Alembic, packaged.
+"""The schema of the database: its version, its upgrade to autopack's, and the way back. Alembic, packaged.
 
 Alembic's own table is `autopack_telemetry_version`, since the user's database may have an `alembic_version` already.
 Importing Alembic costs half a second, so it is imported only when there is something to upgrade.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from autopack.errors import SchemaError
+from autopack.telemetry.event import TABLE
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -22,7 +23,7 @@ HEAD = "0002"
 
 _ADVISORY_LOCK = 0x6175746F7061636B  # "autopack"
 _NO_ADVISORY_LOCKS = frozenset({"0A000", "42883"})  # not supported, no such function
-# A table, a constraint or a row of the catalogue that was not there a moment ago; or a conflict with who made it.
+# A table, a constraint or a row of the catalogue that another upgrade has just made; or a conflict with that upgrade.
 _LOST_RACE = frozenset({"42P07", "42710", "23505", "40001", "42701"})
 
 
@@ -37,36 +38,50 @@ def load() -> None:
     import autopack.models  # noqa: F401
 
 
-def ensure(connection: Connection) -> None:
+def ensure(connection: Connection) -> str | None:
     """Bring the schema to ours, in one transaction; nothing happens where it is there.
 
-    Several processes may do this at once: the second finds it done. With SQLite the connection must be in autocommit
-    mode, with PostgreSQL it must not.
+    Returns what the user should be told, None where there is nothing to tell: a table that was removed, while the
+    version of its schema stayed, is made again, empty. Several processes may do this at once: the second finds it done.
+    With SQLite the connection must be in autocommit mode, with PostgreSQL it must not.
 
     Raises:
-        SchemaError: the schema is newer than this program, or the table was removed.
+        SchemaError: the schema is newer than this program, and its table lacks a column that is written.
 
     """
     if is_current(connection):
-        return
+        return None
     try:
         _begin_alone(connection)
+        told = None
         if not is_current(connection):
+            told = _forget_removed_table(connection)
             _upgrade(connection)
         connection.commit()
     except BaseException as exc:
         connection.rollback()
         if not (isinstance(exc, Exception) and _is_lost_race(exc) and is_current(connection)):
             raise
+        return None
+    return told
+
+
+def _forget_removed_table(connection: Connection) -> str | None:
+    """Where the schema has a version but no table: begin anew."""
+    revision = current_revision(connection)
+    if revision is None or columns_of(connection):
+        return None
+    connection.exec_driver_sql(f"DELETE FROM {VERSION_TABLE}")  # noqa: S608 (our own name)
+    return f"The table {TABLE.name} was removed, and is made again"
 
 
 def downgrade(connection: Connection) -> None:
-    """Bring the table back to the plan's own form, in one transaction, for a system that knows no other.
+    """Bring the table back to the host system's form, in one transaction.
 
-    Every row stays, and so does every column that the plan's system has or a user added. Our identities are gone, with
-    the columns that only we fill (`events_table.ADDED`): an upgrade gives each row another `event_uid`, so that what a
-    journal still holds of a row that is there already will be there twice. A writer upgrades when it connects or meets
-    the plan's form: end all of them before. The connection is to be as for `ensure`.
+    Every row stays, and so does every column that the host system has or a user added. The columns that only autopack
+    fills (`events_table.ADDED`) are dropped, `event_uid` with them. An upgrade gives each row a new one, so a row that
+    a journal still holds is then written a second time. A writer upgrades when it connects or meets the host system's
+    form: end all of them before. The connection is to be as for `ensure`.
 
     Raises:
         SchemaError: the schema is not this program's, or a view shows the table.
@@ -82,33 +97,44 @@ def downgrade(connection: Connection) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the schema is ours already. Raises SchemaError as `ensure` does."""
+    """Whether this program can write to the schema as it is: it is ours, or a newer one that has all of our columns.
+
+    Raises SchemaError as `ensure` does.
+    """
+    revision = current_revision(connection)
+    if revision is None or not (columns := columns_of(connection)):
+        return False
+    if revision <= HEAD:
+        return revision == HEAD
+    if missing := sorted(set(TABLE.names) - columns):
+        raise SchemaError(
+            f"schema {revision} is newer than this program's {HEAD}, and its table has no column {', '.join(missing)}"
+        )
+    return True
+
+
+def columns_of(connection: Connection) -> set[str]:
+    """The columns of the events table; none where it is not there."""
     from sqlalchemy import inspect
 
-    from autopack.models import TokenEstimationV2Event
-
-    revision = current_revision(connection)
-    if revision is None:
-        return False
-    if revision > HEAD:
-        raise SchemaError(f"schema {revision} is newer than this program's {HEAD}")
-    if not inspect(connection).has_table(TokenEstimationV2Event.__tablename__):
-        raise SchemaError(f"the schema says {revision} but the table is gone")
-    return revision == HEAD
+    if not inspect(connection).has_table(TABLE.name):
+        return set()
+    # Not by inspection, which warns of every type that SQLAlchemy does not know.
+    return set(connection.exec_driver_sql(f"SELECT * FROM {TABLE.name} WHERE 1 = 0").keys())  # noqa: S608 (our own name)
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The version of the schema, None where there is none."""
+    """Return the version of the schema, None where there is none."""
     from sqlalchemy import inspect
 
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    row = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").first()  # noqa: S608 (our own name)
+    row = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").first()  # noqa: S608 (a constant)
     return None if row is None else str(row[0])
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration for the packaged migrations."""
+    """Return Alembic's configuration for the packaged migrations."""
     from alembic.config import Config
 
     config = Config()
@@ -118,7 +144,7 @@ def alembic_config() -> Config:
 
 
 def upgrade_sql(dialect: Literal["sqlite", "postgresql"]) -> str:
-    """The statements that make our schema in an empty database, for a person to read and to run."""
+    """Return the statements that make the schema in an empty database, for a person to read and to run."""
     from io import StringIO
 
     from alembic import command
@@ -131,19 +157,19 @@ def upgrade_sql(dialect: Literal["sqlite", "postgresql"]) -> str:
 
 
 def _begin_alone(connection: Connection) -> None:
-    """Begin the transaction that no other upgrade of this database runs beside."""
+    """Begin a transaction that excludes other upgrades of this database."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         return
     connection.rollback()
-    # A table that is in use is not waited for, since everybody else would wait behind; the rewrite may take its time.
+    # Wait 10 s at most for a table in use: every other client would wait behind. The rewrite itself may take its time.
     for setting in ("lock_timeout = '10s'", "statement_timeout = 0", "TimeZone = 'UTC'"):
         connection.exec_driver_sql(f"SET LOCAL {setting}")
     _lock(connection)
 
 
 def _lock(connection: Connection) -> None:
-    """Wait for our turn, where the server has advisory locks. Elsewhere `ensure` looks again when it lost the race."""
+    """Take the upgrade's advisory lock, where the server has such. Elsewhere `ensure` looks again after a lost race."""
     from sqlalchemy.exc import DBAPIError
 
     try:

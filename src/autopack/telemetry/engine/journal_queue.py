@@ -70,7 +70,11 @@ class JournalQueue:
     def backlog(self) -> int:
         """What overflowed cannot be taken yet, and is not counted."""
         # In this order: more may be appended, and then taken, meanwhile.
-        return self._orphans.events_left + self._left_behind - self._taken_here + self.journal.appended
+        return self._left_of_orphans - self._taken_here + self.journal.appended
+
+    @property
+    def _left_of_orphans(self) -> int:
+        return self._left_behind + (self._orphans.events_left if self._orphans else 0)
 
     def recover(self) -> None:
         if self._recovery_begun:
@@ -97,7 +101,7 @@ class JournalQueue:
         with best_effort(self._lock):
             if requeued := self._ledger.take_requeued(limit):
                 return requeued
-            batch = self._enter(self._orphans.read(limit))
+            batch = self._enter(self._orphans.read(limit)) if self._orphans else {}
             taken_here = self._enter(self.journal.read(limit - len(batch)))
             self._taken_here += len(taken_here)
             return batch | taken_here
@@ -123,12 +127,12 @@ class JournalQueue:
 
     def _acknowledge(self) -> None:
         first_unsettled = next(iter(self._positions.values()), None)
-        if self._orphans.acknowledge(first_unsettled):
+        if not self._orphans or self._orphans.acknowledge(first_unsettled):
             self.journal.acknowledge(first_unsettled)
 
     def account(self) -> Account:
         with best_effort(self._lock):
-            waiting = self._orphans.events_left + self._left_behind - self._taken_here + self.journal.accepted
+            waiting = self._left_of_orphans - self._taken_here + self.journal.accepted
             account = self._ledger.account(waiting)
         return msgspec.structs.replace(
             account,

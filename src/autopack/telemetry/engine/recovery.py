@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
+from autopack.telemetry import log
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
 from autopack.telemetry.engine.dead_letters import DeadLetterSink
 from autopack.telemetry.engine.journal_queue import JournalQueue
@@ -54,11 +55,12 @@ def recover(
     """
     store.load()
     total = RecoveryResult()
-    for fingerprint in fingerprints:
-        queue = JournalQueue(folder, fingerprint, settings)
-        total = _sum(total, _recover_one(queue, store, dead_letters, settings, timeout_s))
-        if total.left:
-            break
+    with log.only_errors():  # what the worker would warn of is in the result
+        for fingerprint in fingerprints:
+            queue = JournalQueue(folder, fingerprint, settings)
+            total = _sum(total, _recover_one(queue, store, dead_letters, settings, timeout_s))
+            if total.left:
+                break
     return total
 
 

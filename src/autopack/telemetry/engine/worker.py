@@ -200,19 +200,21 @@ class Worker:
 
     async def _try(self, keys: list[int], rows: Mapping[int, Row]) -> tuple[DataRejectedError | None, int]:
         """Write these rows in one transaction, as often as it takes; returns the refusal, if any, and the attempts."""
-        retries = Retries(self._settings, started_s=self._clock_s(), uniform=self._uniform)
+        started_s = self._clock_s()
+        retries: Retries | None = None  # from the first failure on: nearly every transaction has none
         while True:
             try:
                 new = await self._store.write([rows[key] for key in keys])
             except DataRejectedError as exc:
                 self._end_outage()
-                return exc, retries.failures + 1
+                return exc, retries.failures + 1 if retries else 1
             except StoreError as exc:
+                retries = retries or Retries(self._settings, started_s=started_s, uniform=self._uniform)
                 await self._wait_for_store(exc, retries)
             else:
                 self._end_outage()
                 self._settle(keys, written=new, duplicates=len(keys) - new)
-                return None, retries.failures + 1
+                return None, retries.failures + 1 if retries else 1
 
     def _dead_letter(self, dead_letters: Mapping[int, DeadLetter]) -> None:
         if not dead_letters:

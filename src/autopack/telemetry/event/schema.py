@@ -9,10 +9,10 @@ a migration, and its line in the documentation.
 
 from __future__ import annotations
 
-import os
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import (
     Annotated,
     Any,
@@ -52,7 +52,7 @@ Text: TypeAlias = Annotated[str, _Is("text", Annotated[str, Meta(max_length=MAX_
 Count: TypeAlias = Annotated[int, _Is("count", Annotated[int, Meta(ge=0, le=MAX_COUNT)])]
 Truth: TypeAlias = Annotated[bool, _Is("truth", bool)]
 
-PathsIn: TypeAlias = "str | os.PathLike[str] | Sequence[PathsIn] | Mapping[str, PathsIn] | None"
+PathsIn: TypeAlias = "str | PurePath | Sequence[PathsIn] | Mapping[str, PathsIn] | None"
 Paths: TypeAlias = Annotated[Sequence[PathsIn] | Mapping[str, PathsIn], _Is("paths", list[Any] | dict[Any, Any])]
 Tags: TypeAlias = Annotated[
     Mapping[str, str | float | bool | None], _Is("tags", dict[str, str | int | float | bool | None])

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from autopack._util.files import is_at, open_private, try_lock
@@ -61,24 +61,17 @@ class Orphan:
             self.segment.remove()
 
 
-class Orphans:
+class Orphans(deque[Orphan]):
     """The segments of dead writers that this process has taken over, oldest first."""
-
-    def __init__(self) -> None:
-        self._orphans: deque[Orphan] = deque()
-
-    def extend(self, orphans: Iterable[Orphan]) -> None:
-        """Take more of them, to be read after those that are here."""
-        self._orphans.extend(orphans)
 
     @property
     def events_left(self) -> int:
         """How many events were not read yet."""
-        return sum(orphan.events_left for orphan in self._orphans)
+        return sum(orphan.events_left for orphan in self)
 
     def read(self, limit: int) -> Iterator[list[tuple[Position, bytes]]]:
         """At most `limit` records that were not read yet, in order: one list for each segment."""
-        for orphan in self._orphans:
+        for orphan in self:
             records = orphan.next_records(limit)
             limit -= len(records)
             yield records
@@ -88,18 +81,18 @@ class Orphans:
 
         Returns whether none is left.
         """
-        while self._orphans:
-            first = self._orphans[0]
+        while self:
+            first = self[0]
             if not first.segment.acknowledge_before(first_unsettled) or first.events_left:
                 return False
-            try_to(self._orphans.popleft().dispose)
+            try_to(self.popleft().dispose)
         return True
 
     def release(self) -> None:
         """Give them up, for the next writer, with what is not settled in them."""
-        for orphan in self._orphans:
+        for orphan in self:
             orphan.segment.release()
-        self._orphans.clear()
+        self.clear()
 
 
 def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:

@@ -1,9 +1,10 @@
 """Revision 0001 on PostgreSQL: the table is made, or an older system's is altered in place.
 
-What could refuse a row (foreign keys, checks) is dropped, and so is a key that is not ours, with its sequence: a table
-can be distributed by `run_id` only if every unique key of it holds `run_id`. Columns get our types in one statement, so
-that the rows are rewritten once, without firing a trigger. Columns that we do not fill stay, and get a default or may
-be NULL. The catalogue is read directly: SQLAlchemy's inspection warns of every type that it does not know.
+What could refuse a row (foreign keys, checks) is dropped, and so is a key other than `(run_id, event_uid)`, with its
+sequence: a table can be distributed by `run_id` only if every unique key of it holds `run_id`. Columns get their types
+in one statement, so that the rows are rewritten once, without firing a trigger. Columns that autopack does not fill
+stay, and get a default or may be NULL. The catalogue is read directly: SQLAlchemy's inspection warns of every type that
+it does not know.
 The caller holds the transaction.
 """
 
@@ -25,7 +26,7 @@ _IDENTITY = ("run_id", "event_uid")
 _WHOLE = {"smallint", "integer", "bigint"}
 _TEXT = {"text", "character varying", "character varying(36)"}
 _POSITIVE = "predicted_output_tokens > 0 AND actual_output_tokens > 0"
-# What these columns of ours hold for an older row, whatever they held before. In doubles, like `telemetry.metrics`.
+# Computed again for an older row, whatever these columns held before. In doubles, like `estimation.metrics`.
 _COMPUTED = {
     "smape_percent": f"""CASE WHEN {_POSITIVE} THEN trunc(
         abs(actual_output_tokens::float8 - predicted_output_tokens::float8)
@@ -76,13 +77,13 @@ def _statements(bind: sa.Connection) -> Iterator[str]:
     if "event_id" in old and old["event_id"].type not in _WHOLE:
         yield f"ALTER TABLE {TABLE} RENAME COLUMN event_id TO former_event_id"
         old = {column.name: column for column in columns_of(bind)}
-    ours = {column.name: column for column in columns()}
-    yield from _additions(bind, ours, old)
-    changed = dict(_conversions(ours, old))
+    wanted = {column.name: column for column in columns()}
+    yield from _additions(bind, wanted, old)
+    changed = dict(_conversions(wanted, old))
     if changed:
         refuse_views(bind)
     yield from altered([*_without_defaults(changed, old), *changed.values()])
-    foreign = [column for column in old.values() if column.name not in ours]
+    foreign = [column for column in old.values() if column.name not in wanted]
     yield from altered([*_loosened(foreign, quote), *_keyed(old, keeps_key=keeps_key)])
 
 
@@ -101,7 +102,7 @@ def _without_constraints(bind: sa.Connection) -> Iterator[str]:
 
 
 def _key_has_to_stay(bind: sa.Connection) -> bool:
-    """Whether the older table's key is ours already, or what another table refers to."""
+    """Whether the older table's key is `(run_id, event_uid)` already, or another table refers to it."""
     key = {column.name for column in columns_of(bind) if column.key}
     referred = bind.execute(
         sa.text("SELECT count(*) FROM pg_constraint WHERE confrelid = to_regclass(:table) AND contype = 'f'"),
@@ -140,10 +141,10 @@ def columns_of(bind: sa.Connection) -> list[_Column]:
     return [_Column(*row) for row in found]
 
 
-def _additions(bind: sa.Connection, ours: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> Iterator[str]:
-    """The columns of ours that the older table lacks; what is required is filled with a default for its rows only."""
+def _additions(bind: sa.Connection, wanted: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> Iterator[str]:
+    """Add the columns that the older table lacks; a required one gets a default for the rows that are there only."""
     added, required = [], []
-    for column in (column for name, column in ours.items() if name not in old):
+    for column in (column for name, column in wanted.items() if name not in old):
         definition = f'ADD COLUMN "{column.name}" {column.type.compile(bind.dialect)}'
         if not column.nullable and column.name != "event_uid":
             default = "false" if isinstance(column.type, sa.Boolean) else default_for(column.type)
@@ -154,11 +155,11 @@ def _additions(bind: sa.Connection, ours: Mapping[str, sa.Column[Any]], old: Map
     yield from altered(required)
 
 
-def _conversions(ours: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> Iterator[tuple[str, str]]:
-    """For each column that has to change its type or its values, what does it."""
+def _conversions(wanted: Mapping[str, sa.Column[Any]], old: Mapping[str, _Column]) -> Iterator[tuple[str, str]]:
+    """Yield each column that changes its type or its values, with the action that changes it."""
     yield "event_uid", _retyped("event_uid", "varchar(36)", f"coalesce(event_uid::text, {_event_uid()})")
     both = {"predicted_output_tokens", "actual_output_tokens"} <= old.keys()
-    for name, column in ours.items():
+    for name, column in wanted.items():
         if name == "event_uid":
             continue
         if name in _COMPUTED and both:
@@ -191,7 +192,7 @@ def _retyped(name: str, type_: str, expression: str) -> str:
 
 
 def _event_uid() -> str:
-    """A UUID of version 7 for a row that has none: 48 bits of milliseconds from its timestamp, the rest random."""
+    """Return an expression for a UUID of version 7: 48 bits of milliseconds from its timestamp, the rest random."""
     # `timestamp` is still as the older table has it: any type of instant casts to this one, in UTC.
     instant = '"timestamp"::text::timestamptz'
     milliseconds = f"""lpad(to_hex(least(281474976710655, greatest(0, CASE WHEN isfinite({instant})
@@ -203,7 +204,7 @@ def _event_uid() -> str:
 
 
 def _without_defaults(changed: Mapping[str, str], old: Mapping[str, _Column]) -> list[str]:
-    """A default of the former type would be in the way of the new one."""
+    """Drop the defaults of columns that change their type: PostgreSQL cannot convert them."""
     return [
         f'ALTER COLUMN "{name}" DROP DEFAULT'
         for name in changed
@@ -229,7 +230,7 @@ def refuse_views(bind: sa.Connection) -> None:
 
 
 def _loosened(foreign: Sequence[_Column], quote: Any) -> Iterator[str]:
-    """Columns that we do not fill get a default, or may be NULL, so that rows without them can be written."""
+    """Give the columns that autopack does not fill a default, or let them be NULL, so that its rows can be written."""
     for column in foreign:
         if not column.required or column.filled:
             continue
@@ -253,7 +254,7 @@ def _default_of(column: _Column) -> str | None:
 
 
 def _keyed(old: Mapping[str, _Column], *, keeps_key: bool) -> list[str]:
-    """The identity of a row: as the key, or as a constraint where another key stays or a run may be NULL."""
+    """Make the identity of a row its key, or a constraint where another key stays or a run may be NULL."""
     key = {column.name for column in old.values() if column.key}
     if key == set(_IDENTITY):
         return []

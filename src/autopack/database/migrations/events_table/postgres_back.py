@@ -1,8 +1,8 @@
-"""Revision 0001 undone on PostgreSQL: the table gets the plan's form; rows are rewritten once, no trigger fires.
+"""Revision 0001 undone on PostgreSQL: the table gets the host system's form; rows are rewritten once, no trigger fires.
 
 `event_id` is numbered on where it is empty, in the order in which the rows lie, and is the key again, filled by a
-sequence, as SQLAlchemy makes it of the plan's model; where another key had to stay it stays. Instants are UTC without
-a zone again. What the user has added stays. The caller holds the transaction.
+sequence, as SQLAlchemy makes it of the host system's model; where another key had to stay it stays. Instants are UTC
+without a zone again. What the user has added stays. The caller holds the transaction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SEQUENCE = f"{TABLE}_event_id_seq"  # as a column of the type SERIAL names it
 
 
 def downgrade() -> None:
-    """Bring the table back to the plan's form. Raises SchemaError where a view shows it."""
+    """Bring the table back to the host system's form. Raises SchemaError where a view shows it."""
     bind = op.get_bind()
     refuse_views(bind)
     for statement in _statements(bind):
@@ -49,6 +49,6 @@ def _sequence() -> Iterator[str]:
     yield f"CREATE SEQUENCE IF NOT EXISTS {_SEQUENCE}"
     yield f"ALTER SEQUENCE {_SEQUENCE} AS bigint OWNED BY {TABLE}.event_id"
     yield (
-        f"SELECT setval('{_SEQUENCE}', coalesce(max(event_id), 0) + 1, false) "  # noqa: S608 (our own names)
+        f"SELECT setval('{_SEQUENCE}', coalesce(max(event_id), 0) + 1, false) "  # noqa: S608 (constants)
         f"FROM {TABLE}"
     )

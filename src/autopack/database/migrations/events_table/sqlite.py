@@ -1,8 +1,8 @@
-"""Revision 0001 on SQLite: the table is made, or an older system's is rebuilt in place.
+"""Revision 0001 on SQLite: the table is made, or an older one is rebuilt in place.
 
-An older table (foreign keys, float metrics, columns of its own, no `event_uid`) is copied row by row, in SQL, into one
-of our form under a temporary name, which then takes its place: SQLite cannot drop a foreign key otherwise. Columns that
-we do not fill stay, with a default, so that rows without them can be written. The caller holds the transaction.
+An older table (foreign keys, float metrics, columns of its own, no `event_uid`) is copied row by row, in SQL, into a
+new one under a temporary name, which then takes its place: SQLite cannot drop a foreign key otherwise. Columns that
+autopack does not fill stay, with a default, so that rows without them can be written. The caller holds the transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EVENT_UID = """
 # SQLite compares text with numbers without complaint, and says that it is the larger.
 _BOTH_POSITIVE = """typeof(predicted_output_tokens) = 'integer' AND typeof(actual_output_tokens) = 'integer'
     AND predicted_output_tokens > 0 AND actual_output_tokens > 0"""
-# What these columns of ours hold for an older row, whatever they held before.
+# Computed again for an older row, whatever these columns held before.
 _COMPUTED = {
     "smape_percent": f"""CASE WHEN {_BOTH_POSITIVE} THEN CAST(abs(actual_output_tokens - predicted_output_tokens)
         / max(1.0, (actual_output_tokens + predicted_output_tokens) / 2.0) * 100 AS INTEGER) END""",
@@ -54,7 +54,7 @@ def create() -> None:
 
 
 def _keyed(columns: list[sa.Column[Any]], key: str) -> Iterator[sa.schema.SchemaItem]:
-    """The columns with SQLite's row number as `key`, and the identity of a row."""
+    """Yield the columns, SQLite's row number as `key`, and the identity of a row."""
     yield from columns
     yield sa.PrimaryKeyConstraint(key)
     yield sa.UniqueConstraint("run_id", "event_uid", name=UNIQUE)
@@ -64,15 +64,15 @@ def _rebuild(bind: sa.Connection) -> None:
     inspector = sa.inspect(bind)
     old = {column["name"].lower(): column for column in inspector.get_columns(TABLE)}
     keys = [name.lower() for name in inspector.get_pk_constraint(TABLE)["constrained_columns"]]
-    ours = {column.name: column for column in columns()}
+    wanted = {column.name: column for column in columns()}
     renamed = {"event_id": "former_event_id"} if "event_id" in old and not is_integer(old["event_id"]["type"]) else {}
-    foreign = {name: column for name, column in old.items() if name not in ours or name in renamed}
-    for name, column in ours.items():
+    foreign = {name: column for name, column in old.items() if name not in wanted or name in renamed}
+    for name, column in wanted.items():
         if name in old and name not in keys:
             column.nullable = old[name]["nullable"]
     key = next((name for name in keys if is_integer(old[name]["type"]) and len(keys) == 1), "event_id")
     extra = [with_default(renamed.get(name, column["name"]), column) for name, column in foreign.items()]
-    replace(bind, _keyed([*ours.values(), *extra], key), _sources(bind, ours, old, renamed))
+    replace(bind, _keyed([*wanted.values(), *extra], key), _sources(bind, wanted, old, renamed))
 
 
 def replace(bind: sa.Connection, items: Iterable[sa.schema.SchemaItem], sources: Mapping[str, str]) -> None:
@@ -93,14 +93,14 @@ def replace(bind: sa.Connection, items: Iterable[sa.schema.SchemaItem], sources:
 
 def _sources(
     bind: sa.Connection,
-    ours: Mapping[str, sa.Column[Any]],
+    wanted: Mapping[str, sa.Column[Any]],
     old: Mapping[str, Mapping[str, Any]],
     renamed: Mapping[str, str],
 ) -> dict[str, str]:
-    """For each column of the new table the expression over the old one that fills it."""
+    """Return for each column of the new table the expression over the old one that fills it."""
     quote = bind.dialect.identifier_preparer.quote
     sources = {renamed.get(name, column["name"]): quote(column["name"]) for name, column in old.items()}
-    for name, column in ours.items():
+    for name, column in wanted.items():
         if name not in old and not column.nullable:
             sources[name] = default_for(column.type)
     sources["event_uid"] = f"coalesce({quote('event_uid')}, {_EVENT_UID})" if "event_uid" in old else _EVENT_UID
@@ -111,11 +111,11 @@ def _sources(
 def _copy(bind: sa.Connection, sources: Mapping[str, str]) -> None:
     quote = bind.dialect.identifier_preparer.quote
     columns, values = ", ".join(map(quote, sources)), ", ".join(sources.values())
-    bind.exec_driver_sql(f"INSERT INTO {REBUILT} ({columns}) SELECT {values} FROM {TABLE}")  # noqa: S608 (our own names)
+    bind.exec_driver_sql(f"INSERT INTO {REBUILT} ({columns}) SELECT {values} FROM {TABLE}")  # noqa: S608 (constants)
 
 
 def with_default(name: str, column: Mapping[str, Any]) -> sa.Column[Any]:
-    """A column of the older system's: as it was, and with a default if it insists on a value."""
+    """Return a column of the older table: as it was, and with a default if it requires a value."""
     # A column without a type holds anything, and so does a BLOB.
     type_ = sa.LargeBinary() if isinstance(column["type"], sa.types.NullType) else column["type"]
     default = None if column["default"] is None else sa.text(column["default"])
@@ -125,6 +125,6 @@ def with_default(name: str, column: Mapping[str, Any]) -> sa.Column[Any]:
 
 
 def _schema_of(bind: sa.Connection, where: str, **parameters: str) -> list[str]:
-    """The statements that made parts of the schema. Not by reflection, which warns of indexes on expressions."""
+    """Return the statements that made parts of the schema. Not by reflection, which warns of indexes on expressions."""
     rows = bind.execute(sa.text(f"SELECT sql FROM sqlite_master WHERE sql NOT NULL AND {where}"), parameters)  # noqa: S608
     return [row.sql for row in rows]

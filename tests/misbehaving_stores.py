@@ -1,22 +1,14 @@
-"""Stores that misbehave, each around a real one, and the places that one behaviour suite runs against."""
+"""Stores that misbehave, each around a real one. They are what the tests use in place of mocks."""
 
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
-import msgspec
-from tests.postgres import Database
-from tests.write_side import dead_letters_of, read_dead_letters, rows_of, url_of
 
-from autopack.database.destination import parse_database_url
 from autopack.errors import DataRejectedError, StoreError, TransientStoreError
-from autopack.telemetry import Telemetry
-from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
 from autopack.telemetry.event.schema import Row, as_read
 from autopack.telemetry.stores import MemoryStore, Store
 
@@ -52,6 +44,12 @@ class WrappedStore:
 
     def load(self) -> None:
         self.inner.load()
+
+    async def absent(self, rows: Sequence[Row]) -> list[int]:
+        return await self.inner.absent(rows)
+
+    async def refusal(self, row: Row) -> str | None:
+        return await self.inner.refusal(row)
 
     async def write(self, rows: Sequence[Row]) -> int:
         self.writes += 1
@@ -169,107 +167,3 @@ class RefusingStore(WrappedStore):
             self.writes += 1
             raise DataRejectedError("CHECK")
         return await super().write(rows)
-
-
-class Place(ABC):
-    """A destination, and plain eyes for what reached it. The behaviour suite runs against each kind."""
-
-    on_postgres = False
-
-    def __init__(self, folder: Path, database: Database | None = None) -> None:
-        self.path = folder / "events.db"
-        self._database = database
-
-    @abstractmethod
-    def open(self, **options: Any) -> Telemetry:
-        """A telemetry that writes here."""
-
-    @abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
-        """What was written, in order, in Python's types."""
-
-    @abstractmethod
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """What was refused, in order."""
-
-
-class MemoryPlace(Place):
-    def __init__(self, folder: Path, database: Database | None = None) -> None:
-        super().__init__(folder, database)
-        self._store = MemoryStore()
-        self._sinks: list[MemoryDeadLetters] = []
-
-    def open(self, **options: Any) -> Telemetry:
-        telemetry = Telemetry(self._store, **options)
-        dead_letters = telemetry.dead_letters
-        assert isinstance(dead_letters, MemoryDeadLetters)
-        self._sinks.append(dead_letters)
-        return telemetry
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [row._asdict() for row in self._store.rows]
-
-    def dead_letters(self) -> list[dict[str, Any]]:
-        letters = [letter for sink in self._sinks for letter in sink.letters]
-        return [msgspec.json.decode(msgspec.json.encode(letter)) for letter in letters]
-
-
-class SqlitePlace(Place):
-    @property
-    def url(self) -> str:
-        return url_of(self.path)
-
-    def open(self, **options: Any) -> Telemetry:
-        return Telemetry(self.url, **options)
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [_in_python(row) for row in rows_of(self.path)] if self.path.exists() else []
-
-    def dead_letters(self) -> list[dict[str, Any]]:
-        return dead_letters_of(self.path)
-
-
-class SqliteWithoutJournalPlace(SqlitePlace):
-    def open(self, **options: Any) -> Telemetry:
-        return super().open(**{"journal_dir": None} | options)
-
-
-class PostgresPlace(Place):
-    on_postgres = True
-
-    @property
-    def database(self) -> Database:
-        assert self._database is not None
-        return self._database
-
-    @property
-    def url(self) -> str:
-        return self.database.url
-
-    def open(self, **options: Any) -> Telemetry:
-        return Telemetry(self.url, **options)
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [{k: v for k, v in row.items() if k != "event_id"} for row in self.database.rows()]
-
-    def dead_letters(self) -> list[dict[str, Any]]:
-        folder = parse_database_url(self.url).telemetry_dir
-        assert folder is not None
-        return read_dead_letters(folder / "dead-letters.ndjson")
-
-
-# A further store is one more entry here. What is kept in memory only is tried on SQLite: the buffer knows no store.
-PLACES: dict[str, type[Place]] = {
-    "memory": MemoryPlace,
-    "sqlite": SqlitePlace,
-    "sqlite-without-journal": SqliteWithoutJournalPlace,
-    "postgresql": PostgresPlace,
-}
-
-
-def _in_python(row: dict[str, Any]) -> dict[str, Any]:
-    values = {name: value for name, value in row.items() if name != "event_id"}
-    values["timestamp"] = datetime.fromisoformat(values["timestamp"]).replace(tzinfo=UTC)
-    for name in ("success", "truncated", "underestimated"):
-        values[name] = None if values[name] is None else bool(values[name])
-    return values

@@ -1,4 +1,4 @@
-"""The plan's synchronous write, as the plan has it: a session and a commit at the call site."""
+"""The host system's synchronous write, as it has it: a session and a commit at the call site."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class Base(DeclarativeBase):
-    """The plan's declarative base."""
+    """The host system's declarative base."""
 
 
 class TokenEstimationV2Event(Base):
-    """The plan's table: an autoincremented key and no further uniqueness."""
+    """The host system's table: an autoincremented key and no further uniqueness."""
 
     __tablename__ = "token_estimation_v2_events"
     event_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -43,17 +43,17 @@ class TokenEstimationV2Event(Base):
     underestimated: Mapped[bool | None]
 
 
-def plan_sessions(path: Path) -> sessionmaker[Session]:
-    """The plan's `SessionLocal`, on a new file with the plan's table in it."""
+def host_sessions(path: Path) -> sessionmaker[Session]:
+    """The host system's `SessionLocal`, on a new file with the host system's table in it."""
     engine = create_engine(f"sqlite:///{path}")
     Base.metadata.create_all(engine)
     return sessionmaker(bind=engine, autocommit=False, autoflush=False)
 
 
-def plan_write(SessionLocal: Callable[[], Session]) -> Callable[..., None]:  # noqa: N803 (the plan's name)
-    """The plan's `_write_token_estimation_v2_telemetry`."""
+def host_write(SessionLocal: Callable[[], Session]) -> Callable[..., None]:  # noqa: N803 (the host system's name)
+    """The host system's `_write_token_estimation_v2_telemetry`."""
 
-    def write(  # noqa: PLR0917 (the plan's interface)
+    def write(  # noqa: PLR0917 (the host system's interface)
         run_id: str,
         phase_id: str,
         category: str,
@@ -104,7 +104,7 @@ def plan_write(SessionLocal: Callable[[], Session]) -> Callable[..., None]:  # n
                 session.commit()
             finally:
                 session.close()
-        except Exception as e:  # noqa: BLE001 (the plan's)
+        except Exception as e:  # noqa: BLE001 (the host system's)
             logger.warning("[TokenEstimationV2] Failed to write DB telemetry: %s", e)
 
     return write

@@ -1,6 +1,6 @@
-"""The plan's `scripts/export_token_estimation_telemetry.py`, as the plan has it.
+"""The host system's `scripts/export_token_estimation_telemetry.py`, as it has it.
 
-Use: python -m benchmarks.plan_export     (with DATABASE_URL)
+Use: python -m benchmarks.host_export     (with DATABASE_URL)
 """
 
 from __future__ import annotations

@@ -1,0 +1,46 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopack._util.input_files import decode_input, read_input
+from autopack.errors import InputFileError
+
+
+def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbf[1]\n")
+    assert read_input(tmp_path / "file") == b"\xef\xbb\xbf[1]\n"
+    assert decode_input(read_input(tmp_path / "file"), list[int], "file") == [1]
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("gone\x1b", r"gone\\x1b: No such file or directory"),
+        (".", ": Is a directory"),
+        ("a\0b", r"a\\x00b: not a path"),
+        ("/dev/zero", "/dev/zero: larger than 64 MiB"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line_by_name(tmp_path: Path, path: str, complaint: str) -> None:
+    with pytest.raises(InputFileError, match=rf"{complaint}$"):
+        read_input(tmp_path / path)
+    with pytest.raises(InputFileError, match=r"^SETTING: x: "):
+        read_input(tmp_path / path, "SETTING: x")
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "not valid JSON: "),
+        (b"\xff", "not valid JSON: "),
+        (b"{}", "Expected `array`, got `object`"),
+        (b'["x"]', r"Expected `int`, got `str` - at `\$\[0\]`"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_not_of_the_kind_is_refused_in_one_line(data: bytes, complaint: str) -> None:
+    kind: Any = list[int] if b"[[" not in data else Any
+    with pytest.raises(InputFileError, match=rf"^in\\x1bput: .*{complaint}") as refused:
+        decode_input(data, kind, "in\x1bput")
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,68 @@
+"""The table of the host system as its own SQLAlchemy models make it: what an upgrade in place meets."""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    make_url,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
+from tests.write_side import TABLE
+
+_METADATA = MetaData()
+_RUNS = Table("runs", _METADATA, Column("id", String, primary_key=True))
+_PHASES = Table(
+    "phases", _METADATA, Column("run_id", String, primary_key=True), Column("phase_id", String, primary_key=True)
+)
+_EVENTS = Table(
+    TABLE,
+    _METADATA,
+    Column("event_id", Integer, primary_key=True),
+    Column("run_id", String, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("phase_id", String, nullable=False),
+    Column("timestamp", DateTime, nullable=False, index=True),
+    Column("category", String, nullable=False),
+    Column("complexity", String, nullable=False),
+    Column("deliverable_count", Integer, nullable=False),
+    Column("deliverables_json", Text, nullable=False),
+    Column("predicted_output_tokens", Integer, nullable=False),
+    Column("actual_output_tokens", Integer, nullable=False),
+    Column("selected_budget", Integer, nullable=False),
+    Column("actual_max_tokens", Integer),
+    Column("success", Boolean, nullable=False),
+    Column("truncated", Boolean, nullable=False),
+    Column("stop_reason", String),
+    Column("model", String, nullable=False),
+    Column("smape_percent", Float),
+    Column("waste_ratio", Float),
+    Column("underestimated", Boolean),
+    # What autopack never fills.
+    Column("is_truncated_output", Boolean, nullable=False),
+    Column("context_quality", String),
+    Column("created_at", DateTime, nullable=False),
+    ForeignKeyConstraint(
+        ["run_id", "phase_id"],
+        ["phases.run_id", "phases.phase_id"],
+        name="fk_token_est_v2_run_phase",
+        ondelete="CASCADE",
+    ),
+)
+
+
+def _statements(dialect: Dialect) -> str:
+    indexes = sorted(_EVENTS.indexes, key=lambda index: str(index.name))
+    made: list[CreateTable | CreateIndex] = [*map(CreateTable, _METADATA.sorted_tables), *map(CreateIndex, indexes)]
+    return "".join(f"{str(statement.compile(dialect=dialect)).strip()};\n" for statement in made)
+
+
+ON_SQLITE = _statements(make_url("sqlite://").get_dialect()())
+ON_POSTGRESQL = _statements(make_url("postgresql://").get_dialect()())
