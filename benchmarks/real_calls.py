@@ -121,9 +121,9 @@ def calibrated(calls: Sequence[Call]) -> Learned:
             record.deliverables,
             record.category,
             record.complexity,
+            figures,
             phase_id=record.phase_id,
             model=record.model,
-            coefficients=figures,
         )
 
     return _of_coefficients(figures, budget)
