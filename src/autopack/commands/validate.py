@@ -33,7 +33,7 @@ from autopack.commands._options import FiniteRange, Instant, StoredText, check_s
 from autopack.commands._output import print_json, print_tables, tracked
 from autopack.commands._reading import database_to_read, opened_lines
 from autopack.commands._verdicts import collect_database
-from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, describe_error
+from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, describe_error
 from autopack.estimation.coefficients import fingerprint_of, load_coefficients, parse_coefficients
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
@@ -73,7 +73,7 @@ class VerdictCommand(click.Command):
             raise WrongCommandLine(exc.format_message(), ctx) from exc
         except BrokenPipeError:
             raise
-        except (AnalysisError, DatabaseUrlError, InputFileError, OSError) as exc:
+        except (AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, OSError) as exc:
             raise NothingToRead(describe_error(exc)) from exc
 
 
