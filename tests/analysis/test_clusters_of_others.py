@@ -7,12 +7,13 @@ from statsmodels.stats.sandwich_covariance import cov_cluster_2groups  # type: i
 from tests.verdicts import blocks, sample
 
 from autopack.analysis.sampling.collector import SampleCollector
+from autopack.analysis.sampling.samples import Event
 from autopack.analysis.validating.clusters import Tallies, Tally, _Moments, _unpacked
 
 
-def tally(events: list[object]) -> Tally:
+def tally(events: list[Event]) -> Tally:
     collector = SampleCollector()
-    collector.add_all(blocks(events))  # type: ignore[arg-type]
+    collector.add_all(blocks(events))
     tallies = Tallies(collector.samples(), underestimation_factor=1.1, recent_since_s=0, population="new")
     return tallies.of(None)
 
