@@ -18,7 +18,7 @@ ROOMS = """
 _util errors | estimation
 | telemetry.counters telemetry.log telemetry.lifecycle | telemetry.event | models database
 | telemetry.journal telemetry.stores | telemetry.engine | telemetry.collector | telemetry.recorder | telemetry.default
-| telemetry | instrumentation | analysis | maintenance reporting | build loopback | commands
+| telemetry | budgets | instrumentation | analysis | maintenance reporting | build loopback | commands
 | anthropic_clients cli | autonomous_executor
 """
 LIGHT = r"telemetry(\.(counters|log|lifecycle|recorder|default))?$"  # what lies directly in telemetry

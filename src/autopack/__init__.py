@@ -4,8 +4,8 @@
     with autopack.phase("p3", run_id="nightly-42", category="refactoring", deliverables=paths) as phase:
         reply = await client.messages.create(max_tokens=phase.max_tokens, model=..., messages=...)
 
-`autopack.telemetry` writes, `autopack.analysis` reads. Importing this package imports nothing else: each of its names
-is loaded when it is asked for. `docs/instrumentation.md` has a section for each SDK.
+`autopack.telemetry` writes, `autopack.analysis` reads, and `suggest_max_tokens` says which ceiling to send. Importing
+this package imports nothing else: each of its names is loaded when it is asked for. `docs/instrumentation.md` has a section for each SDK.
 """
 
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from autopack._util.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from autopack.budgets import suggest_max_tokens
     from autopack.instrumentation.instrument import instrument
     from autopack.instrumentation.litellm_callback import LiteLLMCallback
     from autopack.instrumentation.phases import Phase, bind, current_phase, phase
@@ -26,6 +27,7 @@ __all__ = [
     "current_phase",
     "instrument",
     "phase",
+    "suggest_max_tokens",
 ]
 __version__ = "0.1.0"
 
@@ -39,5 +41,6 @@ __getattr__ = lazy_names(
         "current_phase": "instrumentation.phases:current_phase",
         "instrument": "instrumentation.instrument:instrument",
         "phase": "instrumentation.phases:phase",
+        "suggest_max_tokens": "budgets:suggest_max_tokens",
     },
 )

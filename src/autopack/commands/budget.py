@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 import msgspec
 
 from autopack._util.input_files import read_input
-from autopack._util.text import escape_terminal
+from autopack._util.text import escape_terminal, truncate_for_display
+from autopack.build.plan import load_plan
 from autopack.commands._output import print_json, print_tables
 from autopack.estimation.coefficients import Coefficients, load_coefficients, parse_coefficients
 from autopack.estimation.suggesting import MOST_WITHOUT_STREAMING, Suggestion, suggest_max_tokens
 
 
 class Suggested(msgspec.Struct, frozen=True, kw_only=True):
-    """A suggestion for the deliverables of a shape."""
+    """A suggestion for a phase; `phase_id` is None where only its shape is known."""
 
+    phase_id: str | None
     stratum: str
     model: str
     suggestion: Suggestion
@@ -27,8 +29,9 @@ class Suggested(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command("budget", short_help="Say which max_tokens to send, and what that risks.")
 @click.argument("deliverables", nargs=-1)
-@click.option("--category", required=True, metavar="NAME", help="Of the phase.")
-@click.option("--complexity", required=True, metavar="NAME", help="Of the phase.")
+@click.option("--category", metavar="NAME", help="Of the phase; required without --plan.")
+@click.option("--complexity", metavar="NAME", help="Of the phase; required without --plan.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="Each phase of a plan, instead of one.")
 @click.option("--files", type=click.IntRange(0, 10_000), default=0, metavar="N", help="So many source files, unnamed.")
 @click.option("--phase-id", metavar="ID", help="Of the phase, for what it took before.")
 @click.option("--model", default="", metavar="NAME", help="That is asked, for what the phase took before.")
@@ -40,8 +43,9 @@ class Suggested(msgspec.Struct, frozen=True, kw_only=True):
 def budget_command(
     *,
     deliverables: tuple[str, ...],
-    category: str,
-    complexity: str,
+    category: str | None,
+    complexity: str | None,
+    plan: Path | None,
     files: int,
     phase_id: str | None,
     model: str,
@@ -59,28 +63,66 @@ def budget_command(
 
     Example: autopack budget --files 3 --category docs --complexity low
     """
+    figures = _figures(coefficients)
+
+    def suggested(phase_id: str | None, category: str, complexity: str, paths: object) -> Suggested:
+        suggestion = suggest_max_tokens(
+            paths, category, complexity, figures, phase_id=phase_id, model=model, maximum=maximum
+        )
+        return Suggested(
+            phase_id=phase_id,
+            stratum=f"{category}/{complexity}",
+            model=model,
+            suggestion=suggestion,
+            warnings=list(_warnings(suggestion, input_tokens, context)),
+        )
+
+    if plan is not None:
+        if deliverables or files or category or complexity or phase_id:
+            raise click.UsageError("--plan names the phases, their kinds and their deliverables")
+        every = [
+            suggested(
+                phase.phase_id,
+                phase.task_category or phase.category or "implementation",
+                phase.complexity,
+                phase.deliverables,
+            )
+            for phase in load_plan(plan).phases
+        ]
+        _show_plan(every, as_json=as_json)
+        return
+    if category is None or complexity is None:
+        raise click.UsageError("--category and --complexity say what kind of phase it is; a --plan names them")
     paths = [*deliverables, *(f"src/file{number}.py" for number in range(files))]
-    suggestion = suggest_max_tokens(
-        paths,
-        category,
-        complexity,
-        _figures(coefficients),
-        phase_id=phase_id,
-        model=model,
-        maximum=maximum,
-    )
-    found = Suggested(
-        stratum=f"{category}/{complexity}",
-        model=model,
-        suggestion=suggestion,
-        warnings=list(_warnings(suggestion, input_tokens, context)),
-    )
+    found = suggested(phase_id, category, complexity, paths)
     if as_json:
         print_json(found)
         return
     print_tables([("max_tokens to send", ("", ""), list(_lines(found)))])
     for text in found.warnings:
         click.echo(f"warning: {text}")
+
+
+def _show_plan(every: Sequence[Suggested], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"phases": every})
+        return
+    header = ("", "max_tokens", "basis", "above it, at most", "in one history, 95 %")
+    print_tables([("max_tokens to send", header, [_row(found) for found in every])])
+    for found in every:
+        for text in found.warnings:
+            click.echo(f"warning: {escape_terminal(found.phase_id or '')}: {text}")
+
+
+def _row(found: Suggested) -> tuple[str, ...]:
+    said = found.suggestion
+    shares = (said.alpha_percent, said.bound_percent)
+    return (
+        truncate_for_display(found.phase_id or ""),
+        str(said.max_tokens),
+        said.basis,
+        *("-" if share is None else f"{share:.2g} %" for share in shares),
+    )
 
 
 def _figures(path: Path | None) -> Coefficients:

@@ -6,28 +6,35 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import click
+import msgspec
 
+from autopack._util.input_files import read_input
 from autopack._util.text import escape_terminal
+from autopack.analysis.calibrating.history import Recorded
+from autopack.analysis.calibrating.proposal import newer_as_predicted
+from autopack.analysis.reading.lines import exported
+from autopack.analysis.reading.records import converted
+from autopack.analysis.reading.rows import open_events
 from autopack.analysis.reading.selection import Selection, Source
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Samples
-from autopack.analysis.sampling.sources import from_log, from_ndjson
+from autopack.analysis.sampling.sources import blocks_of, from_log, from_ndjson
 from autopack.analysis.validating.clusters import Population
 from autopack.analysis.validating.rules import Rules, RuleSet
 from autopack.analysis.validating.table import after_tables, before_tables, parts
 from autopack.analysis.validating.validation import Validation, Verdict, validate
 from autopack.commands._options import FiniteRange, Instant, StoredText, check_source, selection_options, source_options
-from autopack.commands._output import print_json, print_tables
-from autopack.commands._reading import opened_lines
+from autopack.commands._output import print_json, print_tables, tracked
+from autopack.commands._reading import database_to_read, opened_lines
 from autopack.commands._verdicts import collect_database
-from autopack.errors import AnalysisError, DatabaseUrlError, MissingExtraError, describe_error
-from autopack.estimation.coefficients import fingerprint_of, load_coefficients
+from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, describe_error
+from autopack.estimation.coefficients import fingerprint_of, load_coefficients, parse_coefficients
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
 WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here
@@ -66,7 +73,7 @@ class VerdictCommand(click.Command):
             raise WrongCommandLine(exc.format_message(), ctx) from exc
         except BrokenPipeError:
             raise
-        except (AnalysisError, DatabaseUrlError, MissingExtraError, OSError) as exc:
+        except (AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, OSError) as exc:
             raise NothingToRead(describe_error(exc)) from exc
 
 
@@ -200,11 +207,24 @@ def _fingerprint(estimator: str) -> str | None:
 @click.command("validate", cls=VerdictCommand, short_help="Say whether the estimator is validated on real data.")
 @source_options(logs=True)
 @click.option("--as-of", type=Instant(), metavar="TIME", help="What counts as now, for the drift. [default: now]")
+@click.option(
+    "--coefficients",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Judge what this file of autopack calibrate would have predicted, on runs that are newer than it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 @rule_options
 @selection_options
 def validate_command(
-    *, file: Path | None, source: Source, as_of: datetime | None, as_json: bool, rules: Rules, selection: Selection
+    *,
+    file: Path | None,
+    source: Source,
+    as_of: datetime | None,
+    coefficients: Path | None,
+    as_json: bool,
+    rules: Rules,
+    selection: Selection,
 ) -> None:
     """Say whether the recorded predictions hold on real data: validated, not validated (with the reasons), or
     insufficient data (with what is missing).
@@ -219,6 +239,10 @@ def validate_command(
     Example: autopack validate --since 2025-12-01 --json
     """
     check_source(file, source, selection, logs=True)
+    if coefficients is not None:
+        if source == "log":
+            raise click.UsageError("--coefficients predicts from deliverables, which a log does not name")
+        rules = msgspec.structs.replace(rules, proposal=str(coefficients))
     samples, read_from = _samples(file, source, rules, selection)
     now = as_of or datetime.now(UTC)
     validation = validate(samples, rules, as_of_s=now.timestamp(), source=read_from)
@@ -231,8 +255,30 @@ def _samples(file: Path | None, source: Source, rules: Rules, selection: Selecti
     collector = SampleCollector(
         include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
     )
-    read_from = collect_database(collector, selection) if file is None else _collect_file(collector, file, source)
+    if rules.proposal is not None:
+        read_from = _collect_proposal(collector, file, selection, Path(rules.proposal))
+    else:
+        read_from = collect_database(collector, selection) if file is None else _collect_file(collector, file, source)
     return collector.samples(), read_from
+
+
+def _collect_proposal(collector: SampleCollector, file: Path | None, selection: Selection, proposal: Path) -> str:
+    figures = parse_coefficients(read_input(proposal, str(proposal)), str(proposal))
+    until_s = figures.learned.until if figures.learned else None
+    newer_than_s = proposal.stat().st_mtime if until_s is None else until_s
+
+    def collect(observations: Iterable[Recorded | None]) -> None:
+        events = newer_as_predicted(observations, figures, newer_than_s)
+        collector.add_all(blocks_of(events, collector.unreadable))
+
+    if file is not None:
+        with opened_lines(file, "ndjson") as lines:
+            collect(exported(lines, Recorded))
+        return str(file)
+    destination = database_to_read()
+    with open_events(destination, selection) as events:
+        collect(converted(tracked(events.records, "Reading", events.total), Recorded))
+    return str(destination)
 
 
 def _collect_file(collector: SampleCollector, file: Path, source: Source) -> str:

@@ -59,12 +59,14 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `autopack budget` looks up, beside the figures of the estimator: no prediction is made from it.
 
+    until           when the newest reply happened that was learned from, in seconds since 1970
     memory          by model, then by `estimation.phases.phase_key`
     memory_factor   what the largest earlier reply of a phase is multiplied by, and `memory_promise` what that keeps
     strata          the promise of each `budget_factor`
     pooled_factor   that of all strata together, for one that was not there, and `pooled_promise`
     """
 
+    until: float | None = None
     memory: dict[str, dict[str, Remembered]] = {}
     memory_factor: Factor | None = None
     memory_promise: Promise | None = None

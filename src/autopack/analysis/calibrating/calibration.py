@@ -14,6 +14,7 @@ written to a file, and what the rules of a verdict say of it on the same unseen 
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -157,6 +158,7 @@ def _learned(
     pooled = scores_of(replies, _prediction(unseen, today), today.budget_cap)
     pooled_factor, pooled_promise = carried_factor(pooled, settings.alpha) if settings.budgets else (None, None)
     return Learned(
+        until=max((reply.at_s for reply in replies if reply.at_s < math.inf), default=None),
         memory=memory,
         memory_factor=memory_factor,
         memory_promise=memory_promise,
@@ -177,7 +179,7 @@ def _learned(
 def _answer(unseen: Sequence[tuple[Reply, Model]], today: Coefficients, factors: Mapping[str, float]) -> Answer:
     """What the rules of a verdict say of the proposal, on replies that its predictions have not seen."""
     proposed = msgspec.structs.replace(today, budget_factor={**today.budget_factor, **factors})
-    found = validate(_samples(unseen, proposed), Rules(), as_of_s=0.0, source="the proposal")
+    found = validate(_samples(unseen, proposed), Rules(proposal="the proposal"), as_of_s=0.0, source="")
     return Answer(verdict=found.verdict, reasons=found.reasons, missing=found.missing)
 
 

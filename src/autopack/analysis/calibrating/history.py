@@ -84,7 +84,7 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
     def noted() -> Iterator[Event | None]:
         for observation in observations:
             if observation is not None and collector.takes(observation.model):
-                shape = None if _is_cut(observation) else _shape(observation)
+                shape = None if is_cut(observation) else _shape(observation)
                 found.append(
                     (
                         observation.run_id or "",
@@ -93,7 +93,7 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
                         sys.intern(observation.model),
                     )
                 )
-            yield None if observation is None else _event(observation)
+            yield None if observation is None else event_of(observation)
 
     collector.add_all(blocks_of(noted(), collector.unreadable))
     samples = collector.samples()
@@ -106,7 +106,8 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
     return History(replies, samples.counts, len(samples) - len(replies))
 
 
-def _event(observation: Recorded) -> Event:
+def event_of(observation: Recorded) -> Event:
+    """What a verdict takes of it."""
     return Event(
         run_id=observation.run_id,
         phase_id=observation.phase_id,
@@ -135,7 +136,8 @@ def _phase(observation: Recorded) -> str:
     return phase_key(observation.phase_id, observation.category, observation.complexity, observation.deliverables or ())
 
 
-def _is_cut(observation: Recorded) -> bool:
+def is_cut(observation: Recorded) -> bool:
+    """Whether it had more deliverables than are stored."""
     return observation.deliverable_count > len(observation.deliverables or ())
 
 

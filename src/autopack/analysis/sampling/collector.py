@@ -288,11 +288,19 @@ def _is_nothing(identity: str | None) -> bool:
     return not identity
 
 
-def _twice(hashes: Iterable[int]) -> dict[int, int]:
-    """Those that occur more than once, numbered."""
+def _twice(hashes: Sequence[int]) -> dict[int, int]:
+    """Those that occur more than once, numbered. Sorting takes the least memory; what is simpler is told by a set."""
+    distinct = len(set(hashes))
+    if distinct == len(hashes):
+        return {}
+    if distinct < len(hashes) // 4:
+        return _numbers(value for value, count in Counter(hashes).items() if count > 1)
     ordered = sorted(hashes)
-    again = dict.fromkeys(compress(ordered, map(eq, ordered, islice(ordered, 1, None))))
-    return {value: number for number, value in enumerate(again)}
+    return _numbers(dict.fromkeys(compress(ordered, map(eq, ordered, islice(ordered, 1, None)))))
+
+
+def _numbers(values: Iterable[int]) -> dict[int, int]:
+    return {value: number for number, value in enumerate(values)}
 
 
 def _numbered(hashes: Iterable[int]) -> array[int]:

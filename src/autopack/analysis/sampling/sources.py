@@ -217,15 +217,11 @@ def work_of(deliverables: Iterable[str]) -> int:
     return hash(tuple(ordered)) if ordered else 0
 
 
-def _all_works(stored: Sequence[Any]) -> tuple[list[bool], list[int]]:
+def _all_works(stored: Sequence[Any]) -> tuple[Sequence[bool], Sequence[int]]:
     """Whether there is a deliverable, and the digest of all of them; each text is decoded once a block."""
-    known: dict[Any, tuple[bool, int]] = {}
-    found = []
-    for text in stored:
-        if text not in known:
-            known[text] = _work(text)
-        found.append(known[text])
-    return [has_paths for has_paths, _ in found], [work for _, work in found]
+    known = {text: _work(text) for text in set(stored)}
+    has_paths, works = zip(*map(known.__getitem__, stored), strict=True)
+    return has_paths, works
 
 
 def _work(stored: Any) -> tuple[bool, int]:

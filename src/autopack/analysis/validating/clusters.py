@@ -32,6 +32,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from operator import add
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -54,6 +55,7 @@ _OFFSET = 1 << 36  # the largest logarithm, ln 2^53, is below 2^6
 _WIDTH, _WIDE = 32, 72
 _COUNT_MASK, _SUM_MASK = (1 << _WIDTH) - 1, (1 << _WIDE) - 1
 _SUCCESSES_AT = _WIDTH * (1 + len(INDICATORS))
+_EVENTS_MASK = ((1 << _WIDTH * len(INDICATORS)) - 1) << _WIDTH
 _SUM_AT = _SUCCESSES_AT + _WIDTH
 _SUCCESS_SUM_AT = _SUM_AT + _WIDE
 
@@ -207,7 +209,7 @@ class Tallies:
         self, samples: Samples, *, underestimation_factor: float, recent_since_s: float, population: Population
     ) -> None:
         self._strata_count = max(1, len(samples.strata))
-        self._cells: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 9)
+        self._cells: dict[tuple[int, int], list[int]] = {}
         self._phases: defaultdict[int, int] = defaultdict(int)
         self._runs: defaultdict[int, int] = defaultdict(int)
         self._phase_stratum: dict[int, int] = {}
@@ -258,6 +260,8 @@ class Tallies:
         phases, runs, strata = self._phases, self._runs, self._strata_count
         if with_phases:
             self._phase_stratum = dict(zip(samples.phase, samples.stratum, strict=True))
+        # Of each stratum and period, by success and by whether a sample is alone in its phase and in its run.
+        packed, squares = [0] * (24 * strata), [0] * (24 * strata)
         for stratum, at_s, predicted, actual, budget, nearest, success, truncated, phase, run in zip(
             samples.stratum,
             samples.at_s,
@@ -267,7 +271,7 @@ class Tallies:
             samples.nearest,
             samples.success,
             samples.truncated,
-            samples.phase,
+            samples.phase if with_phases else repeat(-1, len(samples)),
             samples.run,
             strict=True,
         ):
@@ -278,25 +282,20 @@ class Tallies:
                 (ratio > factor) | (nearest > budget) << 1 | truncated << 2 | success << 3  # flags are 0 and 1
             ]
             increment += (z + _OFFSET) * wide
-            cell = self._cells[stratum, period]
-            cell[0] += increment
-            cell[1] += z * z
-            if success:
-                cell[2] += z * z
-            if phase < 0 or not with_phases:
-                cell[3] += increment
-                cell[4] += z * z
-                if success:
-                    cell[5] += z * z
+            place = (stratum * 3 + period) * 8 + success * 4
+            if phase < 0:
+                place += 2
             else:
                 phases[phase * 3 + period] += increment
             if run < 0:
-                cell[6] += increment
-                cell[7] += z * z
-                if success:
-                    cell[8] += z * z
+                place += 1
             else:
                 runs[(run * strata + stratum) * 3 + period] += increment
+            packed[place] += increment
+            squares[place] += z * z
+        for cell in range(3 * strata):
+            if any(packed[8 * cell : 8 * cell + 8]):
+                self._cells[divmod(cell, 3)] = _cell(packed[8 * cell : 8 * cell + 8], squares[8 * cell : 8 * cell + 8])
 
     def _by_stratum(self, clusters: Iterable[tuple[int, int, int]]) -> dict[int, dict[int, int]]:
         found: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
@@ -324,6 +323,22 @@ class Tallies:
             if self._kinds
             else None,
         )
+
+
+def _cell(packed: Sequence[int], squares: Sequence[int]) -> list[int]:
+    """Packed sums, Σ z², and Σ z² of the successes: of all, of those alone in their phase, of those alone in their run.
+
+    Given by three bits: success, alone in its phase, alone in its run.
+    """
+    found: list[int] = []
+    for alone in (0, 2, 1):
+        of = [place for place in range(8) if place & alone == alone]
+        found += [
+            sum(packed[place] for place in of),
+            sum(squares[place] for place in of),
+            sum(squares[place] for place in of if place & 4),
+        ]
+    return found
 
 
 def _described(moments: _Moments, n_effective: float | None, level: float, kinds: int | None) -> Clusters | None:
@@ -385,16 +400,31 @@ def _unpacked(packed: int) -> Sequence[int]:
 def _vector(alone: Sequence[int], clusters: Iterable[int]) -> Vector:
     """The sums over clusters of several samples, and over those that are `alone`: their sum, Σ z², and of successes."""
     packed, squares, success_squares = alone
-    n, *events, successes, total, success_total = _unpacked(packed)
-    sums = [n, n, total, squares]
-    for count in events:
-        sums += [count, count]
-    sums += [successes, successes, success_total, success_squares]
+    count, *events, successes, total, success_total = _unpacked(packed)
+    sizes, crossed, sums = count, total, squares
+    success_count = success_sizes = successes
+    success_crossed, success_sums = success_total, success_squares
+    crossed_events, event_sums = list(events), list(events)
     for each in clusters:
-        n, *events, successes, total, success_total = _unpacked(each)
-        found = [1, n * n, n * total, total * total]
-        for count in events:
-            found += [n * count, count * count]
-        found += [successes > 0, successes * successes, successes * success_total, success_total * success_total]
-        sums = list(map(add, sums, found))
-    return tuple(sums)
+        n, of_successes = each & _COUNT_MASK, each >> _SUCCESSES_AT & _COUNT_MASK
+        own = (each >> _SUM_AT & _SUM_MASK) - n * _OFFSET
+        count += 1
+        sizes += n * n
+        crossed += n * own
+        sums += own * own
+        if of_successes:
+            of_them = own if of_successes == n else (each >> _SUCCESS_SUM_AT) - of_successes * _OFFSET
+            success_count += 1
+            success_sizes += of_successes * of_successes
+            success_crossed += of_successes * of_them
+            success_sums += of_them * of_them
+        if each & _EVENTS_MASK:
+            for place in range(len(INDICATORS)):
+                found = each >> _WIDTH * (1 + place) & _COUNT_MASK
+                crossed_events[place] += n * found
+                event_sums[place] += found * found
+    of_events = (value for pair in zip(crossed_events, event_sums, strict=True) for value in pair)
+    return (
+        *(count, sizes, crossed, sums, *of_events),
+        *(success_count, success_sizes, success_crossed, success_sums),
+    )

@@ -33,6 +33,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     assume_independent       each sample says something of its own, whatever its phase and run
     population               `new`: also phases that were not there; `plan`: future runs of these phases only
     estimator                the fingerprint of the only one whose predictions are judged; None: any
+    proposal                 the file of coefficients whose predictions and budgets are judged instead of the recorded
+                             ones; truncation is then not judged, as it was the recorded ceiling's doing
     provisional              points are compared with the limits, not the upper ends of intervals
     imported                 log lines, of which no deliverables are recorded, are samples
     simulated                simulated replies are samples
@@ -56,6 +58,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     assume_independent: bool = False
     population: Literal["new", "plan"] = "new"
     estimator: str | None = None
+    proposal: str | None = None
     provisional: bool = False
     imported: bool = True
     simulated: bool = False
@@ -75,6 +78,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     def judges(self, figure: Figure) -> bool:
         """Whether the verdict depends on a figure."""
+        if self.proposal is not None and figure.name == "truncation_percent":
+            return False
         return self.rules == "plan" or figure.name in BUDGET_FIGURES
 
     def named_strata(self) -> Iterator[tuple[str, str]]:

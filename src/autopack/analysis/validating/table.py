@@ -41,6 +41,8 @@ def headline(validation: Validation) -> str:
 
 def _labels(validation: Validation) -> Iterator[str]:
     rules, clusters = validation.rules, validation.overall.clusters
+    if rules.proposal is not None:
+        yield f"as {escape_terminal(rules.proposal)} would have predicted, on runs that are newer"
     if rules.is_former:
         yield "the former verdict"
         return

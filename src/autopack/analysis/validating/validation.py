@@ -267,21 +267,17 @@ def _evidence(result: RuleResult, clusters: Clusters | None, rules: Rules) -> st
         return f"no number of {result.of} can show {claim}"
     if result.estimate.point is not None and not figure.is_within(result.estimate.point, result.limit):
         return f"more {result.of} to tell whether {claim} is broken"
-    return f"{_more(result, clusters, rules)} before {claim} can be shown, if none of them is bad"
-
-
-def _more(result: RuleResult, clusters: Clusters | None, rules: Rules) -> str:
-    more, size, n = result.more_needed or 0, result.estimate.size, result.estimate.n
-    of = "" if result.of == "samples" else f" {result.of}"
+    more, size, n = result.more_needed, result.estimate.size, result.estimate.n
     if clusters is None or size is None or size == n:
-        return f"{more} more{of}"
+        of = "" if result.of == "samples" else f" {result.of}"
+        return f"{more} more{of} before {claim} can be shown, if none of them is bad"
     if rules.population == "plan":
         runs = max(1, -(-more * clusters.runs // max(1, int(size))))
-        return f"some {runs} more runs of these phases"
-    said = f"{more} more phases that were not there before,"
-    if clusters.reach is not None and size + more > clusters.reach:
-        said += " (more nights will not suffice: other phases are needed, or --population plan),"
-    return said
+        return f"some {runs} more runs of these phases before {claim} can be shown, if none of them is bad"
+    is_out_of_reach = clusters.reach is not None and size + more > clusters.reach
+    return f"{more} more phases that were not there before, none of them bad, to show {claim}" + (
+        "; more nights will not suffice: other phases are needed, or --population plan" if is_out_of_reach else ""
+    )
 
 
 def _remarks(samples: Samples, overall: Measures, rules: Rules, drift: Drift) -> Iterator[str]:
