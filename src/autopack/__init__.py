@@ -5,7 +5,8 @@
         reply = await client.messages.create(max_tokens=phase.max_tokens, model=..., messages=...)
 
 `autopack.telemetry` writes, `autopack.analysis` reads, and `suggest_max_tokens` says which ceiling to send. Importing
-this package imports nothing else: each of its names is loaded when it is asked for. `docs/instrumentation.md` has a section for each SDK.
+this package imports nothing else: each of its names is loaded when it is asked for. `docs/instrumentation.md` says more
+of the calls that come in by themselves.
 """
 
 from typing import TYPE_CHECKING
