@@ -37,6 +37,7 @@ def budget(replies: list[Reply], *, cap: int = 64_000) -> BudgetResult:
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     st.integers(5, 300),
@@ -77,6 +78,7 @@ def test_two_percent_take_49_replies() -> None:
     assert promised_factor([1.0] * 48, ALPHA) is None
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.floats(0.01, 50), min_size=49, max_size=200))
 def test_a_factor_is_rounded_up_and_never_below_what_is_predicted(scores: list[float]) -> None:
@@ -122,6 +124,7 @@ def test_the_price_is_what_replies_leave_of_their_budgets() -> None:
     assert found.unused_after == pytest.approx(np.mean([1099 - n for n in range(1001, 1100)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitted", [True, False])
 def test_a_history_like_the_recorded_one_keeps_to_its_budgets(fitted: bool) -> None:
     """A history like the recorded one keeps to the budgets that the file guarantees."""
@@ -142,6 +145,7 @@ def budget_for(record: Recorded, coefficients: Coefficients) -> int:
     ).selected_budget
 
 
+@pytest.mark.slow
 def test_budgets_rest_on_predictions_of_replies_not_fitted_to() -> None:
     """The predictions that budgets are guaranteed for were not fitted to their replies."""
     records = list(history(1200, other_costs(5), lognormal(0.3)))
@@ -152,6 +156,7 @@ def test_budgets_rest_on_predictions_of_replies_not_fitted_to() -> None:
     assert only_budgets.fit.outcome == "skipped"
 
 
+@pytest.mark.slow
 def test_an_earlier_guarantee_ends_with_its_predictions() -> None:
     """An earlier guarantee does not outlive the predictions that it was made for."""
     before = msgspec.structs.replace(TODAY, budget_factor={"novel/low": 3.0})

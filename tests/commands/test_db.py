@@ -79,6 +79,7 @@ def test_a_newer_schema_and_a_table_that_is_gone_are_told_and_refused(postgres: 
     assert "cannot be upgraded: " in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_two_upgrades_at_once_both_succeed(postgres: Database) -> None:
     def upgrade(_: int) -> int:
         command = [sys.executable, "-m", "autopack.cli", "db", "upgrade"]

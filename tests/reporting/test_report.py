@@ -168,6 +168,7 @@ def visible_rows(page: Page) -> list[str]:
     return [row.inner_text() for row in page.locator("#worst tbody tr:visible").all()]
 
 
+@pytest.mark.slow
 def test_the_verdict_and_its_figures_are_exactly_those_of_validate(page: Page, verdict: dict[str, Any]) -> None:
     assert page.locator("#headline").inner_text() == verdict["verdict"].upper()
     assert values_in(page, "#figures tbody tr") == [
@@ -237,6 +238,7 @@ def test_hovering_a_point_shows_its_names_as_text(page: Page) -> None:
     assert page.locator("#plot-calls .hoverlayer a").count() == 0
 
 
+@pytest.mark.slow
 def test_no_script_but_its_own_runs_and_no_request_leaves(page: Page, report: Path) -> None:
     text = report.read_text()
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
@@ -306,6 +308,7 @@ def test_the_worst_twenty_are_those_with_the_largest_error(page: Page, database:
     assert values_in(page, "#worst tbody tr:not([hidden])")[0][0] == errors[worst[0]]
 
 
+@pytest.mark.slow
 def test_everything_is_reached_and_named_without_eyes_or_mouse(page: Page) -> None:
     assert page.locator("h1").count() == 1
     levels = [
@@ -368,6 +371,7 @@ def test_a_plot_keeps_its_place_when_the_width_changes(page: Page) -> None:
         assert page.evaluate(fits), width
 
 
+@pytest.mark.slow
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, report: Path) -> None:
     options: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     with opened(browser, report, **options) as phone:
@@ -379,6 +383,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, report: P
         assert smallest >= 40
 
 
+@pytest.mark.slow
 def test_printed_it_is_light_and_has_every_plot_and_table(browser: Browser, report: Path) -> None:
     with opened(browser, report, color_scheme="dark") as printed:
         page = printed.page
@@ -397,6 +402,7 @@ def test_without_javascript_every_table_is_there(browser: Browser, report: Path)
         assert bare.page.get_by_text("Plots and filters need JavaScript").is_visible()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_events_make_no_larger_page(browser: Browser, tmp_path: Path) -> None:
     """A hundred thousand events make no larger page, and the page says what it shows."""
     path, output = tmp_path / "x.db", tmp_path / "x.html"
@@ -422,6 +428,7 @@ def test_a_hundred_thousand_events_make_no_larger_page(browser: Browser, tmp_pat
         assert large.page.evaluate("document.querySelectorAll('*').length") < 10_000
 
 
+@pytest.mark.slow
 def test_an_empty_database_has_a_report_too(browser: Browser, tmp_path: Path) -> None:
     make_database(tmp_path / "x.db")
     done = autopack("report", "--output", tmp_path / "x.html", database=tmp_path / "x.db")
@@ -463,6 +470,7 @@ def test_no_database_is_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_plotly_one_line_says_what_to_install(database: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nsys.modules['plotly'] = None\nfrom autopack.cli import main\n"
@@ -570,6 +578,7 @@ def test_the_worst_calls_hold_truncated_ones_but_no_failed_ones() -> None:
     assert [(call.phase, round(call.smape_percent)) for call in calls.worst] == [("p4", 196), ("p3", 100), ("p2", 0)]
 
 
+@pytest.mark.slow
 def test_unused_budget_is_that_of_each_call() -> None:
     calls, _ = calls_of(an_event(1, actual=50, budget=200), an_event(2, actual=500, budget=200))
     assert (calls.budget_tokens, calls.unused_tokens) == (400, 150)

@@ -248,6 +248,7 @@ def test_a_file_that_is_no_database_loses_nothing_and_is_left_alone(database: Pa
     assert phases_of(database) == ["p1"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for(database: Path) -> None:
     """A limit on the size of files stands for the disk; when it is lifted everything drains."""
     run_python(
@@ -318,6 +319,7 @@ def test_several_new_databases_in_one_process_stay_apart(tmp_path: Path) -> None
     assert [phases_of(tmp_path / f"{number}.db") for number in range(8)] == [[str(number)] for number in range(8)]
 
 
+@pytest.mark.slow
 def test_eight_processes_write_one_file_and_every_event_is_there_once(database: Path) -> None:
     code = """
         from autopack.telemetry import Telemetry
