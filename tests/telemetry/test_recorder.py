@@ -405,9 +405,9 @@ def test_a_storm_of_threads_keeps_the_identity_of_the_counts() -> None:
             thread.start()
         while any(thread.is_alive() for thread in callers):
             stats = telemetry.stats()
+            looked.set()
             assert is_balanced(stats)
             assert 0 <= stats.pending <= queue_size
-            looked.set()
     finally:
         sys.setswitchinterval(before)
         for thread in callers:
