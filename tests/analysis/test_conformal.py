@@ -82,7 +82,8 @@ def test_every_phase_weighs_the_same_however_many_replies_it_has() -> None:
     assert scores.factor(Fraction(3, 100)) == 2.0
 
 
-def test_one_phase_of_49_nights_is_refused_and_how_many_it_takes_is_said() -> None:
+def test_one_phase_of_49_nights_is_refused_with_the_number_it_takes() -> None:
+    """One phase of 49 nights is refused, and the message says how many phases it takes."""
     found = budget([Reply(f"night-{n}", SHAPE, 500, success=True, truncated=False, phase="p") for n in range(49)])
     assert (found.factor, found.phases, found.over_after) == (None, 1, None)
     assert found.reason is not None
@@ -105,7 +106,8 @@ def test_a_factor_is_rounded_up_and_never_below_what_is_predicted(scores: list[f
     assert sum(score > factor for score in scores) <= (len(scores) + 1) * ALPHA
 
 
-def test_a_stratum_with_too_few_phases_gets_the_pooled_factor_called_so() -> None:
+def test_a_stratum_with_too_few_phases_gets_the_pooled_factor() -> None:
+    """A stratum with too few phases gets the pooled factor, which is called so."""
     rare = [
         Reply("r", Shape("rare", "low", (1, 0, 0, 0, 0), (0,) * 5), 3000, success=True, truncated=False)
         for _ in range(10)

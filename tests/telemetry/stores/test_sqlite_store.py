@@ -261,7 +261,7 @@ def test_a_restored_backup_gets_all_events_after_it(database: Path, database_url
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_connection_to_replaced_files_changes_nothing_when_the_process_ends(database: Path, tmp_path: Path) -> None:
+def test_a_connection_to_replaced_files_ends_without_a_change(database: Path, tmp_path: Path) -> None:
     """SQLite copies the log of the last connection into the database when that is closed: not into another one."""
     run_python(
         """
