@@ -363,6 +363,7 @@ def test_existing_deliverables_are_recorded_as_modified(place: Path) -> None:
     assert rows(place, "existing_json, predicted_output_tokens") == [('["here.py"]', int((2000 + 700 + 2000) * 1.3))]
 
 
+@pytest.mark.slow
 def test_names_from_a_plan_cannot_act_on_the_terminal(place: Path) -> None:
     evil = "\x1b[2J\u202eevil\n[red]"
     done = run("--run-id", evil, "--plan", plan_file(place, {"phase_id": evil, "category": evil, "description": evil}))

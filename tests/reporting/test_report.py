@@ -181,6 +181,7 @@ def test_the_verdict_and_its_figures_are_exactly_those_of_validate(page: Page, v
     assert said == [*verdict["reasons"], *verdict["missing"], *verdict["remarks"]]
 
 
+@pytest.mark.slow
 def test_every_stratum_and_the_drift_are_those_of_validate(page: Page, verdict: dict[str, Any]) -> None:
     names = [result["name"] for result in verdict["results"]]
     strata = sorted(verdict["strata"], key=lambda s: (-s["measures"]["n"], f"{s['category']}/{s['complexity']}"))
@@ -195,6 +196,7 @@ def test_every_stratum_and_the_drift_are_those_of_validate(page: Page, verdict: 
     ]
 
 
+@pytest.mark.slow
 def test_the_plots_show_the_same_numbers(page: Page, verdict: dict[str, Any]) -> None:
     shown = plot(page, "plot-strata", "plot.data[0].x")
     expected = [s["measures"]["smape_median_percent"]["point"] for s in verdict["strata"]]
@@ -209,6 +211,7 @@ def test_the_plots_show_the_same_numbers(page: Page, verdict: dict[str, Any]) ->
     assert used == 60
 
 
+@pytest.mark.slow
 def test_another_figure_can_be_chosen(page: Page, verdict: dict[str, Any]) -> None:
     page.locator("#strata-figure").select_option("waste_p90")
     shown = plot(page, "plot-strata", "plot.data[0].x")
@@ -217,6 +220,7 @@ def test_another_figure_can_be_chosen(page: Page, verdict: dict[str, Any]) -> No
     page.locator("#strata-figure").select_option("smape_median_percent")
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text_and_nothing_else(page: Page) -> None:
     assert page.evaluate("typeof pwned") == "undefined"
     assert page.locator("img, b, main a, iframe, object").count() == 0
@@ -229,6 +233,7 @@ def test_hostile_names_are_text_and_nothing_else(page: Page) -> None:
     assert any(label.startswith("<b>b</b>&lt;</script>") for label in labels)
 
 
+@pytest.mark.slow
 def test_hovering_a_point_shows_its_names_as_text(page: Page) -> None:
     page.locator("#filter-run").select_option(label=HOSTILE)
     plot(page, "plot-calls", "0")
@@ -269,6 +274,7 @@ def test_no_script_but_its_own_runs_and_no_request_leaves(page: Page, report: Pa
     assert outcome == [False, ["connect-src", "img-src", "script-src-elem"]]
 
 
+@pytest.mark.slow
 def test_filters_show_what_matches_and_never_change_the_verdict(page: Page) -> None:
     """Filters show the calls that match, and never change the verdict."""
     before = page.locator("#verdict").inner_text()
@@ -289,6 +295,7 @@ def test_filters_show_what_matches_and_never_change_the_verdict(page: Page) -> N
     assert page.locator("#verdict").inner_text() == before
 
 
+@pytest.mark.slow
 def test_a_filter_that_nothing_matches_leaves_empty_plots(page: Page) -> None:
     page.locator("#filter-run").select_option(label=HOSTILE)
     page.locator("#filter-category").select_option(label="implementation\\x1b[2J\\u202e")
@@ -296,6 +303,7 @@ def test_a_filter_that_nothing_matches_leaves_empty_plots(page: Page) -> None:
     assert visible_rows(page) == []
 
 
+@pytest.mark.slow
 def test_the_worst_twenty_are_those_with_the_largest_error(page: Page, database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         pairs = connection.execute(
@@ -345,6 +353,7 @@ CONTRAST = """(names) => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_marks_stand_out_in_both_themes(page: Page, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
@@ -357,6 +366,7 @@ def test_text_and_marks_stand_out_in_both_themes(page: Page, scheme: Any) -> Non
     page.emulate_media(color_scheme="light")
 
 
+@pytest.mark.slow
 def test_a_plot_keeps_its_place_when_the_width_changes(page: Page) -> None:
     """A phone is turned, a window is made smaller: no plot is drawn over what follows it."""
     fits = """
@@ -396,6 +406,7 @@ def test_printed_it_is_light_and_has_every_plot_and_table(browser: Browser, repo
         assert page.pdf().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_without_javascript_every_table_is_there(browser: Browser, report: Path) -> None:
     with opened(browser, report, java_script_enabled=False) as bare:
         assert bare.page.locator("#figures tbody tr:visible").count() == 5
@@ -439,6 +450,7 @@ def test_an_empty_database_has_a_report_too(browser: Browser, tmp_path: Path) ->
         assert empty.page.locator("#shown").inner_text().startswith("0 of 0 plotted calls match")
 
 
+@pytest.mark.slow
 def test_the_writers_health_is_what_status_says(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     make_database(path, [event(1)])

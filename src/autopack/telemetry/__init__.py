@@ -21,9 +21,6 @@ An event enters these modules, in this order, on its way from `record()` to its 
 
 `engine.writer` starts, flushes and closes the worker. `lifecycle` has the theory of exit and fork.
 
-Beside them an event meets only small shared ones: `counters`, `autopack._util.files`, `autopack._util.ids` and
-`autopack.estimation.metrics`.
-
 # Layers
 
 Lowest first: `counters log lifecycle | event | journal stores | engine | recorder | default`. What lies directly in

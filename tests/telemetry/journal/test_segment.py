@@ -104,6 +104,7 @@ def test_a_flipped_byte_loses_at_most_the_record_that_it_is_in(tmp_path: Path) -
                 assert damaged == 0, "no record is in the header"
 
 
+@pytest.mark.slow
 def test_zeros_over_any_range_lose_only_the_records_that_they_touch(tmp_path: Path) -> None:
     path = tmp_path / "a.seg"
     for start in range(FIRST_RECORD, END, 3):
