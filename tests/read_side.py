@@ -20,7 +20,6 @@ from autopack.database.destination import Destination, parse_database_url
 from autopack.models import Base, TokenEstimationV2Event
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data"
 START = datetime(2025, 12, 29, 19, 40, 1, tzinfo=UTC)
 
 _NOT_INHERITED = {"DATABASE_URL", "TELEMETRY_DB_ENABLED", "PYTHONUNBUFFERED", "AUTOPACK_ESTIMATOR_COEFFICIENTS"}

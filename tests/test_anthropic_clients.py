@@ -254,6 +254,7 @@ async def test_a_reply_that_breaks_off_is_a_failed_result_and_no_event() -> None
     assert events == []
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_gone_is_a_failed_result() -> None:
     with serve_messages(Script()) as url:
         pass
@@ -273,6 +274,7 @@ def test_the_reason_of_a_failure_is_one_line_without_secrets() -> None:
     assert len(reason) < 400
 
 
+@pytest.mark.slow
 async def test_a_key_that_no_header_can_carry_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "hunter2\n")
     with serve_messages(Script()) as url:
@@ -355,6 +357,7 @@ async def test_without_credentials_a_call_is_a_failed_result(tmp_path: Path, mon
     assert check_setup() == url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [

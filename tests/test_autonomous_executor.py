@@ -124,6 +124,7 @@ def test_without_key_plan_or_recording_the_shipped_plan_runs(place: Path) -> Non
     assert list((place / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_leaves_the_same_rows_at_any_concurrency(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for name, seed, concurrency in (("a.db", 3, 1), ("b.db", 3, 8), ("c.db", 4, 8)):
@@ -135,6 +136,7 @@ def test_the_same_seed_leaves_the_same_rows_at_any_concurrency(place: Path, monk
     assert found[0] != found[2]
 
 
+@pytest.mark.slow
 def test_with_the_flag_off_there_is_no_file_and_no_sqlalchemy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TELEMETRY_DB_ENABLED")
     program = (
@@ -159,6 +161,7 @@ def test_a_failed_phase_does_not_stop_the_others(place: Path) -> None:
     assert sum(success for (success,) in rows(place, "success")) == 45 - failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_the_run_and_every_finished_call_is_kept(place: Path, signum: signal.Signals, code: int) -> None:
     """A signal stops the run, and every finished call is in the database."""
@@ -200,6 +203,7 @@ def full_disk() -> int:
     return os.open("/dev/full", os.O_WRONLY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "autopack.cli", "run"]])
 @pytest.mark.parametrize("unwritable", [broken_pipe, full_disk])
 def test_an_unwritable_standard_error_does_not_stop_the_run(
@@ -216,6 +220,7 @@ def test_an_unwritable_standard_error_does_not_stop_the_run(
     assert len(rows(place)) >= 45
 
 
+@pytest.mark.slow
 def test_a_closed_standard_error_does_not_stop_the_run(place: Path) -> None:
     command = f"exec {shlex.join(PROGRAM)} --run-id r 2>&-"
     done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=False, timeout=60)
@@ -223,6 +228,7 @@ def test_a_closed_standard_error_does_not_stop_the_run(place: Path) -> None:
     assert done.stdout.splitlines()[0] == "run r: 45 phases, 45 ok, 0 failed"
 
 
+@pytest.mark.slow
 def test_a_reader_that_left_changes_neither_run_nor_exit_code(place: Path) -> None:
     """A reader that went away from both streams changes neither the run nor its exit code."""
     both = broken_pipe()
@@ -233,6 +239,7 @@ def test_a_reader_that_left_changes_neither_run_nor_exit_code(place: Path) -> No
     assert len(rows(place)) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [PROGRAM, [sys.executable, "-m", "autopack.cli", "run"]])
 def test_a_summary_that_cannot_be_written_is_one_clear_line(place: Path, program: list[str]) -> None:
     stdout = full_disk()
@@ -326,6 +333,7 @@ def test_without_permission_nothing_is_started() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar(place: Path) -> None:
     controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
@@ -355,6 +363,7 @@ def test_existing_deliverables_are_recorded_as_modified(place: Path) -> None:
     assert rows(place, "existing_json, predicted_output_tokens") == [('["here.py"]', int((2000 + 700 + 2000) * 1.3))]
 
 
+@pytest.mark.slow
 def test_names_from_a_plan_cannot_act_on_the_terminal(place: Path) -> None:
     evil = "\x1b[2J\u202eevil\n[red]"
     done = run("--run-id", evil, "--plan", plan_file(place, {"phase_id": evil, "category": evil, "description": evil}))
@@ -388,6 +397,7 @@ def test_a_bad_file_or_no_key_is_one_line_and_nothing_starts(place: Path, option
     assert [path.name for path in place.iterdir()] == ["work"]
 
 
+@pytest.mark.slow
 def test_with_another_base_url_the_output_says_why_calls_fail(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a base URL of the user's, the output says where the calls go and why they fail."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

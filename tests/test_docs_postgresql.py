@@ -109,6 +109,7 @@ def test_the_extra_has_both_drivers() -> None:
     assert "autopack-telemetry[postgres]" in block("pip install")
 
 
+@pytest.mark.slow
 def test_the_schema_by_hand(postgres: Database, tmp_path: Path) -> None:
     done = shell(block("autopack db upgrade"), postgres, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -130,6 +131,7 @@ def test_a_writer_needs_no_more_rights_than_the_page_gives(postgres: Database) -
         postgres.execute(f"DROP OWNED BY telemetry_writer; DROP ROLE IF EXISTS {user}; DROP ROLE telemetry_writer")
 
 
+@pytest.mark.slow
 def test_the_move_of_a_history(postgres: Database, history: Path) -> None:
     done = shell(block("AUTOPACK_COPY_FROM"), postgres, history)
     assert done.returncode == 0, done.stderr
@@ -146,6 +148,7 @@ def copied(postgres: Database, history: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_retention_by_hand_and_by_cron(postgres: Database, history: Path) -> None:
     copied(postgres, history)
     with Telemetry(postgres.url) as telemetry:
@@ -159,6 +162,7 @@ def test_retention_by_hand_and_by_cron(postgres: Database, history: Path) -> Non
     assert shell(line.split(maxsplit=5)[5], postgres, history).stdout.endswith(": 0 deleted\n")
 
 
+@pytest.mark.slow
 def test_partitions_by_month_take_writes_and_refuse_duplicates(postgres: Database, history: Path) -> None:
     """Partitions by month take writes, refuse duplicates, and are dropped."""
     copied(postgres, history)

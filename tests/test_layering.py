@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 import pytest
-from tests.write_side import ROOT
+from tests.sources import SOURCES
 
 # Lowest first; `|` separates the levels. A module imports from its own level and from those below it. The longest name
 # that fits is its room; the `__init__` of telemetry stands above all that lies in telemetry.
@@ -28,19 +28,6 @@ DRIVERS = "sqlalchemy|alembic|sqlite3|aiosqlite|asyncpg|psycopg"
 
 Sources = Mapping[str, str]
 Edges = set[tuple[str, str]]
-
-
-def read_sources() -> dict[str, str]:
-    package = ROOT / "src" / "autopack"
-    parts = {path: path.relative_to(package).with_suffix("").parts for path in package.rglob("*.py")}
-    return {
-        ".".join(["autopack", *(part for part in parts[path] if part != "__init__")]): path.read_text()
-        for path in sorted(parts)
-        if parts[path] != ("__init__",) and "versions" not in parts[path]
-    }
-
-
-SOURCES = read_sources()
 
 
 @cache

@@ -42,6 +42,7 @@ def test_what_is_shown_once_is_shown_the_same_again(raw: str) -> None:
     assert escape_terminal(escape_terminal(raw)) == escape_terminal(raw)
 
 
+@pytest.mark.slow
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_json_that_is_safe_for_a_terminal_means_the_same(value: object) -> None:
     safe = escape_json(json.dumps(value, ensure_ascii=False))

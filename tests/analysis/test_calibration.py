@@ -64,6 +64,7 @@ def row(number: int, record: Recorded) -> TokenEstimationV2Event:
     )
 
 
+@pytest.mark.slow
 def test_without_noise_a_known_cost_model_is_recovered() -> None:
     costs = other_costs(5)
     result = calibrated(history(2000, costs, exact), ONLY_COEFFICIENTS)
@@ -74,6 +75,7 @@ def test_without_noise_a_known_cost_model_is_recovered() -> None:
     assert max(errors) < 0.3  # the smallest coefficients make the least of a difference, and are held the most
 
 
+@pytest.mark.slow
 def test_with_noise_the_recovered_model_predicts_nearly_as_well() -> None:
     """With noise, the recovered model predicts nearly as well as the true one."""
     costs = other_costs(5)
@@ -88,6 +90,7 @@ def test_with_noise_the_recovered_model_predicts_nearly_as_well() -> None:
     assert error(result.coefficients) < error(costs) + 0.01 < error(TODAY) - 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [lognormal(0.2), lognormal(0.6), normal(0.3)], ids=["narrow", "wide", "added"])
 @pytest.mark.parametrize("seed", range(4))
 def test_pure_noise_changes_nothing(noise: Noise, seed: int) -> None:
@@ -172,6 +175,7 @@ def test_a_run_is_never_on_both_sides(runs: list[str], hands: int) -> None:
         assert reply.run_id not in seen  # type: ignore[operator]  # this model is what it has seen
 
 
+@pytest.mark.slow
 def test_runs_that_only_repeat_themselves_are_no_evidence() -> None:
     """Five runs, in one of which everything cost ten times as much: many replies, and yet only one observation."""
     records = [
@@ -211,6 +215,7 @@ def test_it_refuses_where_the_data_cannot_carry_a_fit(count: int, runs: int, why
     assert why in fitted.reason
 
 
+@pytest.mark.slow
 def test_the_outcome_does_not_depend_on_the_order_of_rows() -> None:
     records = list(history(700, other_costs(2), lognormal(0.3)))
     forwards, backwards = calibrated(records), calibrated(reversed(records))
@@ -275,6 +280,7 @@ def test_the_equations_are_solved_as_numpy_solves_them(seed: int, strata: int, m
     assert [*overheads.values(), *found] == pytest.approx(list(np.linalg.solve(matrix, side)))
 
 
+@pytest.mark.slow
 def test_a_proposal_is_one_the_estimator_loads_and_is_not_applied(tmp_path: Path) -> None:
     """A proposal is in the form that the estimator loads, and is not applied."""
     export, output = (
@@ -296,6 +302,7 @@ def test_a_proposal_is_one_the_estimator_loads_and_is_not_applied(tmp_path: Path
     assert now < then - 5
 
 
+@pytest.mark.slow
 def test_a_file_is_replaced_only_by_force(tmp_path: Path) -> None:
     export, output = write(tmp_path / "events.ndjson", history(1500, other_costs(5), exact)), tmp_path / "mine.json"
     output.write_text("mine")
@@ -328,6 +335,7 @@ def test_a_wrong_command_line_is_exit_2(arguments: list[str]) -> None:
     assert autopack("calibrate", *arguments).returncode == 2
 
 
+@pytest.mark.slow
 def test_the_database_and_its_export_give_the_same_proposal(tmp_path: Path) -> None:
     database, copy = tmp_path / "autopack.db", tmp_path / "copy.ndjson"
     make_database(database, [row(n, record) for n, record in enumerate(history(400, other_costs(5), exact))])
@@ -343,6 +351,7 @@ def test_the_database_and_its_export_give_the_same_proposal(tmp_path: Path) -> N
     assert from_database.coefficients == from_export.coefficients
 
 
+@pytest.mark.slow
 def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
     records = [msgspec.structs.replace(r, category="\x1b[2Jevil") for r in history(600, other_costs(5), exact)]
     done = autopack("calibrate", "--source", "ndjson", write(tmp_path / "events.ndjson", records))

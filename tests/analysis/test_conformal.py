@@ -58,6 +58,7 @@ def test_with_one_reply_per_phase_the_rank_is_the_split_conformal_one(n: int, al
         assert Fraction(n + 1 - rank, n + 1) <= alpha < Fraction(n + 2 - rank, n + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("between", "within"), [(0.5, 0.1), (0.35, 0.35), (0.1, 0.5)])
 def test_a_new_phase_exceeds_its_budget_in_two_percent(between: float, within: float) -> None:
     """50 phases of 4 replies, over 2,000 histories; the scores of a phase resemble each other."""
@@ -81,7 +82,8 @@ def test_every_phase_weighs_the_same_however_many_replies_it_has() -> None:
     assert scores.factor(Fraction(3, 100)) == 2.0
 
 
-def test_one_phase_of_49_nights_is_refused_and_how_many_it_takes_is_said() -> None:
+def test_one_phase_of_49_nights_is_refused_with_the_number_it_takes() -> None:
+    """One phase of 49 nights is refused, and the message says how many phases it takes."""
     found = budget([Reply(f"night-{n}", SHAPE, 500, success=True, truncated=False, phase="p") for n in range(49)])
     assert (found.factor, found.phases, found.over_after) == (None, 1, None)
     assert found.reason is not None
@@ -93,6 +95,7 @@ def test_the_bound_of_one_history_is_that_of_scipys_beta(count: int, within: int
     assert upper_share(count, within) == pytest.approx(stats.beta.ppf(0.95, count + 1 - within, within), rel=1e-9)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.floats(0.01, 50), min_size=49, max_size=200))
 def test_a_factor_is_rounded_up_and_never_below_what_is_predicted(scores: list[float]) -> None:
@@ -103,7 +106,8 @@ def test_a_factor_is_rounded_up_and_never_below_what_is_predicted(scores: list[f
     assert sum(score > factor for score in scores) <= (len(scores) + 1) * ALPHA
 
 
-def test_a_stratum_with_too_few_phases_gets_the_pooled_factor_called_so() -> None:
+def test_a_stratum_with_too_few_phases_gets_the_pooled_factor() -> None:
+    """A stratum with too few phases gets the pooled factor, which is called so."""
     rare = [
         Reply("r", Shape("rare", "low", (1, 0, 0, 0, 0), (0,) * 5), 3000, success=True, truncated=False)
         for _ in range(10)
@@ -147,6 +151,7 @@ def test_the_price_is_what_replies_leave_of_their_budgets() -> None:
     assert found.unused_after == pytest.approx(np.mean([1099 - n for n in range(1001, 1100)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitted", [True, False])
 def test_a_history_like_the_recorded_one_keeps_to_its_budgets(fitted: bool) -> None:
     """A history like the recorded one keeps to the budgets that the file guarantees."""
@@ -167,6 +172,7 @@ def budget_for(record: Recorded, coefficients: Coefficients) -> int:
     ).selected_budget
 
 
+@pytest.mark.slow
 def test_all_replies_carry_the_fit_and_the_promise() -> None:
     records = list(history(1200, other_costs(5), lognormal(0.3)))
     both = calibrate(history_of(records), TODAY, Settings(), source="", estimator="")
@@ -176,6 +182,7 @@ def test_all_replies_carry_the_fit_and_the_promise() -> None:
     assert only_budgets.fit.outcome == "skipped"
 
 
+@pytest.mark.slow
 def test_an_earlier_guarantee_ends_with_its_predictions() -> None:
     """An earlier guarantee does not outlive the predictions that it was made for."""
     before = msgspec.structs.replace(TODAY, budget_factor={"novel/low": 3.0})

@@ -70,6 +70,7 @@ def test_simulated_events_can_be_read(tmp_path: Path) -> None:
     assert autopack("validate", "--source", "ndjson", tmp_path / "file").returncode == 2
 
 
+@pytest.mark.slow
 def test_standard_input_is_named() -> None:
     run = [sys.executable, "-m", "autopack.cli", "validate", "--source", "ndjson", "-"]
     done = subprocess.run(

@@ -139,6 +139,7 @@ def test_the_hosts_table_is_read_as_it_is(postgres: Database) -> None:
     assert not inspect(engine_for(parse_database_url(postgres.url))).has_table(migrations.VERSION_TABLE)
 
 
+@pytest.mark.slow
 def test_count_and_rows_are_of_one_snapshot_and_no_writer_waits(postgres: Database) -> None:
     destination = on_postgres(postgres, [event(number) for number in range(1_500)])
     with open_events(destination) as events:
@@ -161,6 +162,7 @@ def test_reading_leaves_no_connection_and_cannot_write(postgres: Database) -> No
     assert postgres.terminate_others() == 0
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_ended_meanwhile_is_one_clear_error(postgres: Database) -> None:
     destination = on_postgres(postgres, [event(number) for number in range(1_500)])
 
@@ -222,6 +224,7 @@ def test_a_database_that_is_not_there_is_one_clear_line(postgres: Database) -> N
     assert 'database "nowhere" does not exist' in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_missing_driver_is_one_clear_line_that_says_what_to_install() -> None:
     program = (
         "import sys, importlib.abc\n"
@@ -244,6 +247,7 @@ def test_a_missing_driver_is_one_clear_line_that_says_what_to_install() -> None:
     assert done.stderr.splitlines()[-1].endswith("pip install 'autopack-telemetry[postgres]'")
 
 
+@pytest.mark.slow
 def test_export_takes_as_little_memory_for_many_rows_as_for_few(postgres: Database) -> None:
     on_postgres(postgres)
     postgres.execute(f"""

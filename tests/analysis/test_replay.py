@@ -351,6 +351,7 @@ def test_only_simulated_events_are_said_and_are_no_error(tmp_path: Path) -> None
     assert "by category" in autopack("replay", "--include-simulated", database=tmp_path / "x.db").stdout
 
 
+@pytest.mark.slow
 def test_the_hosts_script_is_the_same(tmp_path: Path) -> None:
     database = filled(tmp_path)
     run = [sys.executable, str(ROOT / "scripts" / "replay_telemetry.py"), "--source", "db"]
@@ -409,6 +410,7 @@ def test_a_line_without_end_does_not_take_the_memory() -> None:
     assert list(map(len, bounded_lines(stream.readline))) == [2, LONGEST_LINE_BYTES, 1]
 
 
+@pytest.mark.slow
 def test_standard_input_can_be_replayed(tmp_path: Path) -> None:
     lines = autopack("export", database=filled(tmp_path)).stdout
     run = [sys.executable, "-m", "autopack.cli", "replay", "--source", "ndjson", "-"]
@@ -490,6 +492,7 @@ def test_very_many_groups_are_cut_in_the_table_and_said() -> None:
     assert "(15 more)" in shown
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table_that_fits_80_columns(tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     with os.fdopen(controller, "rb", buffering=0) as reading:

@@ -362,6 +362,7 @@ def test_a_new_sample_takes_one_from_what_its_stratum_lacks(
     }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(events, max_size=80))
 def test_every_event_is_counted_once(history: list[Event]) -> None:
@@ -385,6 +386,7 @@ def test_every_event_is_counted_once(history: list[Event]) -> None:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(counts, counts, counts, st.booleans()), min_size=1, max_size=150))
 def test_every_figure_is_what_numpy_and_scipy_compute(

@@ -150,6 +150,7 @@ main(["run", "--run-id", "r"])
 """
 
 
+@pytest.mark.slow
 def test_a_run_whose_writer_imports_slowly_records_all_events(tmp_path: Path) -> None:
     """What a machine did that gave the program a hundredth of a processor: all was written after the usual 5 s."""
     database = tmp_path / "events.db"

@@ -43,6 +43,7 @@ def test_help_and_version_load_no_heavy_library(arguments: list[str]) -> None:
     assert loaded_by(*arguments) == set()
 
 
+@pytest.mark.slow
 def test_the_measure_of_the_test_above_sees_what_a_command_loads() -> None:
     assert "sqlalchemy" in loaded_by("status", "--help")
 
@@ -73,6 +74,7 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert "Example:" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMMANDS, "dead-letters list", "dead-letters retry", ""])
 def test_the_example_in_the_help_of_each_command_runs(tmp_path: Path, name: str) -> None:
     make_database(tmp_path / "autopack.db", [event(1)])
@@ -206,6 +208,7 @@ def test_a_path_that_is_not_unicode_can_be_used(tmp_path: Path) -> None:
     assert "caf\\udce9" in done.stdout
 
 
+@pytest.mark.slow
 def test_output_that_the_locale_cannot_encode_is_escaped_and_no_error(tmp_path: Path) -> None:
     make_database(tmp_path / "x.db", [event(1, category="π", deliverables_json="[]")])
     done = autopack_process("replay", database=tmp_path / "x.db", PYTHONIOENCODING="latin-1")
@@ -220,6 +223,7 @@ def test_text_that_is_not_unicode_is_refused_as_a_filter(tmp_path: Path) -> None
     assert "caf\\udce9 is not valid text" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_is_one_clear_line(tmp_path: Path) -> None:
     make_database(tmp_path / "x.db", [event(1)])
     done = subprocess.run(

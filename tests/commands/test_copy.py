@@ -88,6 +88,7 @@ def test_a_copy_holds_the_same_events_and_a_second_writes_nothing(
     assert not (tmp_path / "copy.rejects.ndjson").exists()
 
 
+@pytest.mark.slow
 def test_there_and_back_is_the_first_again_to_the_byte(places: Places, tmp_path: Path, postgres: Database) -> None:
     first = str(make_database(tmp_path / "first.db", odd_events()))
     run("--from", first, "--to", postgres.url, cwd=tmp_path)
@@ -207,6 +208,7 @@ def test_a_host_table_gets_the_ids_that_an_import_gives(postgres: Database, tmp_
     assert (record.waste_ratio, record.smape_percent, record.deliverables) == (1.5, 40, ["a.md"])
 
 
+@pytest.mark.slow
 def test_a_copy_that_was_killed_is_completed_by_the_next(postgres: Database, tmp_path: Path) -> None:
     source = make_database(tmp_path / "from.db", [event(number) for number in range(3_000)])
     on_postgres(postgres)
@@ -248,6 +250,7 @@ async def test_a_busy_destination_is_waited_for(tmp_path: Path) -> None:
     assert len(memory.rows) == 98
 
 
+@pytest.mark.slow
 def test_a_large_copy_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
     make_database(tmp_path / "from.db", [event(1)])
     with closing(sqlite3.connect(tmp_path / "from.db")) as connection:

@@ -89,6 +89,7 @@ def test_a_table_that_is_gone_is_told_and_made_again(postgres: Database) -> None
     assert current(postgres.url) == (0, "ours", HEAD)
 
 
+@pytest.mark.slow
 def test_two_upgrades_at_once_both_succeed(postgres: Database) -> None:
     def upgrade(_: int) -> int:
         command = [sys.executable, "-m", "autopack.cli", "db", "upgrade"]

@@ -146,6 +146,7 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
+@pytest.mark.slow
 def test_the_hosts_export_script_runs_unchanged_and_agrees(database: Path, tmp_path: Path) -> None:
     """The host system's own export script runs unchanged, and agrees with `autopack export`."""
     script = tmp_path / "plan_export.py"
@@ -165,6 +166,7 @@ def test_the_hosts_own_check_runs_unchanged(database: Path) -> None:
     assert printed == "TokenEstimationV2 events in DB: 3\nLatest event: p3, implementation/medium, 2 deliverables\n"
 
 
+@pytest.mark.slow
 def test_script_and_command_write_the_same_lines_newest_first(database: Path) -> None:
     """The script and the command write the same lines, the newest first, and headers on standard error."""
     command = autopack("export", database=database)
@@ -266,6 +268,7 @@ def test_what_is_no_instant_is_a_usage_error_in_one_line(database: Path, text: s
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.slow
 def test_csv_is_read_back_by_a_strict_reader(tmp_path: Path) -> None:
     hostile = 'a "quoted", text\r\nwith\nbreaks\x00'
     make_database(tmp_path / "x.db", [event(1, phase_id=hostile, smape_percent=None), event(2)])
@@ -335,6 +338,7 @@ RECORDS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(RECORDS, max_size=4))
 def test_whatever_a_row_holds_both_formats_stay_valid(records: list[EventRecord]) -> None:
     lines = list(encoded_lines(records, "ndjson", raw=False, to_terminal=False))
@@ -386,6 +390,7 @@ def test_what_other_programs_stored_does_not_stop_the_export(tmp_path: Path) -> 
     assert found["4"]["deliverable_count"] is None
 
 
+@pytest.mark.slow
 def test_names_cannot_act_on_the_terminal_that_shows_the_export(tmp_path: Path) -> None:
     name = "\x1b[2J\x9b31m\u202egnp.exe\x7f"
     make_database(tmp_path / "x.db", [event(1, phase_id=name, category="[bold]x")])
@@ -472,6 +477,7 @@ def test_a_place_where_nothing_can_be_written_is_one_clear_line(database: Path, 
     assert done.stderr.splitlines()[-1] == f"Error: {tmp_path}/no/such/x: No such file or directory"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("command", ["export", "status"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -489,6 +495,7 @@ def test_a_full_disk_behind_standard_output_is_one_clear_line(database: Path, co
     assert done.stderr.splitlines()[-1] == "Error: [Errno 28] No space left on device"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "rows", "lines"),
     [("export", 3, 0), ("export", 2_000, 1), ("export", 2_000, 0), ("status", 1, 0), ("replay", 1, 0)],
@@ -626,6 +633,7 @@ def test_a_name_with_url_characters_names_the_same_file(tmp_path: Path) -> None:
     assert len(read(destination)) == 1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     make_database(path, [event(0)])
@@ -657,6 +665,7 @@ def test_the_documented_fields_are_those_of_the_record() -> None:
     assert tuple(field.name for field in msgspec.structs.fields(EventRecord)) == RECORD_FIELDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum: signal.Signals, code: int) -> None:
     make_database(tmp_path / "x.db", (event(number, run_id="r" * 200) for number in range(2000)))
@@ -694,6 +703,7 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
     assert list(target.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, BLOCK_ROWS + 20])
 def test_text_that_is_no_unicode_costs_no_row_and_repeats_none(tmp_path: Path, limit: int | None) -> None:
     """Text far down that is no Unicode costs no row, and repeats none."""

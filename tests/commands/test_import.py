@@ -367,6 +367,7 @@ def test_json_for_programs_says_the_same(tmp_path: Path, database: Path) -> None
     }
 
 
+@pytest.mark.slow
 def test_standard_input_is_a_file_like_any_other(tmp_path: Path, database: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "autopack.cli", "import", "-"],
@@ -403,6 +404,7 @@ def test_nothing_is_imported_into_a_database_that_is_gone_afterwards(tmp_path: P
     assert "a database in memory" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_import_is_completed_by_the_next(tmp_path: Path, database: Path) -> None:
     fifo = tmp_path / "a"
     os.mkfifo(fifo)
@@ -423,6 +425,7 @@ def test_an_interrupted_import_is_completed_by_the_next(tmp_path: Path, database
     assert stored(database) == 4_000
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(ndjson(RECORD))
     (tmp_path / "no.db").write_text("this is no database, " * 100)
@@ -458,6 +461,7 @@ async def test_a_database_that_cannot_be_used_ends_it(tmp_path: Path) -> None:
     assert store.writes == 1
 
 
+@pytest.mark.slow
 async def test_rows_are_written_in_batches(tmp_path: Path) -> None:
     store = WrappedStore()
     records = [RECORD | {"event_uid": str(number)} for number in range(store.max_batch_rows * 2 + 1)]

@@ -61,6 +61,7 @@ def shown_on_terminal(command: list[str], database: Path, **changes: str) -> tup
     return process.returncode, shown.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TABLES, ids=lambda command: command[0])
 def test_without_rich_a_terminal_gets_what_a_pipe_gets(filled: Path, command: tuple[str, ...]) -> None:
     piped = subprocess.run(
@@ -74,12 +75,14 @@ def test_without_rich_a_terminal_gets_what_a_pipe_gets(filled: Path, command: tu
     assert shown_on_terminal(program(WITHOUT_RICH, *command), filled) == (piped.returncode, piped.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TABLES, ids=lambda command: command[0])
 def test_with_rich_a_terminal_gets_bold_headings(filled: Path, command: tuple[str, ...]) -> None:
     _, shown = shown_on_terminal(program("", *command), filled)
     assert "\x1b[1m" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("export",), ("import", "log.txt"), ("prune", "--older-than", "1d", "--yes")])
 def test_without_rich_there_is_no_progress_bar(filled: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     log = tmp_path / "log.txt"
@@ -91,6 +94,7 @@ def test_without_rich_there_is_no_progress_bar(filled: Path, tmp_path: Path, com
     assert "Traceback" not in shown
 
 
+@pytest.mark.slow
 def test_without_rich_a_run_says_its_phases_line_by_line(filled: Path) -> None:
     command = program(WITHOUT_RICH, "run", "--run-id", "r", "--provider", "simulated")
     code, shown = shown_on_terminal(command, filled, TELEMETRY_DB_ENABLED="1")
@@ -99,6 +103,7 @@ def test_without_rich_a_run_says_its_phases_line_by_line(filled: Path) -> None:
     assert "\x1b" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("export",), *TABLES], ids=lambda command: command[0])
 def test_rich_is_not_loaded_for_a_pipe(filled: Path, command: tuple[str, ...]) -> None:
     done = subprocess.run(

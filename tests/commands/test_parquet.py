@@ -152,6 +152,7 @@ def test_the_file_is_private_and_nothing_is_left_beside_it(tmp_path: Path, datab
     assert stat.S_IMODE((tmp_path / "out" / "x.parquet").stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_a_large_export_is_several_row_groups_in_the_same_order(tmp_path: Path, database: Path) -> None:
     count = GROUP_ROWS + 10
     make_database(database, (event(number) for number in range(count)))
@@ -234,6 +235,7 @@ def test_events_without_a_time_are_in_hives_partition_for_null(tmp_path: Path, d
     assert {(row["phase_id"], row["month"]) for row in rows} == {("p1", None), ("p2", None), ("p3", "2025-12")}
 
 
+@pytest.mark.slow
 def test_a_failing_export_leaves_an_earlier_folder_as_it_was(tmp_path: Path, database: Path) -> None:
     make_database(database, monthly_events())
     exported(database, f"{tmp_path}/events/")
@@ -257,6 +259,7 @@ def test_a_failing_export_leaves_an_earlier_folder_as_it_was(tmp_path: Path, dat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_standard_output_takes_parquet_too(tmp_path: Path, database: Path) -> None:
     make_database(database, [event(1)])
     done = subprocess.run(
@@ -277,6 +280,7 @@ def test_only_parquet_goes_into_a_folder(tmp_path: Path, database: Path, output_
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_without_pyarrow_one_line_says_what_to_install(tmp_path: Path, database: Path) -> None:
     make_database(database, [event(1)])
     program = (

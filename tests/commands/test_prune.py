@@ -216,6 +216,7 @@ def test_without_a_terminal_to_ask_at_it_deletes_nothing(database: Path) -> None
     assert len(phases_of(database)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "left"), [(b"y\n", 0), (b"\n", 1)])
 def test_on_a_terminal_it_asks(database: Path, answer: bytes, left: int) -> None:
     make_database(database, [aged(1, 100)])

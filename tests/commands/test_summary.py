@@ -175,6 +175,7 @@ def test_a_long_category_does_not_take_the_complexity_away(database: Path) -> No
     assert names == ["high", "medium"]
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_has_colours_unless_they_are_not_wanted(database: Path) -> None:
     make_database(database, rows())
     coloured, plain = shown_on_terminal(database, 120), shown_on_terminal(database, 120, NO_COLOR="1")
@@ -183,6 +184,7 @@ def test_on_a_terminal_it_has_colours_unless_they_are_not_wanted(database: Path)
     assert "[b]" in plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [30, 50, 80, 200])
 def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(database: Path, columns: int) -> None:
     make_database(database, rows())

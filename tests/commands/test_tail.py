@@ -117,6 +117,7 @@ def test_only_what_is_selected_is_shown(tmp_path: Path) -> None:
     assert phases(tail.look()) == ["p4"]
 
 
+@pytest.mark.slow
 def test_new_events_appear_while_it_runs_and_ctrl_c_ends_it_with_130(database: Path, database_url: str) -> None:
     make_database(database, [event(1)])
     with tailing(database) as process:
@@ -144,6 +145,7 @@ def test_new_events_appear_while_it_runs_and_ctrl_c_ends_it_with_130(database: P
         assert process.stderr.read() == f"# Database: sqlite:///{database}\n"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_with_143(database: Path) -> None:
     make_database(database, [event(1)])
     with tailing(database) as process:
@@ -169,6 +171,7 @@ def test_without_following_a_database_that_is_not_there_is_an_error(database: Pa
     assert not database.exists()
 
 
+@pytest.mark.slow
 def test_a_writer_is_not_held_up_and_no_file_is_left(database: Path) -> None:
     """Writes without any patience for a lock, all the while something looks."""
     destination = make_database(database, [event(0)])
@@ -245,6 +248,7 @@ def test_hostile_and_odd_values_stay_one_harmless_line() -> None:
     assert len(text) < 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_on_a_terminal_failures_are_red_unless_colour_is_off(database: Path, no_color: str) -> None:
     """On a terminal what went badly is red, unless colour is not wanted."""
@@ -265,6 +269,7 @@ def test_on_a_terminal_failures_are_red_unless_colour_is_off(database: Path, no_
     assert shown.count("\n") == 3
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error(database: Path) -> None:
     make_database(database, map(event, range(2000)))
     done = subprocess.run(

@@ -243,6 +243,7 @@ def test_many_strata_are_listed_only_so_far_and_all_in_json(database: Path) -> N
     assert len(verdict(database=database).strata) == 60
 
 
+@pytest.mark.slow
 def test_nothing_but_the_verdict_is_on_standard_output(database: Path) -> None:
     make_database(database, good(3))
     done = autopack_process("validate", "--json", database=database)

@@ -199,6 +199,7 @@ def test_the_identity_of_a_database_is_the_file_it_leads_to(tmp_path: Path) -> N
     assert IN_MEMORY.identity is None
 
 
+@pytest.mark.slow
 def test_a_path_that_is_not_unicode_works(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/\xff"
     run_python(

@@ -46,7 +46,8 @@ def test_a_fresh_schema_is_what_the_migrations_make(tmp_path: Path) -> None:
     assert list(facts_of(made)) == list(facts_of(migrated))
 
 
-def test_a_writer_on_a_new_database_loads_neither_sqlalchemy_nor_alembic(database_url: str) -> None:
+def test_a_new_database_is_written_without_sqlalchemy_or_alembic(database_url: str) -> None:
+    """A writer on a new database loads neither SQLAlchemy nor Alembic."""
     assert run_python(LOADED, database_url).stdout == "\n"
 
 

@@ -309,6 +309,7 @@ def test_derived_columns_of_old_rows_are_as_record_stores_them(tmp_path: Path, p
         assert (row["smape_percent"], row["waste_ratio"], bool(row["underestimated"])) == accuracy(predicted, actual)
 
 
+@pytest.mark.slow
 def test_ten_processes_at_once_end_with_one_schema_and_all_rows(database: Path) -> None:
     """Ten processes that start at once end with one schema and all rows."""
     code = """
@@ -361,6 +362,7 @@ def test_an_upgrade_that_is_cut_off_leaves_the_old_table_as_it_was(old: Callable
     assert len(rows_of(database)) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one(database: Path) -> None:
     """A killed upgrade leaves the old table or the new one, never half of one."""
     with closing(sqlite3.connect(database)) as connection, connection:
@@ -404,6 +406,7 @@ def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one(database: Path) ->
     upgrade_by_recording(database, timeout_s=30)
 
 
+@pytest.mark.slow
 def test_a_newer_schema_is_left_alone_and_nothing_is_lost(database: Path) -> None:
     """A newer schema without a column of ours is left alone, with a clear reason, and nothing is lost."""
     upgrade_by_recording(database)

@@ -215,6 +215,7 @@ def test_cyclic_and_exploding_nesting_ends() -> None:
     assert MAX_DEPTH <= len(flat) <= MAX_NODES
 
 
+@pytest.mark.slow
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_flattening_keeps_every_text_and_is_idempotent(nested: Any) -> None:
     flat = flatten_deliverables(nested)

@@ -43,7 +43,8 @@ def learned(*, replies: int = 2, truncated: bool = False, factor: float | None =
     )
 
 
-def test_a_phase_that_is_remembered_gets_its_largest_reply_times_the_factor() -> None:
+def test_a_remembered_phase_gets_its_largest_reply_times_the_factor() -> None:
+    """A phase that is remembered gets its largest reply times the factor."""
     found = suggest_max_tokens(FILES, "testing", "low", phase_id="p", model="m", coefficients=learned())
     assert (found.max_tokens, found.basis, found.alpha_percent, found.bound_percent) == (1500, "memory", 2, 4)
 
@@ -66,7 +67,8 @@ def test_a_stratum_that_was_not_there_gets_the_pooled_factor() -> None:
     assert (found.basis, found.max_tokens) == ("pooled", 3 * found.predicted_output_tokens)
 
 
-def test_without_anything_learned_the_budget_of_the_estimator_is_suggested_and_nothing_promised() -> None:
+def test_with_nothing_learned_the_estimators_budget_is_suggested() -> None:
+    """Without anything learned the budget of the estimator is suggested, and nothing is promised."""
     found = suggest_max_tokens(FILES, "testing", "low", coefficients=SHIPPED)
     assert (found.basis, found.alpha_percent) == ("coefficients", None)
     assert found.max_tokens == estimate(FILES, "testing", "low", SHIPPED).selected_budget
@@ -91,7 +93,7 @@ def executions(phase: int, *actual: int, truncated: bool = False) -> list[Reply]
     ]
 
 
-def test_the_memory_factor_is_that_of_the_last_over_the_largest_before() -> None:
+def test_the_memory_factor_is_the_last_over_the_largest_before() -> None:
     """Of 99 phases at 1 %, the largest score; their order in time decides, and not the order of rows."""
     replies = [reply for phase in range(98) for reply in executions(phase, 1000, 500, 1100)]
     replies += reversed(executions(98, 800, 1000, 1300))

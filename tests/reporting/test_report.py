@@ -169,6 +169,7 @@ def visible_rows(page: Page) -> list[str]:
     return [row.inner_text() for row in page.locator("#worst tbody tr:visible").all()]
 
 
+@pytest.mark.slow
 def test_the_verdict_and_its_figures_are_exactly_those_of_validate(page: Page, verdict: dict[str, Any]) -> None:
     assert page.locator("#headline").inner_text() == f"{verdict['verdict'].upper()} (the former verdict)"
     assert values_in(page, "#figures tbody tr") == [
@@ -180,6 +181,7 @@ def test_the_verdict_and_its_figures_are_exactly_those_of_validate(page: Page, v
     assert said == [*verdict["reasons"], *verdict["missing"], *verdict["remarks"]]
 
 
+@pytest.mark.slow
 def test_every_stratum_and_the_drift_are_those_of_validate(page: Page, verdict: dict[str, Any]) -> None:
     names = [result["name"] for result in verdict["results"]]
     strata = sorted(verdict["strata"], key=lambda s: (-s["measures"]["n"], f"{s['category']}/{s['complexity']}"))
@@ -194,6 +196,7 @@ def test_every_stratum_and_the_drift_are_those_of_validate(page: Page, verdict: 
     ]
 
 
+@pytest.mark.slow
 def test_the_plots_show_the_same_numbers(page: Page, verdict: dict[str, Any]) -> None:
     shown = plot(page, "plot-strata", "plot.data[0].x")
     expected = [s["measures"]["smape_median_percent"]["point"] for s in verdict["strata"]]
@@ -208,6 +211,7 @@ def test_the_plots_show_the_same_numbers(page: Page, verdict: dict[str, Any]) ->
     assert used == 60
 
 
+@pytest.mark.slow
 def test_another_figure_can_be_chosen(page: Page, verdict: dict[str, Any]) -> None:
     page.locator("#strata-figure").select_option("waste_p90")
     shown = plot(page, "plot-strata", "plot.data[0].x")
@@ -216,6 +220,7 @@ def test_another_figure_can_be_chosen(page: Page, verdict: dict[str, Any]) -> No
     page.locator("#strata-figure").select_option("smape_median_percent")
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text_and_nothing_else(page: Page) -> None:
     assert page.evaluate("typeof pwned") == "undefined"
     assert page.locator("img, b, main a, iframe, object").count() == 0
@@ -228,6 +233,7 @@ def test_hostile_names_are_text_and_nothing_else(page: Page) -> None:
     assert any(label.startswith("<b>b</b>&lt;</script>") for label in labels)
 
 
+@pytest.mark.slow
 def test_hovering_a_point_shows_its_names_as_text(page: Page) -> None:
     page.locator("#filter-run").select_option(label=HOSTILE)
     plot(page, "plot-calls", "0")
@@ -238,6 +244,7 @@ def test_hovering_a_point_shows_its_names_as_text(page: Page) -> None:
     assert page.locator("#plot-calls .hoverlayer a").count() == 0
 
 
+@pytest.mark.slow
 def test_no_script_but_its_own_runs_and_no_request_leaves(page: Page, report: Path) -> None:
     text = report.read_text()
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
@@ -267,6 +274,7 @@ def test_no_script_but_its_own_runs_and_no_request_leaves(page: Page, report: Pa
     assert outcome == [False, ["connect-src", "img-src", "script-src-elem"]]
 
 
+@pytest.mark.slow
 def test_filters_show_what_matches_and_never_change_the_verdict(page: Page) -> None:
     """Filters show the calls that match, and never change the verdict."""
     before = page.locator("#verdict").inner_text()
@@ -287,6 +295,7 @@ def test_filters_show_what_matches_and_never_change_the_verdict(page: Page) -> N
     assert page.locator("#verdict").inner_text() == before
 
 
+@pytest.mark.slow
 def test_a_filter_that_nothing_matches_leaves_empty_plots(page: Page) -> None:
     page.locator("#filter-run").select_option(label=HOSTILE)
     page.locator("#filter-category").select_option(label="implementation\\x1b[2J\\u202e")
@@ -294,6 +303,7 @@ def test_a_filter_that_nothing_matches_leaves_empty_plots(page: Page) -> None:
     assert visible_rows(page) == []
 
 
+@pytest.mark.slow
 def test_the_worst_twenty_are_those_with_the_largest_error(page: Page, database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         pairs = connection.execute(
@@ -307,6 +317,7 @@ def test_the_worst_twenty_are_those_with_the_largest_error(page: Page, database:
     assert values_in(page, "#worst tbody tr:not([hidden])")[0][0] == errors[worst[0]]
 
 
+@pytest.mark.slow
 def test_everything_is_reached_and_named_without_eyes_or_mouse(page: Page) -> None:
     assert page.locator("h1").count() == 1
     levels = [
@@ -342,6 +353,7 @@ CONTRAST = """(names) => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_marks_stand_out_in_both_themes(page: Page, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
@@ -354,6 +366,7 @@ def test_text_and_marks_stand_out_in_both_themes(page: Page, scheme: Any) -> Non
     page.emulate_media(color_scheme="light")
 
 
+@pytest.mark.slow
 def test_a_plot_keeps_its_place_when_the_width_changes(page: Page) -> None:
     """A phone is turned, a window is made smaller: no plot is drawn over what follows it."""
     fits = """
@@ -369,6 +382,7 @@ def test_a_plot_keeps_its_place_when_the_width_changes(page: Page) -> None:
         assert page.evaluate(fits), width
 
 
+@pytest.mark.slow
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, report: Path) -> None:
     options: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     with opened(browser, report, **options) as phone:
@@ -380,6 +394,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, report: P
         assert smallest >= 40
 
 
+@pytest.mark.slow
 def test_printed_it_is_light_and_has_every_plot_and_table(browser: Browser, report: Path) -> None:
     with opened(browser, report, color_scheme="dark") as printed:
         page = printed.page
@@ -391,6 +406,7 @@ def test_printed_it_is_light_and_has_every_plot_and_table(browser: Browser, repo
         assert page.pdf().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_without_javascript_every_table_is_there(browser: Browser, report: Path) -> None:
     with opened(browser, report, java_script_enabled=False) as bare:
         assert bare.page.locator("#figures tbody tr:visible").count() == 5
@@ -398,6 +414,7 @@ def test_without_javascript_every_table_is_there(browser: Browser, report: Path)
         assert bare.page.get_by_text("Plots and filters need JavaScript").is_visible()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_events_make_no_larger_page(browser: Browser, tmp_path: Path) -> None:
     """A hundred thousand events make no larger page, and the page says what it shows."""
     path, output = tmp_path / "x.db", tmp_path / "x.html"
@@ -423,6 +440,7 @@ def test_a_hundred_thousand_events_make_no_larger_page(browser: Browser, tmp_pat
         assert large.page.evaluate("document.querySelectorAll('*').length") < 10_000
 
 
+@pytest.mark.slow
 def test_an_empty_database_has_a_report_too(browser: Browser, tmp_path: Path) -> None:
     make_database(tmp_path / "x.db")
     done = autopack("report", "--output", tmp_path / "x.html", database=tmp_path / "x.db")
@@ -432,6 +450,7 @@ def test_an_empty_database_has_a_report_too(browser: Browser, tmp_path: Path) ->
         assert empty.page.locator("#shown").inner_text().startswith("0 of 0 plotted calls match")
 
 
+@pytest.mark.slow
 def test_the_writers_health_is_what_status_says(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     make_database(path, [event(1)])
@@ -464,6 +483,7 @@ def test_no_database_is_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_plotly_one_line_says_what_to_install(database: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nsys.modules['plotly'] = None\nfrom autopack.cli import main\n"
@@ -571,6 +591,7 @@ def test_the_worst_calls_hold_truncated_ones_but_no_failed_ones() -> None:
     assert [(call.phase, round(call.smape_percent)) for call in calls.worst] == [("p4", 196), ("p3", 100), ("p2", 0)]
 
 
+@pytest.mark.slow
 def test_unused_budget_is_that_of_each_call() -> None:
     calls, _ = calls_of(an_event(1, actual=50, budget=200), an_event(2, actual=500, budget=200))
     assert (calls.budget_tokens, calls.unused_tokens) == (400, 150)

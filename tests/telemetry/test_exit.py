@@ -30,6 +30,7 @@ ENDINGS: dict[str, tuple[str, int | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_was_accepted_is_written_however_the_program_ends(database: Path, ending: str) -> None:
     """Warnings are errors there: an open thread, file or connection would be said on stderr."""
@@ -63,6 +64,7 @@ LAST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", LAST)
 def test_an_event_at_the_very_end_is_written_before_the_exit(database: Path, where: str) -> None:
     """From Python 3.12 on no thread can be started any more while the interpreter exits."""
@@ -80,6 +82,7 @@ def test_a_record_in_a_later_exit_function_is_no_error(database: Path) -> None:
     assert phases_of(database) == ["in time"]
 
 
+@pytest.mark.slow
 def test_daemon_threads_that_record_do_not_hold_up_the_exit(database: Path) -> None:
     """Daemon threads that record during exit do not hold it up, and every event is counted."""
     done = run_python(
@@ -142,6 +145,7 @@ print("recorded", flush=True)
     assert phases_of(database) == ["before", *kept, "after"]
 
 
+@pytest.mark.slow
 def test_exit_with_several_hanging_stores_waits_for_the_longest_only(database: Path) -> None:
     def seconds_with(stores: int) -> float:
         began = time.monotonic()

@@ -69,6 +69,7 @@ assert telemetry.stats().written == 51 and telemetry.stats().dropped == {"too_la
     assert counted(database) == {"before": 1, "child": 60, "parent": 50}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay_ms", [0, 5, 20, 100, 300])
 def test_a_fork_while_the_worker_imports_leaves_a_child_that_works(database: Path, delay_ms: int) -> None:
     """A child that is forked in the middle of an import can never import that module again."""
@@ -93,6 +94,7 @@ assert telemetry.stats().written == 1, telemetry.stats()
     assert counted(database) == {"child": 1, "parent": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_children_of_multiprocessing_write_what_they_accepted(database: Path, tmp_path: Path, method: str) -> None:
     """Children of multiprocessing, which leave by `os._exit`, write what they accepted."""
@@ -133,6 +135,7 @@ if __name__ == "__main__":
     assert counted(database) == {"child0": 10, "child1": 10, "child2": 10, "parent": 1}
 
 
+@pytest.mark.slow
 def test_a_child_drains_at_sys_exit_and_at_os_exit_keeps_a_journal(
     database: Path,
 ) -> None:
@@ -160,6 +163,7 @@ assert successor.stats().recovered == 1, successor.stats()
     assert counted(database) == {"exits": 1, "leaves": 1, "parent": 1, "successor": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", ["auto", "off"])
 def test_forks_while_every_lock_is_held_leave_working_children(database: Path, journal: str) -> None:
     """Threads that record, look, flush and log all the time, so that each lock is held at some fork."""
@@ -200,6 +204,7 @@ print(sum(accepted))
     assert counted(database) == {"before": 1, "child": 8, "parent": int(done.stdout)}
 
 
+@pytest.mark.slow
 def test_several_threads_that_fork_do_not_wait_for_each_other(database: Path) -> None:
     """Several threads that fork at once do not wait for each other's forks."""
     done = run_python(
@@ -227,6 +232,7 @@ telemetry.close()
     assert counted(database) == {"child": 20, "parent": 2}
 
 
+@pytest.mark.slow
 def test_a_fork_with_a_locked_database_leaves_two_that_drain(database: Path) -> None:
     """A fork while the database is locked leaves two processes that drain when it is released."""
     child = start_python(
@@ -263,6 +269,7 @@ telemetry.close()
     assert counted(database) == {"before": 1, "child": 1, "parent": 1}
 
 
+@pytest.mark.slow
 def test_a_fork_of_a_closed_instance_is_closed(database: Path) -> None:
     """A fork of a closed instance is closed, and a fork of a child works as well."""
     run_python(
@@ -297,6 +304,7 @@ assert get_telemetry().flush(30)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [pytest.param("", id="importing"), pytest.param(MAKE_ONE, id="making")])
 def test_the_shared_instance_works_in_children_of_a_busy_parent(database: Path, before: str) -> None:
     """What is imported late is imported by the first instance that writes."""
@@ -357,6 +365,7 @@ thread.join()
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.2])
 def test_a_fork_waits_for_the_workers_imports(database: Path, delay_s: float) -> None:
     """A fork while the worker imports waits for it, also where no module has imported logging."""
@@ -380,6 +389,7 @@ telemetry.close()
     assert counted(database) == {"p1": 2}
 
 
+@pytest.mark.slow
 def test_a_subprocess_does_not_disturb_the_writer(database: Path) -> None:
     run_python(
         OPEN

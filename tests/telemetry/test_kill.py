@@ -13,6 +13,8 @@ from tests.write_side import phases_of, run_python, url_of
 
 from autopack.telemetry.journal.status import journal_status
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = 3
 MANY = "1000000"
 

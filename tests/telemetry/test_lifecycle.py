@@ -269,6 +269,7 @@ def record_until_written(telemetry: Telemetry) -> None:
     raise AssertionError(telemetry.stats())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", ["auto", "off"])
 def test_while_no_thread_can_be_started_not_every_event_tries(database: Path, journal: str) -> None:
     run_python(
@@ -399,6 +400,7 @@ def test_get_telemetry_is_one_per_database_and_drains_the_former(tmp_path: Path)
     assert phases_of(tmp_path / "second.db") == ["to the second", "after a close"]
 
 
+@pytest.mark.slow
 def test_get_telemetry_means_a_sessions_file_also_after_chdir(tmp_path: Path) -> None:
     """`get_telemetry` means the file that a session means, also after a change of the working directory."""
     run_python(
@@ -419,6 +421,7 @@ def test_get_telemetry_means_a_sessions_file_also_after_chdir(tmp_path: Path) ->
     assert phases_of(tmp_path / "a" / "autopack.db") == ["a"]
 
 
+@pytest.mark.slow
 def test_get_telemetry_from_many_threads_at_once_is_one_instance(tmp_path: Path) -> None:
     run_python(
         """

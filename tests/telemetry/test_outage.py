@@ -66,6 +66,7 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
 
+@pytest.mark.slow
 def test_an_outage_loses_nothing_and_costs_no_memory(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An outage of more events than the queue holds loses nothing, and costs no memory."""
     monkeypatch.setenv("TELEMETRY_PROBE_INTERVAL_S", "0.05")
@@ -125,6 +126,7 @@ def test_an_exit_with_a_hung_database_keeps_its_deadline(database: Path) -> None
     assert phases_of(database) == ["before", *(f"p{n}" for n in range(500)), "later"]
 
 
+@pytest.mark.slow
 def test_tries_during_an_outage_are_few_and_counted(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_RETRY_ATTEMPTS", "3")
     monkeypatch.setenv("TELEMETRY_PROBE_INTERVAL_S", "0.5")
@@ -175,6 +177,7 @@ def test_a_read_only_database_keeps_everything_in_the_journal(database: Path) ->
     assert [row["phase_id"] for row in rows_of(database)] == ["before", *(f"p{n}" for n in range(100)), "later"]
 
 
+@pytest.mark.slow
 def test_an_outage_to_the_end_is_told_once_and_its_events_wait(database: Path) -> None:
     """An outage that outlives the process is told once, and its events wait."""
     make_ready(database)

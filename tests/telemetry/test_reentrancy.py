@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from tests.write_side import dead_letters_of, phases_of, rows_of, run_python
 
+pytestmark = pytest.mark.slow
+
 OPEN = """
 import signal, time
 from autopack.telemetry import Telemetry

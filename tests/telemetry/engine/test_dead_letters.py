@@ -158,6 +158,7 @@ def test_what_stands_in_place_of_the_folder_is_not_followed(
     assert phases_of(database) == ["p1"]
 
 
+@pytest.mark.slow
 def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
     run_python(
         """

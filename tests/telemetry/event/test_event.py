@@ -80,6 +80,7 @@ events = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(events)
 def test_any_valid_event_becomes_a_row_with_the_same_values(given_event: dict[str, Any]) -> None:
     found = row(**given_event)
@@ -95,6 +96,7 @@ def test_any_valid_event_becomes_a_row_with_the_same_values(given_event: dict[st
     assert metrics == accuracy(found.predicted_output_tokens, found.actual_output_tokens)
 
 
+@pytest.mark.slow
 @given(events)
 def test_a_common_event_is_encoded_alike_on_both_paths(given_event: dict[str, Any]) -> None:
     """A common event is encoded alike on the common path and on the hostile one."""

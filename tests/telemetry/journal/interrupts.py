@@ -18,12 +18,12 @@ def at_c_call(name: str, do: Callable[[], object]) -> None:
 
 
 def at_call(name: str, do: Callable[[], object]) -> None:
-    """The same, when a function of ours of this name begins."""
+    """The same, when a function of autopack of this name begins."""
     at_event("call", name, do)
 
 
 def at_return(name: str, do: Callable[[], object]) -> None:
-    """The same, when a function of ours of this name ends."""
+    """The same, when a function of autopack of this name ends."""
     at_event("return", name, do)
 
 

@@ -120,6 +120,7 @@ def test_a_full_journal_refuses_the_newest_until_it_is_drained(tmp_path: Path) -
     journal.close()
 
 
+@pytest.mark.slow
 def test_all_that_was_accepted_between_refusals_is_recovered(tmp_path: Path) -> None:
     """Whatever was refused in between, everything that was accepted is recovered."""
     settings = SMALL.__class__(
@@ -228,6 +229,7 @@ def test_a_folder_that_is_a_link_is_not_used(tmp_path: Path) -> None:
     assert len(phases_of(tmp_path / "x.db")) == 1
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_drops_and_counts_and_raises_nothing(database: Path) -> None:
     """A limit on the size of files stands in for a full disk: the next segment is refused when it is made."""
     code = """
@@ -272,6 +274,7 @@ def test_a_folder_that_is_deleted_while_it_is_used_is_made_again(database: Path)
     assert phases_of(database) == ["before", "in between", "after", "journalled"]
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder_keep_to_their_own_segments(database: Path) -> None:
     """Two processes with one folder do not touch each other's segments."""
     code = """

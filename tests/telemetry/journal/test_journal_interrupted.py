@@ -42,6 +42,7 @@ REENTRANT = """
 """
 
 
+@pytest.mark.slow
 def test_a_handler_that_records_inside_a_record_loses_nothing(database: Path) -> None:
     """A signal handler that records while the same thread records loses nothing."""
     done = run_python(REENTRANT, url_of(database))
@@ -259,6 +260,7 @@ def test_two_threads_that_prolong_the_journal_at_once_lose_nothing(tmp_path: Pat
     assert segments_in(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_close_in_a_handler_does_not_wait_for_itself(database: Path) -> None:
     """A close from a signal handler inside the journal does not wait for itself."""
     code = """

@@ -251,6 +251,7 @@ def test_journal_off_leaves_what_is_there_to_others(database: Path) -> None:
     assert made.exists()
 
 
+@pytest.mark.slow
 def test_a_second_death_during_recovery_loses_nothing(database: Path) -> None:
     left_behind(folder_of(database), identity_of(database), phases(20_000, "old"), LARGE)
     code = """

@@ -72,6 +72,7 @@ def test_a_whole_segment_is_read_in_order(tmp_path: Path) -> None:
     assert read_back(path) == (PAYLOADS, 0)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_at_any_offset_loses_only_what_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.seg"
     for size in range(END + 40):
@@ -84,6 +85,7 @@ def test_a_file_that_is_cut_at_any_offset_loses_only_what_was_cut_off(tmp_path: 
         assert found == (whole, 1), size
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_loses_at_most_the_record_that_it_is_in(tmp_path: Path) -> None:
     """A byte that is flipped loses at most the record that it is in."""
     path = tmp_path / "a.seg"
@@ -102,6 +104,7 @@ def test_a_flipped_byte_loses_at_most_the_record_that_it_is_in(tmp_path: Path) -
                 assert damaged == 0, "no record is in the header"
 
 
+@pytest.mark.slow
 def test_zeros_over_any_range_lose_only_the_records_that_they_touch(tmp_path: Path) -> None:
     path = tmp_path / "a.seg"
     for start in range(FIRST_RECORD, END, 3):

@@ -414,6 +414,7 @@ def test_of_several_servers_the_one_that_can_be_written_is_used(postgres: Databa
             assert telemetry.flush(30), "one that is named alone is taken as it is"
 
 
+@pytest.mark.slow
 def test_faults_one_after_the_other_lose_nothing_and_double_nothing(postgres: Database, proxy: Proxy) -> None:
     faults: list[list[Callable[[], object]]] = [
         [partial(proxy.cut_answers, 1)],

@@ -219,6 +219,7 @@ def run_together(postgres: Database, work: str, *, count: int) -> None:
     run_python(code, postgres.url, str(count), timeout_s=240)
 
 
+@pytest.mark.slow
 def test_many_processes_write_one_database_each_event_once(postgres: Database, request: pytest.FixtureRequest) -> None:
     """Many processes write one database, and every event is there once."""
     processes, events = request.config.getoption("--postgres-load")
@@ -239,6 +240,7 @@ def test_many_processes_write_one_database_each_event_once(postgres: Database, r
     assert len(found) == len(set(found)) == processes * events
 
 
+@pytest.mark.slow
 def test_ten_processes_at_once_end_with_one_schema_and_all_rows(postgres: Database) -> None:
     """Ten processes that start at once end with one schema and all rows."""
     work = """
@@ -255,6 +257,7 @@ def test_ten_processes_at_once_end_with_one_schema_and_all_rows(postgres: Databa
     assert len(postgres.execute("SELECT * FROM autopack_telemetry_version")) == 1
 
 
+@pytest.mark.slow
 def test_a_forked_child_has_its_own_connection(postgres: Database) -> None:
     """A forked child has a connection of its own, and the parent's stays."""
     run_python(
@@ -287,6 +290,7 @@ def test_a_forked_child_has_its_own_connection(postgres: Database) -> None:
     assert Counter(postgres.phases()) == {"before": 1, "child": 60, "parent": 3}
 
 
+@pytest.mark.slow
 def test_whatever_was_accepted_before_a_sigkill_is_there_once(postgres: Database) -> None:
     accepted = []
 
@@ -419,6 +423,7 @@ def urls_with_the_secret(postgres: Database, port: int) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(4))
 def test_the_password_appears_nowhere(
     postgres: Database, number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

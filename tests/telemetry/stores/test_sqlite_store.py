@@ -261,7 +261,7 @@ def test_a_restored_backup_gets_all_events_after_it(database: Path, database_url
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_connection_to_replaced_files_changes_nothing_when_the_process_ends(database: Path, tmp_path: Path) -> None:
+def test_a_connection_to_replaced_files_ends_without_a_change(database: Path, tmp_path: Path) -> None:
     """SQLite copies the log of the last connection into the database when that is closed: not into another one."""
     run_python(
         """
@@ -333,6 +333,7 @@ def test_a_file_that_is_no_database_loses_nothing_and_is_left_alone(database: Pa
     assert phases_of(database) == ["p1"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for(database: Path) -> None:
     """A limit on the size of files stands for the disk; when it is lifted everything drains."""
     run_python(
@@ -403,6 +404,7 @@ def test_several_new_databases_in_one_process_stay_apart(tmp_path: Path) -> None
     assert [phases_of(tmp_path / f"{number}.db") for number in range(8)] == [[str(number)] for number in range(8)]
 
 
+@pytest.mark.slow
 def test_eight_processes_write_one_file_and_every_event_is_there_once(database: Path) -> None:
     code = """
         from autopack.telemetry import Telemetry
