@@ -98,7 +98,7 @@ def obeyed(figures: Coefficients, seed: int, *, budget_for: Any = None) -> list[
 
 
 @pytest.mark.slow
-def test_following_a_calibration_validates_and_a_rate_of_four_percent_never_does() -> None:
+def test_following_calibrate_validates_and_four_percent_never_does() -> None:
     learned = history_of(history(4000, TODAY, lognormal(0.5)))
     settings = Settings(alpha_percent=0.5, coefficients=False)
     figures = calibrate(learned, TODAY, settings, source="", estimator="").coefficients
