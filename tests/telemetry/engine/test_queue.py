@@ -224,7 +224,7 @@ def test_a_storm_of_threads_keeps_the_bound_and_loses_nothing() -> None:
     with frequent_switches():
         for thread in (worker, *callers):
             thread.start()
-        while any(thread.is_alive() for thread in callers):
+        while looks == 0 or any(thread.is_alive() for thread in callers):
             account = queue.account()
             looks += 1
             assert 0 <= account.pending <= capacity
@@ -234,7 +234,6 @@ def test_a_storm_of_threads_keeps_the_bound_and_loses_nothing() -> None:
     assert storm.accepted.value + storm.refused.value == calls * len(callers)
     assert queue.account().written == storm.settled == storm.accepted.value
     assert queue.account().pending == 0
-    assert looks >= 1
     assert storm.refused.value > 0, "the storm never filled the queue"
     for _ in range(capacity):
         queue.append(b"x")
