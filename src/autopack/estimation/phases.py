@@ -8,7 +8,7 @@ from hashlib import blake2b
 import msgspec
 
 GENERATED_PREFIX = "auto-"
-"""What the id of a phase begins with that nobody gave one: `auto-<unique>` or `auto-<function>-<unique>`."""
+"""How a generated id of a phase begins: `auto-<unique>` or `auto-<function>-<unique>`."""
 
 
 def phase_name(phase_id: str | None) -> str:

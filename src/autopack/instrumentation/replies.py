@@ -71,8 +71,8 @@ class ReplyReader(Protocol):
     def finish(self, *, stopped_by_caller: bool = False) -> ModelReply | None:
         """The reply; None where the stream ended before its end.
 
-        `stopped_by_caller`: nobody read on, so an end that was not seen is no sign of a broken stream; the closing
-        figures are enough.
+        `stopped_by_caller`: the caller read no further, so an end that was not seen is no sign of a broken stream; the
+        closing figures are enough.
         """
 
 

@@ -295,7 +295,7 @@ def _is_current(connection: sqlite3.Connection, table: Table) -> bool:
 
 
 def _made_fresh(connection: sqlite3.Connection) -> bool:
-    """Whether the database had nothing of ours, nor of the host system's, and has our tables now."""
+    """Make our tables, and return True, where the database has none of them and no table of the host system."""
     from autopack.database.migrations import VERSION_TABLE, fresh
 
     connection.execute("BEGIN IMMEDIATE")

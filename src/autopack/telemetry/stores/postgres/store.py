@@ -87,7 +87,7 @@ class PostgresStore:
         except Exception as exc:
             error = translate(exc)
             if not isinstance(error, DataRejectedError):
-                await self._disconnect(politely=False)
+                await self._disconnect(gracefully=False)
             raise error from exc
         self._all_new_expected = new == len(rows)
         return new
@@ -168,12 +168,12 @@ class PostgresStore:
         except Exception as exc:
             error = translate(exc)
             if not isinstance(error, DataRejectedError):
-                await self._disconnect(politely=False)
+                await self._disconnect(gracefully=False)
             raise error from exc
 
     async def close(self, *, final: bool = True) -> None:  # noqa: ARG002 (a server outlives its connections)
         """See `Store.close`."""
-        await self._disconnect(politely=True)
+        await self._disconnect(gracefully=True)
 
     def reset_in_child(self) -> PostgresStore:
         """See `Store.reset_in_child`."""
@@ -184,11 +184,11 @@ class PostgresStore:
         try:
             if not await self._open():
                 # Not beside the first connection: a role, or a pooler, may allow one at a time.
-                await self._disconnect(politely=True)
+                await self._disconnect(gracefully=True)
                 await self._upgrade()
                 await self._open()
         except Exception as exc:
-            await self._disconnect(politely=False)
+            await self._disconnect(gracefully=False)
             error = translate(exc)
             # No row is the reason when there is no connection yet, whatever an upgrade in place stumbled over.
             raise StoreUnusableError(error.code) if isinstance(error, DataRejectedError) else error from exc
@@ -216,11 +216,11 @@ class PostgresStore:
         if told:
             log.warning("%s", told)
 
-    async def _disconnect(self, *, politely: bool) -> None:
-        """Close the connection; if not politely, without a word to a server that may never answer."""
+    async def _disconnect(self, *, gracefully: bool) -> None:
+        """Close the connection; if not gracefully, without a word to a server that may never answer."""
         driver, self._driver = self._driver, None
         connection, self._connection = self._connection, None
-        if driver is not None and not politely:
+        if driver is not None and not gracefully:
             driver.terminate()
         elif driver is not None:
             await _let_go(driver.close(timeout=_CLOSE_TIMEOUT_S))
