@@ -1,6 +1,7 @@
 """What `Telemetry` promises to a call site, alike on every store."""
 
 import asyncio
+import inspect
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from tests.waiting import wait_for
 from tests.write_side import event, run_python
 
 from autopack.telemetry import Telemetry, TelemetryStats
+from autopack.telemetry.event.schema import FIELD_NAMES, OPTIONAL
 from autopack.telemetry.recorder import DisabledTelemetry
 from autopack.telemetry.stores import MemoryStore
 
@@ -521,3 +523,11 @@ def test_an_impossible_variable_warns_once_and_is_off(monkeypatch: pytest.Monkey
     )
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("WARNING Telemetry is off: TELEMETRY_BATCH_SIZE='none'")
+
+
+def test_the_parameters_of_record_are_the_first_fields_in_order() -> None:
+    """Later ones come by name as well, and take the slow path: see `EventFields`."""
+    parameters = inspect.signature(Telemetry.record).parameters.values()
+    names = tuple(found.name for found in parameters if found.kind is inspect.Parameter.KEYWORD_ONLY)
+    assert names == FIELD_NAMES[: len(names)]
+    assert set(FIELD_NAMES[: len(names)]) >= set(FIELD_NAMES) - OPTIONAL

@@ -150,16 +150,7 @@ class Telemetry:
             duration_ms=None,
             existing=None,
             attributes=None,
-            provider=None,
-            call_id=None,
-            attempt=None,
-            turn=None,
-            reasoning_tokens=None,
-            reasoning_level=None,
-            cache_read_tokens=None,
-            cache_write_tokens=None,
-            estimator=None,
-            **unknown,
+            **others,
         ) -> bool:
             """Accept one model call, to be written in the background. Never raises and never waits.
 
@@ -174,17 +165,19 @@ class Telemetry:
             sent. stop_reason, and everything after `model`: None where unknown. existing: those of the deliverables
             that were there before the call. attributes: the user's own tags, flat.
 
-            What capturing adds. provider: who answered, such as `anthropic`. call_id: the provider's id of the reply,
-            for a join with a bill. attempt: which execution of the phase in this run, from 1. turn: which reply of a
-            tool loop, from 1. reasoning_tokens: those of the output tokens that were reasoning; reasoning_level: as
-            requested, a word. cache_read_tokens, cache_write_tokens: those of the input tokens that came from, and went
-            into, the prompt cache; where they are given, `input_tokens` means all input. estimator: 8 hex digits that
-            name the coefficients which made the prediction.
+            What capturing adds takes the slow path, so that calls without it do not pay for it. provider: who answered,
+            such as `anthropic`. call_id: the provider's id of the reply, for a join with a bill. attempt: which
+            execution of the phase in this run, from 1. turn: which reply of a tool loop, from 1. reasoning_tokens:
+            those of the output tokens that were reasoning; reasoning_level: as requested, a word. cache_read_tokens,
+            cache_write_tokens: those of the input tokens that came from, and went into, the prompt cache; where they
+            are given, `input_tokens` means all input. estimator: 8 hex digits that name the coefficients which made
+            the prediction.
 
             The time of the event is the time of this call. The caller may change its lists and mappings afterwards.
             """
             # Its id stands in it from the start: should a signal handler raise when the event is already in, it is
-            # tried again below, and the second is a duplicate. In the order of `EventFields`.
+            # tried again below, and the second is a duplicate. In the order of `EventFields`, as far as these have a
+            # parameter.
             event = (
                 time_ns(),
                 next(self._sequence),
@@ -205,25 +198,16 @@ class Telemetry:
                 duration_ms,
                 existing,
                 attributes,
-                provider,
-                call_id,
-                attempt,
-                turn,
-                reasoning_tokens,
-                reasoning_level,
-                cache_read_tokens,
-                cache_write_tokens,
-                estimator,
             )
             payload = None
             try:
                 payload = self._encode(event)
-                if unknown or args or len(payload) > self._slot_bytes:
+                if others or args or len(payload) > self._slot_bytes:
                     raise _TakeSlowPath  # noqa: TRY301 (the one way out of the common path)
                 wake = self._append(payload)
             except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
                 try:
-                    return self._slow_path.record(event, payload, args, unknown)
+                    return self._slow_path.record(event, payload, args, others)
                 except RecursionError:  # so near to the limit that not even this can be called
                     next(self._unencodable)
                     return False
@@ -360,15 +344,6 @@ class DisabledTelemetry(Telemetry):
             duration_ms=None,
             existing=None,
             attributes=None,
-            provider=None,
-            call_id=None,
-            attempt=None,
-            turn=None,
-            reasoning_tokens=None,
-            reasoning_level=None,
-            cache_read_tokens=None,
-            cache_write_tokens=None,
-            estimator=None,
             **_unknown,
         ) -> bool:
             """False. The keywords stand here one by one: collecting them into a mapping costs twice as much."""

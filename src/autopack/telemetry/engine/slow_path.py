@@ -13,8 +13,8 @@ from autopack.errors import QueueRejected
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.engine.writer import Writer
-from autopack.telemetry.event.schema import FIELDS
-from autopack.telemetry.event.wire import encode_hostile
+from autopack.telemetry.event.schema import FIELD_NAMES, FIELDS
+from autopack.telemetry.event.wire import encode, encode_hostile
 
 Redact = Callable[[Any], Any]
 
@@ -33,15 +33,16 @@ class SlowPath:
         self._redact = redact
 
     def record(
-        self, event: tuple[Any, ...], payload: bytes | None, args: tuple[Any, ...], unknown: dict[str, Any]
+        self, event: tuple[Any, ...], payload: bytes | None, args: tuple[Any, ...], others: dict[str, Any]
     ) -> bool:
         """Accept the event after all, or count why not.
 
-        event: its instant and sequence, then the values of `schema.FIELDS` in their order. payload: what it encodes to,
-        None where that failed or must not be used. args, unknown: what `record()` was given and does not know.
+        event: its instant and sequence, then the values of `schema.FIELDS` in their order, as far as `record()` has a
+        parameter for them. payload: what it encodes to, None where that failed or must not be used. others: what else
+        `record()` was given by name, later fields and unknown ones; args: what it was given without a name.
         """
         try:
-            reason = self._reason_to_drop(event, payload, args, unknown)
+            reason = self._reason_to_drop(event, payload, args, others)
         except Exception:  # noqa: BLE001 (a list that another thread changes meanwhile, memory that is gone)
             reason = "unencodable"
         if reason is not None:
@@ -49,13 +50,14 @@ class SlowPath:
         return reason is None
 
     def _reason_to_drop(
-        self, event: tuple[Any, ...], payload: bytes | None, args: tuple[Any, ...], unknown: dict[str, Any]
+        self, event: tuple[Any, ...], payload: bytes | None, args: tuple[Any, ...], others: dict[str, Any]
     ) -> str | None:
         """Accept the event and return None, or the reason why not."""
         if self._writer.closing:
             return "closed"
         redacted = True
-        if payload is None or args or unknown:
+        if payload is None or args or others:
+            event, unknown = _completed(event, others)
             payload, redacted = self._encode(event, {**unknown, "args": args} if args else unknown)
         if len(payload) > self._max_event_bytes:
             return "too_large"
@@ -73,12 +75,27 @@ class SlowPath:
     def _encode(self, event: tuple[Any, ...], unknown: dict[str, Any]) -> tuple[bytes, bool]:
         """The payload, with its paths redacted where the user wants that; and whether redacting did not raise."""
         if self._redact is None:
-            return encode_hostile(event, unknown), True
+            return _encoded(event, unknown), True
         identity, values = event[:_FIRST_FIELD], event[_FIRST_FIELD:]
         values, redacted = _redacted(self._redact, values)
         # Under a misspelt keyword there may be anything.
         unknown = {name: f"<redacted {type(value).__name__}>" for name, value in unknown.items()}
-        return encode_hostile((*identity, *values), unknown), redacted
+        return _encoded((*identity, *values), unknown), redacted
+
+
+def _completed(event: tuple[Any, ...], others: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The event with the values of all fields, and those of `others` that are none."""
+    later = FIELD_NAMES[len(event) - _FIRST_FIELD :]
+    unknown = {name: value for name, value in others.items() if name not in later}
+    return (*event, *map(others.get, later)), unknown
+
+
+def _encoded(event: tuple[Any, ...], unknown: dict[str, Any]) -> bytes:
+    """The payload: by the common way where that can write it."""
+    try:
+        return encode((*event, unknown) if unknown else event)
+    except Exception:  # noqa: BLE001 (whatever it was: the careful way describes it)
+        return encode_hostile(event, unknown)
 
 
 def _redacted(redact: Redact, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
