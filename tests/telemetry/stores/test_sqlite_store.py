@@ -543,3 +543,28 @@ def test_the_store_is_used_from_one_thread_whatever_the_callers_do(database: Pat
 
     asyncio.run(use())
     assert len(rows_of(database)) == 50
+
+
+def test_a_connection_that_fails_leaves_no_thread_behind(database: Path) -> None:
+    """The thread would tell a loop that is closed by then what became of it, on standard error."""
+    database.write_text("this is no database, " * 100)
+    done = run_python(
+        """
+        import anyio
+        from autopack.database.destination import parse_database_url
+        from autopack.errors import StoreUnusableError
+        from autopack.telemetry.stores.by_url import store_of
+        from tests.telemetry.stores.test_stores import rows
+        sys.setswitchinterval(1e-6)
+
+        async def write_once():
+            try:
+                await store_of(parse_database_url(f"sqlite:///{sys.argv[1]}")).write(rows(1))
+            except StoreUnusableError:
+                return threading.active_count()
+
+        print({anyio.run(write_once) for _ in range(100)})
+        """,
+        database,
+    )
+    assert (done.stdout, done.stderr) == ("{1}\n", "")

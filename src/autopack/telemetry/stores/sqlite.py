@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 # Nothing can interrupt SQLite's own wait for a lock, so it is short; longer waits are the retry's, which shutdown ends.
 BUSY_TIMEOUT_MS = 250
+_THREAD_END_S = 1.0  # of a thread that has nothing more to do
 _MAX_VARIABLES = 32_766  # of SQLite since 3.32
 
 _TRANSIENT = {"BUSY", "LOCKED", "NOMEM", "INTERRUPT", "IOERR", "FULL", "CANTOPEN", "PROTOCOL", "SCHEMA"}
@@ -247,6 +248,10 @@ class SqliteStore:
             # From Python 3.12 on no thread can be started while the interpreter exits, and aiosqlite needs one. This is
             # the last chance to write, and nothing else is left to be kept from running: do it in this thread.
             self._direct = _opened(self._destination, self._table)
+        except BaseException:
+            # aiosqlite has asked the thread to end, and does not wait: it would tell a loop that is closed by then.
+            thread.join(_THREAD_END_S)
+            raise
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
