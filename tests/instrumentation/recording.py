@@ -9,7 +9,11 @@ from autopack.loopback.replies import Refusal, Reply, ReplyRequest
 from autopack.telemetry import not_recorded
 
 MODEL = "claude-x"
-MESSAGES: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "secret-prompt"}]}
+MESSAGES: dict[str, Any] = {
+    "model": MODEL,
+    "max_tokens": 100,
+    "messages": [{"role": "user", "content": "secret-prompt"}],
+}
 CHAT: dict[str, Any] = {
     "model": "gpt-x",
     "max_completion_tokens": 60,
@@ -51,6 +55,7 @@ def a_reply(output_tokens: int = 77, stop_reason: str = "end_turn", **changes: A
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
     """The calls that became no event in here, by reason, once it is over."""
-    before, counts = not_recorded.snapshot(), {}
+    before = not_recorded.snapshot()
+    counts: dict[str, int] = {}
     yield counts
     counts.update(not_recorded.snapshot() - before)

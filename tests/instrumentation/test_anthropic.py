@@ -6,20 +6,21 @@ import http.server
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import anthropic
-import autopack
 import httpx2
 import pytest
+from opentelemetry import baggage, context, trace
+from tests.instrumentation.recording import MESSAGES, Events, Script, a_reply, counted
+
+import autopack
 from autopack.instrumentation.calls import Recording
 from autopack.instrumentation.sdk_requests import instrument_requests
 from autopack.loopback.replies import Refusal
 from autopack.loopback.server import serve_messages
-from opentelemetry import baggage, context, trace
-from tests.instrumentation.recording import MESSAGES, Events, Script, a_reply, counted
 
 Wrap = Callable[..., Any]
 
@@ -241,7 +242,7 @@ def test_turns_and_attempts_of_a_phase(wrap: Wrap, url: str, script: Script, sin
     ("stop_reason", "success", "truncated"),
     [("model_context_window_exceeded", False, True), ("refusal", False, False), ("pause_turn", False, False)],
 )
-def test_a_reply_that_is_not_complete_is_no_success(
+def test_a_reply_that_is_not_complete_is_no_success(  # noqa: PLR0917 (a table's columns and three fixtures)
     wrap: Wrap, stop_reason: str, success: bool, truncated: bool, url: str, script: Script, sink: Events
 ) -> None:
     script.answers.append(a_reply(stop_reason=stop_reason))
@@ -338,9 +339,8 @@ def test_bedrock_and_vertex_are_read_alike(sink: Events) -> None:
     bedrock = anthropic.AnthropicBedrock(
         aws_region="us-east-1", api_key="bearer", base_url="http://127.0.0.1:9", http_client=http_client
     )
-    vertex = anthropic.AnthropicVertex(
-        region="us-east1", project_id="p", access_token="t", base_url="http://127.0.0.1:9", http_client=http_client
-    )
+    project: dict[str, Any] = {"region": "us-east1", "project_id": "p", "access_token": "t"}
+    vertex = anthropic.AnthropicVertex(**project, base_url="http://127.0.0.1:9", http_client=http_client)
     for bare in (bedrock, vertex):
         for wrap in (by_spans, by_requests):
             client = wrap(bare, sink)

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import autopack
 import pytest
 from tests.instrumentation.recording import Events, counted
 from tests.openai_loopback import Answer, OpenAIServer, serve_openai
+
+import autopack
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it asks the network when it is imported
 litellm = pytest.importorskip("litellm")

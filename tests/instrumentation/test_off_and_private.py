@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import autopack
 import httpx2
 import pytest
-from autopack.loopback.server import serve_messages
-from autopack.telemetry import Telemetry
 from tests.instrumentation.recording import CHAT, MESSAGES, USAGE, Script, a_reply
 from tests.openai_loopback import Answer, serve_openai
+
+import autopack
+from autopack.loopback.server import serve_messages
+from autopack.telemetry import Telemetry
 
 HEAVY = ("sqlalchemy", "opentelemetry.sdk", "litellm", "msgspec", "httpx2", "openai")
 

@@ -5,12 +5,13 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import autopack
 import httpx2
 import pytest
-from autopack.telemetry import lifecycle
 from tests.instrumentation.recording import CHAT, USAGE, Events, counted
 from tests.openai_loopback import Answer, OpenAIServer, serve_openai
+
+import autopack
+from autopack.telemetry import lifecycle
 
 openai = pytest.importorskip("openai", minversion="3.0")
 
@@ -165,9 +166,7 @@ def test_a_stream_without_usage_is_counted_and_said(
     assert server.requests[-1]["stream_options"] == {"include_usage": True}
 
 
-@pytest.mark.parametrize(
-    ("call", "finish"), [(create, "length"), (stream, "length"), (responses, "max_output_tokens")]
-)
+@pytest.mark.parametrize(("call", "finish"), [(create, "length"), (stream, "length"), (responses, "max_output_tokens")])
 def test_what_reaches_the_ceiling_is_a_lower_bound(
     call: Callable[[Any], None], finish: str, client: Any, sink: Events, server: OpenAIServer
 ) -> None:

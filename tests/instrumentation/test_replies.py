@@ -2,6 +2,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from autopack.instrumentation.replies import ChatReader, MessagesReader, ModelReply, ReplyReader, ResponsesReader
 
 
@@ -22,7 +23,11 @@ START = {
 DELTA = {
     "type": "message_delta",
     "delta": {"stop_reason": "end_turn"},
-    "usage": {"output_tokens": 77, "output_tokens_details": {"thinking_tokens": 30}, "cache_creation_input_tokens": 300},
+    "usage": {
+        "output_tokens": 77,
+        "output_tokens_details": {"thinking_tokens": 30},
+        "cache_creation_input_tokens": 300,
+    },
 }
 STOP = {"type": "message_stop"}
 
@@ -143,7 +148,16 @@ def test_complete_cut_and_neither(stop_reason: str | None, success: bool, trunca
 
 @pytest.mark.parametrize("reader", [MessagesReader, ChatReader, ResponsesReader])
 def test_hostile_shapes_are_no_error(reader: Any) -> None:
-    for odd in (None, 5, [], "text", {"type": ["x"]}, {"choices": 7, "usage": []}, {"type": "message_delta", "usage": 3}):
+    shapes: list[Any] = [
+        None,
+        5,
+        [],
+        "text",
+        {"type": ["x"]},
+        {"choices": 7, "usage": []},
+        {"type": "message_delta", "usage": 3},
+    ]
+    for odd in shapes:
         made = reader("asked")
         made.feed(odd)
         made.whole(odd)

@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import autopack
 import httpx2
 import pytest
-from autopack.instrumentation.span_nodes import open_spans
-from autopack.loopback.server import serve_messages
 from tests.instrumentation.recording import CHAT, MESSAGES, Events, Script, a_reply, counted
 from tests.openai_loopback import serve_openai
 
+import autopack
+from autopack.instrumentation.span_nodes import open_spans
+from autopack.loopback.server import serve_messages
+
 pytest.importorskip("opentelemetry.sdk")
-from opentelemetry import trace  # noqa: E402 (after the skip)
-from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
-from opentelemetry.trace import Status, StatusCode  # noqa: E402
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Status, StatusCode
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def provider(sink: Events) -> TracerProvider:
     return made
 
 
-CURRENT = {
+CURRENT: dict[str, Any] = {
     "gen_ai.operation.name": "chat",
     "gen_ai.provider.name": "p",
     "gen_ai.request.model": "m",
@@ -46,7 +47,7 @@ CURRENT = {
     "gen_ai.response.finish_reasons": ("length",),
     "gen_ai.response.id": "one-of-a-thousand",
 }
-FORMER = {
+FORMER: dict[str, Any] = {
     "gen_ai.operation.name": "text_completion",
     "gen_ai.system": "p",
     "gen_ai.request.model": "m",
@@ -58,7 +59,7 @@ FORMER = {
     "gen_ai.usage.cache_read_input_tokens": 4,
     "gen_ai.response.finish_reasons": ["length"],
 }
-OPENINFERENCE = {
+OPENINFERENCE: dict[str, Any] = {
     "openinference.span.kind": "LLM",
     "llm.provider": "p",
     "llm.model_name": "m",

@@ -1,4 +1,4 @@
-"""Calls come in by themselves: the phase that they belong to, and the hooks that see them. `autopack` hands the names on.
+"""Calls come in by themselves: the phase that they belong to, and the hooks that see them. `autopack` hands them on.
 
 A hook begins a `calls.Call` when a call of a model starts and finishes it with one `replies.ModelReply`, or fails it
 for one reason. So the order of reading: `phases`, `executions` (attempts and turns), `calls`, `replies`; then a hook.

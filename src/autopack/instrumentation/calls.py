@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Unpack
 
 from autopack.instrumentation.executions import Turn
 from autopack.instrumentation.phase_ids import auto_phase_id, phase_kind, process_run_id
@@ -19,9 +19,9 @@ from autopack.instrumentation.replies import ModelReply, count, word
 from autopack.telemetry import get_telemetry, not_recorded, unattributed_calls, warn_once
 
 if TYPE_CHECKING:
-    from typing import ParamSpec
+    from autopack.telemetry.event import EventFields
 
-    P = ParamSpec("P")
+P = ParamSpec("P")
 
 UNATTRIBUTED = "unattributed"
 Unattributed = Literal["record", "drop"]
@@ -30,7 +30,7 @@ Unattributed = Literal["record", "drop"]
 class EventSink(Protocol):
     """Takes events; `autopack.telemetry.Telemetry` is one."""
 
-    def record(self, **fields: Any) -> bool:
+    def record(self, **fields: Unpack[EventFields]) -> bool:
         """Takes one event; whether it was accepted."""
 
 

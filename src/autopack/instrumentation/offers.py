@@ -1,6 +1,6 @@
 """What a phase may ask for: its prediction, its budget, and the ceiling that `phase.max_tokens` offers.
 
-    prediction  the caller's; else the estimator's, for a category that the coefficients know or for deliverables; else 0
+    prediction  the caller's; else the estimator's, for a category that it knows or for deliverables; else 0
     budget      the caller's; else what the coefficients make of the prediction; else 0
     max_tokens  the caller's budget (basis `given`), else the coefficients' budget (`coefficients`), at most the model's
                 maximum; else the known model's maximum (`model`); else 16,384 (`default`)
@@ -29,7 +29,7 @@ _MOST_TOKENS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Prediction, budget and ceiling of a phase; `estimator` names the coefficients that predicted, None: they did not."""
+    """Prediction, budget and ceiling of a phase; `estimator` names the coefficients that predicted, if they did."""
 
     predicted_output_tokens: int
     selected_budget: int
@@ -100,8 +100,8 @@ def current_coefficients() -> tuple[Coefficients, str] | None:
 
     None where the file cannot be used, which is warned of once: a build does not fail for its estimator.
     """
-    from autopack.estimation.coefficients import ENVIRONMENT_NAME, fingerprint_of, load_coefficients
     from autopack.errors import InputFileError
+    from autopack.estimation.coefficients import ENVIRONMENT_NAME, fingerprint_of, load_coefficients
 
     name = os.environ.get(ENVIRONMENT_NAME, "")
     if name not in _loaded:

@@ -93,11 +93,11 @@ class Phase:
     and `attributes` are as they were said, inherited or generated.
     """
 
-    def __init__(self, description: Description, *, function: str | None = None, token_owner: object = None) -> None:
+    def __init__(self, description: Description, *, function: str | None = None, entered_by: object = None) -> None:
         said = description
         self._description = said
-        self._owner = token_owner
-        self._token: Token[Phase | None] | None = None
+        self.entered_by = entered_by
+        self.token: Token[Phase | None] | None = None
         self.category: str = UNKNOWN_CATEGORY if said.category is None else said.category
         self.complexity: str = DEFAULT_COMPLEXITY if said.complexity is None else said.complexity
         self.deliverables: tuple[str, ...] = said.deliverables or ()
@@ -188,7 +188,7 @@ class Phase:
         return variables
 
     @property
-    def _inherited(self) -> Description:
+    def inherited(self) -> Description:
         """What a nested phase inherits."""
         return replace(self._description, run_id=self.run_id)
 
@@ -265,7 +265,7 @@ def _phase_of_process() -> Phase | None:
         return None
 
 
-_current: ContextVar[Phase | None] = ContextVar("autopack_phase", default=_phase_of_process())
+_current: ContextVar[Phase | None] = ContextVar("autopack_phase", default=_phase_of_process())  # noqa: B039 (a phase is entered, not changed)
 
 
 def current_phase() -> Phase | None:
@@ -324,19 +324,19 @@ class phase:  # noqa: N801 (it reads as a word of the language: `with autopack.p
 
     def __enter__(self) -> Phase:
         outer = _current.get()
-        description = self._description if outer is None else self._description.within(outer._inherited)
-        entered = Phase(description, function=self._function, token_owner=self)
-        entered._token = _current.set(entered)
+        description = self._description if outer is None else self._description.within(outer.inherited)
+        entered = Phase(description, function=self._function, entered_by=self)
+        entered.token = _current.set(entered)
         return entered
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         inner = _current.get()
-        if inner is None or inner._owner is not self or inner._token is None:
+        if inner is None or inner.entered_by is not self or inner.token is None:
             return  # closed in another context than it was entered in, as an abandoned generator is
         with contextlib.suppress(ValueError, RuntimeError):
-            _current.reset(inner._token)
+            _current.reset(inner.token)
 
     def __call__(self, function: F) -> F:
         """The function, each of whose calls is a phase of its own. Raises TypeError for a generator function."""
@@ -345,7 +345,7 @@ class phase:  # noqa: N801 (it reads as a word of the language: `with autopack.p
                 f"{function.__qualname__} is a generator function, whose body runs in its reader's context: "
                 "enter the phase around the call in it that asks the model"
             )
-        entry = phase.__new__(phase)
+        entry = phase()
         entry._description = self._description
         entry._function = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 

@@ -5,9 +5,9 @@ that. The innermost one knows best. So a span that counts covers its ancestors, 
 client records itself. Response ids say nothing: local servers repeat them.
 
 Two kinds of hook leave no parent. One does not make its span the current one: a span of another hook that starts in the
-same context, for the same model as far as they say, while that one is open and has no inner span yet, counts as inside it. The other makes
-its span when the call is over, with a start in the past: a span that starts before a call that was recorded in the same
-context ended is of that call.
+same context, for the same model as far as they say, while that one is open and has no inner span yet, counts as inside
+it. The other makes its span when the call is over, with a start in the past: a span that starts before a call that was
+recorded in the same context ended is of that call.
 
 Bounded by the number of open spans, 10,000 at most. No lock: spans end in garbage collection, too.
 """

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import msgspec
 
 from autopack.telemetry.counters import not_recorded, unattributed_calls
-
 from autopack.telemetry.engine.writer import Writer
 
 
