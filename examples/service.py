@@ -1,6 +1,6 @@
 """A service: FastAPI under gunicorn with several worker processes, into PostgreSQL. Two lines are autopack's.
 
-    TELEMETRY_DB_ENABLED=1 DATABASE_URL=postgresql://… \
+TELEMETRY_DB_ENABLED=1 DATABASE_URL=postgresql://… \
         gunicorn -k asgi -w 2 --chdir examples service:app
 """
 
