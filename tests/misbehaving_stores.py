@@ -45,6 +45,12 @@ class WrappedStore:
     def load(self) -> None:
         self.inner.load()
 
+    async def absent(self, rows: Sequence[Row]) -> list[int]:
+        return await self.inner.absent(rows)
+
+    async def refusal(self, row: Row) -> str | None:
+        return await self.inner.refusal(row)
+
     async def write(self, rows: Sequence[Row]) -> int:
         self.writes += 1
         return await self.inner.write(rows)

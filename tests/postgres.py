@@ -41,7 +41,7 @@ log_statement = none
 
 
 class Database:
-    """One database on a real server, and plain eyes for what is in it, without any code of ours."""
+    """One database on a real server, and what is in it, read without autopack's code."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -160,7 +160,7 @@ def _folder() -> Path:
 
 def _fast_folder() -> Path:
     """In memory, where a new database takes a tenth of the time that it takes on a disk, if there is room."""
-    memory = Path("/dev/shm")  # noqa: S108 (for a folder of ours below it)
+    memory = Path("/dev/shm")  # noqa: S108 (for a folder below it)
     fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM_BYTES
     return memory if fits else Path(tempfile.gettempdir())
 

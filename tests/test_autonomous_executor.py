@@ -188,7 +188,7 @@ def test_a_signal_stops_the_run_and_every_finished_call_is_kept(place: Path, sig
 
 
 def broken_pipe() -> int:
-    """The end to write to of a pipe that nobody reads."""
+    """The end to write to of a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     return writing
@@ -313,7 +313,7 @@ def test_without_permission_nothing_is_started() -> None:
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "for path in sys.argv[1:]: print(database_problem(Destination('sqlite', Path(path))))"
     )
-    with tempfile.TemporaryDirectory() as name:  # under tmp_path nobody but its owner sees anything
+    with tempfile.TemporaryDirectory() as name:  # under tmp_path only its owner sees anything
         place = Path(name)
         place.chmod(0o777)
         (place / "x.db").touch(0o400)
@@ -327,17 +327,17 @@ def test_without_permission_nothing_is_started() -> None:
 
 
 def test_on_a_terminal_there_is_a_bar(place: Path) -> None:
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(
-        [*PROGRAM, "--run-id", "r"], stdout=subprocess.DEVNULL, stderr=theirs, env=environment
+        [*PROGRAM, "--run-id", "r"], stdout=subprocess.DEVNULL, stderr=terminal, env=environment
     ) as process:
-        os.close(theirs)
+        os.close(terminal)
         shown = b""
         with contextlib.suppress(OSError):  # what Linux says at the end of a terminal
-            while piece := os.read(ours, 65536):
+            while piece := os.read(controller, 65536):
                 shown += piece
-        os.close(ours)
+        os.close(controller)
         assert process.wait(20) == 0
     assert b"45/45" in shown
     assert b"tide-12-storage" in shown

@@ -33,6 +33,7 @@ def sample(number: int, **changes: Any) -> Event:
         "at_s": NOW_S - 90 * DAY_S + number,
         "has_paths": True,
         "is_total": False,
+        "work": 7,
     }
     return Event(**values | changes)
 
@@ -46,9 +47,21 @@ def blocks(events: Iterable[Event], size: int = 100) -> list[Block]:
 def verdict_on(events: Iterable[Event], rules: Rules | None = None) -> Validation:
     """The verdict on these events on NOW_S."""
     rules = rules or Rules()
-    collector = SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+    collector = SampleCollector(
+        include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
+    )
     collector.add_all(blocks(events))
     return validate(collector.samples(), rules, as_of_s=NOW_S, source="test")
+
+
+def former_rules(**changes: Any) -> Rules:
+    """The rules of the former verdict: all five limits, at one look, on samples that are taken to be independent."""
+    return Rules(rules="plan", one_look=True, assume_independent=True, **changes)
+
+
+def former_verdict_on(events: Iterable[Event], rules: Rules | None = None) -> Validation:
+    """The former verdict on these events on NOW_S."""
+    return verdict_on(events, rules or former_rules())
 
 
 def independent_share(hits: Any) -> dict[str, float]:

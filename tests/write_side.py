@@ -48,7 +48,7 @@ def url_of(path: Path) -> str:
 
 
 def rows_of(path: Path, table: str = TABLE) -> list[dict[str, Any]]:
-    """The rows as SQLite has them, in order of their row numbers, read without any code of ours."""
+    """The rows as SQLite has them, in order of their row numbers, read without autopack's code."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY rowid")]
@@ -65,7 +65,7 @@ def dead_letter_file(path: Path) -> Path:
 
 
 def dead_letters_of(path: Path) -> list[dict[str, Any]]:
-    """The dead letters of a database file, read without any code of ours."""
+    """The dead letters of a database file, read without autopack's code."""
     return read_dead_letters(dead_letter_file(path))
 
 

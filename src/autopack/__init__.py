@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from autopack._util.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from autopack.estimation.suggesting import suggest_max_tokens
     from autopack.instrumentation.instrument import instrument
     from autopack.instrumentation.litellm_callback import LiteLLMCallback
     from autopack.instrumentation.phases import Phase, bind, current_phase, phase
@@ -26,6 +27,7 @@ __all__ = [
     "current_phase",
     "instrument",
     "phase",
+    "suggest_max_tokens",
 ]
 __version__ = "0.1.0"
 
@@ -39,5 +41,6 @@ __getattr__ = lazy_names(
         "current_phase": "instrumentation.phases:current_phase",
         "instrument": "instrumentation.instrument:instrument",
         "phase": "instrumentation.phases:phase",
+        "suggest_max_tokens": "estimation.suggesting:suggest_max_tokens",
     },
 )

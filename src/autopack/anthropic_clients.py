@@ -22,7 +22,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any
 
 from autopack.build.phase import PhaseCall, describe_call, phase_headers, prompt_of
 from autopack.build.reply import Attempt, PhaseResult, event_fields, log_line, phase_result
@@ -34,19 +34,12 @@ from autopack.instrumentation.replies import MessagesReader, ModelReply
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
-    from autopack.telemetry.event import EventFields
+    from autopack.telemetry import Telemetry
 
 DEFAULT_MODEL = "claude-sonnet-5-5"  # claude-sonnet-4-5, on which the figures were measured, ends in November 2026
 CEILING_FLOOR_TOKENS = 16_384
 
 logger = logging.getLogger(__name__)
-
-
-class EventSink(Protocol):
-    """Takes events; `autopack.telemetry.Telemetry` is one."""
-
-    def record(self, **fields: Unpack[EventFields]) -> bool:
-        """Take one event; return whether it was accepted."""
 
 
 class AnthropicBuilderClient:
@@ -62,7 +55,7 @@ class AnthropicBuilderClient:
         *,
         provider: str = "anthropic",
         model: str = DEFAULT_MODEL,
-        telemetry: EventSink | None = None,
+        telemetry: Telemetry | None = None,
         coefficients: Coefficients | None = None,
         ceiling_floor_tokens: int = CEILING_FLOOR_TOKENS,
         names_phases: bool = False,
@@ -122,7 +115,7 @@ class AnthropicBuilderClient:
                 reader.feed(event)
         return reader.finish()
 
-    def _sink(self) -> EventSink:
+    def _sink(self) -> Telemetry:
         return _process_wide_telemetry() if self._telemetry is None else self._telemetry
 
 
@@ -179,13 +172,13 @@ def _write_token_estimation_v2_telemetry(  # noqa: PLR0917 (the host system's in
     _record_safely(_process_wide_telemetry, fields)
 
 
-def _process_wide_telemetry() -> EventSink:
+def _process_wide_telemetry() -> Telemetry:
     from autopack.telemetry import get_telemetry
 
     return get_telemetry()
 
 
-def _record_safely(sink: Callable[[], EventSink], fields: dict[str, Any]) -> None:
+def _record_safely(sink: Callable[[], Telemetry], fields: dict[str, Any]) -> None:
     """Record an event; telemetry that is broken in any way costs a warning and nothing else."""
     try:
         sink().record(**fields)

@@ -6,7 +6,8 @@ cancel the phases and leave the rest of that order as it is, so every call that 
 while files are read and libraries loaded, they end the program at once. How long telemetry may take at the end stands
 in `autopack.build.drain`.
 
-Exit code: 0 all phases succeeded, 1 some failed, 2 nothing was started, 130 and 143 stopped by a signal.
+Exit code: 0 all phases succeeded, 1 some failed, or a library is missing that an extra installs, 2 nothing was started
+for another reason, 130 and 143 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from autopack.build.plan import Phase, Plan, load_plan
 from autopack.build.progress import Outcome, summary_lines
 from autopack.build.reply import PhaseResult
 from autopack.build.run import exit_code, find_existing, run_phases
-from autopack.build.sdk import check_setup
+from autopack.build.sdk import check_setup, require_sdk
+from autopack.commands._output import note
 from autopack.commands._run_progress import RunReport, open_run_report
 from autopack.database import migrations
 from autopack.database.destination import current_destination, database_url, describe_database
@@ -40,7 +42,7 @@ from autopack.database.preflight import database_problem
 from autopack.errors import ClientSetupError, ConfigError, DatabaseUrlError, InputFileError
 from autopack.estimation.coefficients import Coefficients, load_coefficients
 from autopack.loopback.replies import RecordedReplies, ReplySource, parse_recording
-from autopack.loopback.server import serve_messages
+from autopack.loopback.server import require_server, serve_messages
 from autopack.loopback.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults
 from autopack.telemetry import Telemetry, is_enabled
 
@@ -159,9 +161,10 @@ def _prepare(
 ) -> Job:
     """Read and check everything; start nothing.
 
-    Raises `InputFileError`, `ClientSetupError` or `click.UsageError`.
+    Raises `InputFileError`, `ClientSetupError`, `MissingExtraError` or `click.UsageError`.
     """
     chosen, why = choose_provider(provider, os.environ)
+    _require_libraries(chosen)
     if (chosen == "recorded") is not (recording is not None):
         raise click.UsageError("--provider recorded and --recording FILE go together")
     if faults is not None and chosen != "simulated":
@@ -175,6 +178,13 @@ def _prepare(
     return Job(run_id, plan, chosen, source, model, coefficients, workspace, concurrency)
 
 
+def _require_libraries(provider: Provider) -> None:
+    """Check that what this provider needs is installed. Raises `MissingExtraError`."""
+    require_sdk("anthropic" if provider == "anthropic" else "simulate", f"--provider {provider}")
+    if provider != "anthropic":
+        require_server()
+
+
 def _source(plan: Plan, recording: Path | None, seed: int, faults: Faults | None) -> ReplySource:
     if recording is None:
         return SimulatedReplies(seed, plan.phases, faults)
@@ -184,7 +194,7 @@ def _source(plan: Plan, recording: Path | None, seed: int, faults: Faults | None
 def _open_telemetry() -> Telemetry:
     """Open what the environment asks for. Unlike a library, refuse to start where a run cannot be recorded as asked.
 
-    Raises `ConfigError`.
+    Raises `ConfigError`, and `MissingExtraError` where the database's driver is not installed.
     """
     if not is_enabled():
         return Telemetry.from_env()
@@ -200,11 +210,12 @@ def _open_telemetry() -> Telemetry:
 def _load_libraries(job: Job, *, recorded: bool) -> None:
     """Import what takes seconds now, while a signal still ends the program at once.
 
-    The writer's libraries too: on a slow machine its own import of them would still go on when the run ends.
+    The writer's libraries too, where they are many: on a slow machine its own import of them would still go on when
+    the run ends.
     """
     for name in ("anthropic",) if job.source is None else ("anthropic", "starlette.applications", "uvicorn"):
         import_module(name)
-    if recorded:
+    if recorded and current_destination().server is not None:
         migrations.load()
 
 
@@ -219,16 +230,12 @@ def _execute(job: Job, telemetry: Telemetry, stop: StopSignals) -> int:
         with open_run_report(phase_count) as report:
             anyio.run(_run, job, telemetry, report, stop, outcomes)
         if telemetry.enabled:
-            drain(telemetry, patience_of(), say=_say, is_stopped=lambda: stop.signum is not None)
+            drain(telemetry, patience_of(), say=note, is_stopped=lambda: stop.signum is not None)
     stats = telemetry.stats() if telemetry.enabled else None
     with suppress(BrokenPipeError):  # a reader that has enough of the summary does not change how the run ended
         for line in summary_lines(job.run_id, outcomes, phase_count, stats, stop.signum):
             click.echo(line)
     return exit_code(outcomes, stop.signum)
-
-
-def _say(line: str) -> None:
-    click.echo(truncate_for_display(line), err=True)
 
 
 async def _run(job: Job, telemetry: Telemetry, report: RunReport, stop: StopSignals, outcomes: list[Outcome]) -> None:

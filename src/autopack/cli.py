@@ -17,7 +17,7 @@ import click
 from autopack import __version__
 from autopack._util.signals import exiting_at_signals
 from autopack._util.terminal import redirect_to_devnull_if_broken, tolerate_stderr_errors
-from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, describe_error
+from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, describe_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "autopack.commands.calibrate",
         "calibrate_command",
         "Propose coefficients and budgets from what was recorded.",
+    ),
+    "budget": LazyCommand(
+        "autopack.commands.budget", "budget_command", "Say which max_tokens to send, and what that risks."
     ),
     "status": LazyCommand("autopack.commands.status", "status_command", "Say whether everything accepted arrives."),
     "db": LazyCommand(
@@ -98,7 +101,7 @@ class AutopackGroup(click.Group):
         """Run the command; a reader that went away (`| head`) is no error for one that only reads."""
         try:
             return super().invoke(ctx)
-        except (AnalysisError, DatabaseUrlError, InputFileError, OSError) as exc:
+        except (AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, OSError) as exc:
             redirect_to_devnull_if_broken(sys.stdout)
             if isinstance(exc, BrokenPipeError) and _only_reads(ctx.invoked_subcommand):
                 ctx.exit(0)

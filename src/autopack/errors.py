@@ -8,6 +8,7 @@ AutopackError
 │   └── InputFileError            a file cannot be read, decoded or accepted
 ├── AnalysisError             a figure or a page cannot be made
 │   └── ReadError                 the database, table or file that was asked for cannot be read
+├── MissingExtraError         a library is not installed: install the extra that the message names
 ├── SchemaError               the database's schema is one that this program cannot write to
 ├── DatabaseError             the database or its driver refused what was asked
 ├── TelemetryError            the writer raised it
@@ -61,6 +62,23 @@ class AnalysisError(AutopackError):
 
 class ReadError(AnalysisError):
     """The events cannot be read."""
+
+
+class MissingExtraError(AutopackError, ImportError):
+    """A library that only an extra installs is missing; the message names the library and the extra."""
+
+
+def require(module: str, extra: str, purpose: str = "this") -> None:
+    """Check that `module`, which the extra `extra` installs, is there, without importing it.
+
+    Raises:
+        MissingExtraError: it is not; `purpose` says what needs it.
+
+    """
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingExtraError(f"{purpose} needs {module}: pip install 'autopack-telemetry[{extra}]'")
 
 
 class SchemaError(AutopackError):

@@ -15,7 +15,7 @@ from autopack.telemetry.event import TABLE, Kind
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An instant: aware UTC in Python. SQLite has no time zones, there it is the UTC wall clock without one,
-    as the plan's own tables hold it. A naive value is taken to be UTC.
+    as the host system's tables hold it. A naive value is taken to be UTC.
     """
 
     impl = DateTime(timezone=True)
@@ -36,19 +36,19 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """The plan's name for the declarative base."""
+    """The declarative base, under the host system's name."""
 
 
 class TokenEstimationV2Event(Base):
     """One model call: what was predicted, what came, and for which deliverables.
 
-    `smape_percent` and `waste_ratio` are integers as the plan stores them, the latter in percent (150 = 1.5 ×);
+    `smape_percent` and `waste_ratio` are integers, as the host system stores them, the latter in percent (150 = 1.5 ×);
     exact values follow from the raw token counts. NULL in both, and in `underestimated`, where a count is 0.
     """
 
     __tablename__ = TABLE.name
 
-    # The plan's own key: SQLite fills it with its row number, other databases leave it empty (a sequence would be
+    # The host system's key: SQLite fills it with its row number, other databases leave it empty (a sequence would be
     # a point of contention in a distributed table). The identity of a row is (run_id, event_uid).
     event_id: Mapped[int | None] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), nullable=True)
     event_uid: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_event_uid)

@@ -32,7 +32,7 @@ def test_the_next_of_a_sequence_has_another_id(timestamp_ns: int, sequence: int)
     assert event_uid(timestamp_ns, sequence) != event_uid(timestamp_ns, sequence + 1)
 
 
-def test_writers_begin_at_different_numbers_with_room_to_count_up() -> None:
+def test_writers_begin_at_different_numbers_with_room() -> None:
     starts = [random_sequence_start() for _ in range(1000)]
     assert len(set(starts)) == 1000
     assert max(starts) < 1 << (SEQUENCE_BITS - 1)

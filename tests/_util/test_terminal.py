@@ -61,7 +61,7 @@ def test_without_the_guard_a_broken_pipe_ends_the_program() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_standard_output_that_failed_does_not_fail_again_at_exit() -> None:
+def test_a_failed_standard_output_does_not_fail_again_at_exit() -> None:
     program = """
         from autopack._util.terminal import redirect_to_devnull_if_broken
         os.dup2(os.open('/dev/full', os.O_WRONLY), 1)

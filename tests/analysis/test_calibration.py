@@ -202,7 +202,7 @@ def test_the_standard_error_is_that_of_the_means_of_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "runs", "why"), [(300, 6, "3 run(s)"), (40, 20, "usable replies"), (0, 1, "0 run(s)")]
+    ("count", "runs", "why"), [(300, 4, "4 run(s)"), (20, 20, "usable replies"), (0, 1, "0 run(s)")]
 )
 def test_it_refuses_where_the_data_cannot_carry_a_fit(count: int, runs: int, why: str) -> None:
     fitted = calibrated(history(count, other_costs(1), exact, runs=runs), ONLY_COEFFICIENTS).fit
@@ -315,10 +315,10 @@ def test_where_nothing_is_to_be_changed_no_file_is_written(tmp_path: Path) -> No
 
 
 def test_where_the_data_carry_nothing_it_refuses_in_one_clear_line(tmp_path: Path) -> None:
-    export = write(tmp_path / "events.ndjson", history(20, TODAY, exact))
+    export = write(tmp_path / "events.ndjson", history(2, TODAY, exact))
     done = autopack("calibrate", "--source", "ndjson", export)
     assert done.returncode == 1
-    assert done.stderr == "Error: the data carry neither coefficients nor budgets; record more\n"
+    assert done.stderr == "Error: the data carry neither coefficients nor budgets; record other phases\n"
 
 
 @pytest.mark.parametrize(

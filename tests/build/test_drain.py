@@ -88,7 +88,7 @@ def test_a_signal_ends_the_wait() -> None:
 
 
 @pytest.mark.usefixtures("_nothing_left_running")
-def test_a_database_that_refuses_is_not_waited_for_longer_than_usual() -> None:
+def test_a_database_that_refuses_is_waited_for_as_usual() -> None:
     said = list[str]()
     telemetry = Telemetry(Unwritable())
     telemetry.record(**event())

@@ -84,7 +84,8 @@ def test_the_example_in_the_help_of_each_command_runs(tmp_path: Path, name: str)
         *shlex.split(example), cwd=tmp_path, **dict(setting.split("=") for setting in shlex.split(settings))
     )
     assert done.returncode in TOO_FEW.get(name, {0}), done.stderr
-    assert f"sqlite:///{tmp_path}/autopack.db" in done.stderr
+    if name != "budget":  # it reads the estimator's figures only
+        assert f"sqlite:///{tmp_path}/autopack.db" in done.stderr
 
 
 def test_the_version_is_the_packages() -> None:

@@ -226,6 +226,7 @@ def test_a_copy_that_was_killed_is_completed_by_the_next(postgres: Database, tmp
         with subprocess.Popen(command, cwd=tmp_path, env=environment(None), stderr=subprocess.DEVNULL) as child:
             deadline_s = time.monotonic() + 30
             while not postgres.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                assert child.poll() is None, "it ended before its second batch waited"
                 assert time.monotonic() < deadline_s
             child.kill()
         assert postgres.terminate_others() == 1

@@ -61,7 +61,7 @@ PLAN_FIELDS = [
     "underestimated",
 ]
 
-# The plan's own programs, as the plan prints them.
+# The host system's own programs, as its plan prints them.
 PLAN_EXPORT = '''
 """
 Export TokenEstimationV2 telemetry from database to NDJSON for analysis.
@@ -117,7 +117,7 @@ if count > 0:
     latest = session.query(TokenEstimationV2Event).order_by(TokenEstimationV2Event.timestamp.desc()).first()
     print(f'Latest event: {latest.phase_id}, {latest.category}/{latest.complexity}, {latest.deliverable_count} deliverables')
 session.close()
-"""  # noqa: E501 (as the plan prints it)
+"""  # noqa: E501 (as the host system's plan prints it)
 
 
 def strict_json(line: str) -> dict[str, Any]:

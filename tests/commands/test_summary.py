@@ -19,8 +19,9 @@ from tests.read_side import START, autopack, environment, event, make_database
 
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Block, Event, Samples
-from autopack.analysis.summarizing.periods import by_stratum, grid_of, measures_of, periods_of
+from autopack.analysis.summarizing.periods import by_stratum, grid_of, periods_of
 from autopack.analysis.summarizing.table import sparkline
+from autopack.analysis.validating.groups import measures_of
 from autopack.analysis.validating.rules import Rules
 
 DAY_S = 86_400

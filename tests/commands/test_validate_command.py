@@ -19,6 +19,7 @@ from autopack.analysis.validating.validation import Validation
 from autopack.database import engine_for
 from autopack.models import TokenEstimationV2Event
 
+FORMER = ("--rules", "plan", "--one-look", "--assume-independent")
 LOG_LINE = (
     "[2025-12-23 19:47:57] INFO: [TokenEstimationV2] predicted_output=5200 actual_output=4000 smape=26.1% "
     "selected_budget=12288 category=implementation complexity=medium deliverables=2 success=True stop_reason=end_turn "
@@ -29,7 +30,13 @@ LOG_LINE = (
 def good(count: int) -> list[TokenEstimationV2Event]:
     """Rows that make as many good samples of five strata."""
     return [
-        event(n, actual_output_tokens=4000 + n % 90, category=f"c{n % 5}", complexity=("low", "high")[n % 2])
+        event(
+            n,
+            run_id=f"nightly-{n // 5}",
+            actual_output_tokens=4000 + 37 * n % 90,
+            category=f"c{n % 5}",
+            complexity=("low", "high")[n % 2],
+        )
         for n in range(count)
     ]
 
@@ -42,10 +49,13 @@ def verdict(*arguments: str | Path, **where: Any) -> Validation:
 @pytest.mark.parametrize(
     ("count", "options", "code", "word"),
     [
-        (200, (), 0, "VALIDATED"),
+        (240, (), 0, "VALIDATED"),
         (40, (), 2, "INSUFFICIENT DATA"),
-        (200, ("--max-waste-p90", "1.2"), 1, "NOT VALIDATED"),
+        (240, ("--rules", "plan", "--max-waste-p90", "1.2"), 1, "NOT VALIDATED"),
         (50, ("--provisional", "--min-per-stratum", "2"), 0, "PROVISIONAL, points only: VALIDATED"),
+        (200, FORMER, 0, "VALIDATED (the former verdict)"),
+        (240, ("--one-look",), 0, "VALIDATED (at one look)"),
+        (240, ("--assume-independent",), 0, "VALIDATED (every sample taken to be independent)"),
     ],
 )
 def test_the_exit_code_is_the_verdict(
@@ -54,7 +64,9 @@ def test_the_exit_code_is_the_verdict(
     make_database(database, good(count))
     done = autopack("validate", *options, database=database)
     assert done.returncode == code
-    assert done.stdout.startswith(f"verdict: {word}\n")
+    said, _, former = done.stdout.splitlines()[0].partition(" [the former verdict: ")
+    assert said == f"verdict: {word}"
+    assert former == ("" if options == FORMER else " ".join(FORMER) + "]")
     assert autopack("validate", "--json", *options, database=database).returncode == code
 
 
@@ -239,7 +251,7 @@ def test_nothing_but_the_verdict_is_on_standard_output(database: Path) -> None:
 
 
 def test_every_interval_in_the_text_is_that_of_the_json(database: Path) -> None:
-    make_database(database, good(60))
+    make_database(database, good(240))
     printed = autopack("validate", database=database).stdout
     for rule in verdict(database=database).results:
         line = next(line for line in printed.splitlines() if line.startswith(rule.title))
@@ -275,7 +287,7 @@ def test_a_recorded_run_has_the_figures_of_numpy_and_scipy(database: Path, recor
     """The recorded data are not validated, and every figure is what NumPy and SciPy compute."""
     make_database(database, recorded_rows(recorded))
     assert autopack("import", recorded.log, database=database).returncode == 0
-    validation = verdict("--as-of", "2026-01-01", database=database)
+    validation = verdict("--as-of", "2026-01-01", *FORMER, database=database)
 
     first = {reply["phase_id"]: reply for reply in reversed(recorded.joined())}.values()
     logged = recorded.logged()

@@ -405,23 +405,37 @@ def test_a_killed_upgrade_leaves_the_old_table_or_the_new_one(database: Path) ->
 
 
 def test_a_newer_schema_is_left_alone_and_nothing_is_lost(database: Path) -> None:
-    """A newer schema is left alone, with a clear reason, and nothing is lost."""
+    """A newer schema without a column of ours is left alone, with a clear reason, and nothing is lost."""
     upgrade_by_recording(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+        connection.execute(f"ALTER TABLE {TABLE} DROP COLUMN turn")
     schema = schema_of(database)
     telemetry = Telemetry(f"sqlite:///{database}")
     telemetry.record(**event(phase_id="later"))
     assert not telemetry.flush(1)
-    assert telemetry.stats().last_error == f"schema 9999 is newer than this program's {migrations.HEAD}"
+    expected = f"schema 9999 is newer than this program's {migrations.HEAD}, and its table has no column turn"
+    assert telemetry.stats().last_error == expected
     assert (telemetry.stats().pending, telemetry.stats().dead_lettered) == (1, 0)
     telemetry.close(0.1)
     assert schema_of(database) == schema
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '{migrations.HEAD}'")
+        connection.execute(f"ALTER TABLE {TABLE} ADD COLUMN turn BIGINT")
     successor = upgrade_by_recording(database)
     assert successor.stats().recovered == 1
     assert [row["phase_id"] for row in rows_of(database)] == ["new0", "later", "new0"]
+
+
+def test_a_newer_schema_that_has_all_columns_is_written(database: Path) -> None:
+    upgrade_by_recording(database)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+        connection.execute(f"ALTER TABLE {TABLE} ADD COLUMN of_the_future TEXT")
+    upgrade_by_recording(database)
+    assert len(rows_of(database)) == 2
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute(f"SELECT version_num FROM {migrations.VERSION_TABLE}").fetchall() == [("9999",)]
 
 
 def test_a_table_that_lacks_columns_keeps_its_rows_and_takes_more(database: Path) -> None:

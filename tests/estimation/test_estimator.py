@@ -32,12 +32,12 @@ COMPLEXITIES = st.sampled_from(["low", "medium", "high", "no such complexity"])
 @needs_shared_data
 def test_the_shipped_figures_are_those_that_were_in_force() -> None:
     theirs = json.loads((DATA / "estimator_coefficients.json").read_bytes())
-    ours = load_coefficients({"AUTOPACK_ESTIMATOR_COEFFICIENTS": str(DATA / "estimator_coefficients.json")})
+    read = load_coefficients({"AUTOPACK_ESTIMATOR_COEFFICIENTS": str(DATA / "estimator_coefficients.json")})
     assert theirs["safety_margin"] == 1.3
-    assert ours.overhead == COEFFICIENTS.overhead
-    assert ours.marginal == COEFFICIENTS.marginal
-    assert ours.budget_floor == COEFFICIENTS.budget_floor
-    assert (ours.safety_margin, ours.budget_buffer, ours.budget_cap, ours.default_overhead) == (
+    assert read.overhead == COEFFICIENTS.overhead
+    assert read.marginal == COEFFICIENTS.marginal
+    assert read.budget_floor == COEFFICIENTS.budget_floor
+    assert (read.safety_margin, read.budget_buffer, read.budget_cap, read.default_overhead) == (
         COEFFICIENTS.safety_margin,
         COEFFICIENTS.budget_buffer,
         COEFFICIENTS.budget_cap,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import autopack
-from autopack.instrumentation.phase_ids import auto_phase_kind, process_run_id
+from autopack.instrumentation.phase_ids import process_run_id
 from autopack.instrumentation.phases import flat_attributes
 
 
@@ -67,7 +67,7 @@ def test_what_the_coefficients_know_is_predicted_and_offered() -> None:
         ({}, 16_384, "default"),
         ({"category": "poetry", "model": "claude-opus-4-1-20250805"}, 32_000, "model"),
         ({"category": "poetry", "selected_budget": 77}, 77, "given"),
-        ({"category": "refactoring", "model": "claude-3-opus"}, 4_096, "coefficients"),
+        ({"category": "refactoring", "model": "claude-3-opus"}, 4_096, "maximum"),
         ({"category": "poetry", "selected_budget": 0}, 16_384, "default"),
     ],
 )
@@ -75,7 +75,7 @@ def test_an_offer_is_made_also_for_a_kind_that_is_not_known(said: Any, max_token
     """Nothing is predicted for it: 0, never a made-up figure."""
     with autopack.phase("p", **said) as entered:
         assert (entered.max_tokens, entered.basis) == (max_tokens, basis)
-        if basis != "coefficients":
+        if basis != "maximum":
             assert (entered.predicted_output_tokens, entered.estimator) == (0, None)
 
 
@@ -95,9 +95,7 @@ def test_generated_phases_of_one_kind_are_one_for_statistics() -> None:
             made.append(entered)
     assert all(entered.phase_id.startswith("auto-") for entered in made)
     assert len({entered.phase_id for entered in made}) == 3
-    assert made[0].kind == made[1].kind != made[2].kind
-    assert made[0].kind == auto_phase_kind(made[0].phase_id)
-    assert auto_phase_kind("auto-pilot") is None
+    assert made[0].key == made[1].key != made[2].key
 
 
 def test_each_call_of_a_decorated_function_is_a_phase_of_its_own() -> None:
@@ -105,12 +103,12 @@ def test_each_call_of_a_decorated_function_is_a_phase_of_its_own() -> None:
     def extract(item: str) -> tuple[str, str | None, str | None]:
         entered = autopack.current_phase()
         assert entered is not None
-        return item, entered.phase_id, entered.kind
+        return item, entered.phase_id, entered.key
 
     @autopack.phase(category="extraction")
     def other() -> str | None:
         entered = autopack.current_phase()
-        return None if entered is None else entered.kind
+        return None if entered is None else entered.key
 
     first, second = extract("a"), extract("b")
     assert (first[0], second[0]) == ("a", "b")

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from autopack._util.text import truncate_for_display, without_secrets
-from autopack.errors import ClientSetupError, MissingCredentialsError
+from autopack.errors import ClientSetupError, MissingCredentialsError, require
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,9 +21,15 @@ _REASON_LENGTH = 300
 _QUOTES_HEADERS = frozenset({"LocalProtocolError", "UnicodeEncodeError"})
 
 
+def require_sdk(extra: str = "anthropic", purpose: str = "a client of the Messages API") -> None:
+    """Check that the SDK is installed. Raises `MissingExtraError`."""
+    require("anthropic", extra, purpose)
+
+
 @asynccontextmanager
 async def open_sdk() -> AsyncIterator[AsyncAnthropic]:
     """Open a client of the real API, with the credentials of the environment; without any, every call fails."""
+    require_sdk()
     from anthropic import AsyncAnthropic
 
     async with AsyncAnthropic() as sdk:
@@ -37,6 +43,7 @@ async def open_loopback_sdk(base_url: str) -> AsyncIterator[AsyncAnthropic]:
     A proxy of the environment could not reach that server, and the SDK's default HTTP client would use it even with
     `trust_env=False`; so the SDK gets an HTTP client of its own.
     """
+    require_sdk()
     import httpx2
     from anthropic import AsyncAnthropic
 

@@ -7,12 +7,23 @@ import math
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autopack._util.text import escape_terminal
 from autopack.analysis.reading.selection import EVERYTHING, Selection, Source, parse_instant
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """Click's own, which may be told at run time what it converts to only from 8.4 on."""
+
+        def __class_getitem__(cls, _converted: object) -> type:
+            return cls
+
 
 _MOST_ROWS = 2**63 - 1  # what SQLite takes
 
@@ -28,7 +39,7 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class Instant(click.ParamType[datetime]):
+class Instant(ParamType[datetime]):
     """An ISO date or time on the command line."""
 
     name = "instant"
@@ -41,7 +52,7 @@ class Instant(click.ParamType[datetime]):
             self.fail(escape_terminal(str(exc)), param, ctx)
 
 
-class StoredText(click.ParamType[str]):
+class StoredText(ParamType[str]):
     """Text to compare with stored text, which is always valid Unicode."""
 
     name = "text"

@@ -38,7 +38,9 @@ def gather(
 
     `collector` is one for these rules, to which the caller has further questions. Raises `ReadError`.
     """
-    collector = collector or SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+    collector = collector or SampleCollector(
+        include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
+    )
     source = collect_database(collector, selection)
     samples = collector.samples()
     validation = validate(samples, rules, as_of_s=as_of.timestamp(), source=source)

@@ -95,8 +95,8 @@ def calibrate_command(
     """Propose coefficients and budgets from recorded replies.
 
     Coefficients are fitted, shrunk towards those in force, and taken only when they are certainly better on runs that
-    the fit has not seen. Budgets are such that at most 2 % of future replies exceed them, per category and complexity;
-    their price in unused tokens is printed.
+    the fit has not seen. Budgets are such that at most 1 % of future replies of new phases exceed them, by category
+    and complexity: half of what validate allows. Where the data carry no such promise, the least they carry is said.
 
     Nothing is applied: AUTOPACK_ESTIMATOR_COEFFICIENTS=FILE does that.
 
@@ -117,7 +117,7 @@ def calibrate_command(
     _show(calibration, as_json=as_json)
     _write(calibration, output)
     if calibration.coefficients is None and calibration.fit.outcome != "unchanged":
-        raise click.ClickException("the data carry neither coefficients nor budgets; record more")
+        raise click.ClickException("the data carry neither coefficients nor budgets; record other phases")
 
 
 def _check_output(output: Path | None, *, force: bool) -> None:

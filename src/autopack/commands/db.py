@@ -20,7 +20,7 @@ _SAID: dict[SchemaState, str] = {
     "none": "there is no schema; autopack db upgrade makes it",
     "older": "older than this program's; autopack db upgrade brings it there",
     "newer": "newer than this program's; events stay in the journal until a newer autopack writes them",
-    "no table": "the schema says so, but the table is gone; no upgrade mends that",
+    "no table": "the schema says so, but the table is gone; autopack db upgrade makes it again",
 }
 _EXIT_CODES: dict[SchemaState, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
 
@@ -62,7 +62,13 @@ def upgrade_command() -> None:
         before, state = state_of(destination)
         upgrade(destination)
     was = before or {"none": "nothing", "older": "an older system's table"}.get(state)
-    click.echo(f"{migrations.HEAD} already" if state == "ours" else f"upgraded from {was} to {migrations.HEAD}")
+    click.echo(
+        {
+            "ours": f"{migrations.HEAD} already",
+            "newer": f"{before}, newer than this program's {migrations.HEAD}: left as it is",
+            "no table": f"the table was gone, and is made again at {migrations.HEAD}",
+        }.get(state, f"upgraded from {was} to {migrations.HEAD}")
+    )
 
 
 @db_command.command("downgrade")

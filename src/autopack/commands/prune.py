@@ -11,13 +11,14 @@ import msgspec
 
 from autopack._util.terminal import is_terminal
 from autopack._util.text import escape_terminal
+from autopack.commands._options import ParamType
 from autopack.commands._output import print_json, progress
 from autopack.commands._reading import announced_database, as_click_error
 from autopack.database.destination import Destination
 from autopack.maintenance.pruning import count_older, parse_age, prune, vacuum
 
 
-class Age(click.ParamType[timedelta]):
+class Age(ParamType[timedelta]):
     """An age on the command line."""
 
     name = "age"

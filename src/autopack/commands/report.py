@@ -16,7 +16,7 @@ from autopack.commands._output import note
 from autopack.commands._verdicts import gather
 from autopack.commands.validate import rule_options
 from autopack.database.destination import current_destination
-from autopack.errors import AnalysisError
+from autopack.errors import require
 from autopack.maintenance.health import status_report
 from autopack.reporting.calls import CallCollector
 from autopack.reporting.page import page
@@ -46,7 +46,9 @@ def report_command(*, output: Path, as_of: datetime | None, rules: Rules, select
     Example: autopack report --output report.html
     """
     plotly_js = plotly_or_explain()
-    collector = CallCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+    collector = CallCollector(
+        include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
+    )
     gathered = gather(rules, selection, as_of or datetime.now(UTC), most_periods=_MOST_PERIODS, collector=collector)
     health = status_report(current_destination())
     calls = collector.calls(gathered.samples)
@@ -57,8 +59,6 @@ def report_command(*, output: Path, as_of: datetime | None, rules: Rules, select
 
 
 def plotly_or_explain() -> str:
-    """The script of the library. Raises `AnalysisError` with what to install where it is missing."""
-    try:
-        return (files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")
-    except ModuleNotFoundError as exc:
-        raise AnalysisError("the report needs plotly: pip install 'autopack-telemetry[report]'") from exc
+    """The script of the library. Raises `MissingExtraError` where it is not installed."""
+    require("plotly", "report", "the report")
+    return (files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")

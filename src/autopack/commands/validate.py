@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -16,14 +18,16 @@ from autopack.analysis.reading.selection import Selection, Source
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Samples
 from autopack.analysis.sampling.sources import from_log, from_ndjson
-from autopack.analysis.validating.rules import Rules
+from autopack.analysis.validating.clusters import Population
+from autopack.analysis.validating.rules import Rules, RuleSet
 from autopack.analysis.validating.table import after_tables, before_tables, parts
 from autopack.analysis.validating.validation import Validation, Verdict, validate
 from autopack.commands._options import FiniteRange, Instant, StoredText, check_source, selection_options, source_options
 from autopack.commands._output import print_json, print_tables
 from autopack.commands._reading import opened_lines
 from autopack.commands._verdicts import collect_database
-from autopack.errors import AnalysisError, DatabaseUrlError, describe_error
+from autopack.errors import AnalysisError, DatabaseUrlError, MissingExtraError, describe_error
+from autopack.estimation.coefficients import fingerprint_of, load_coefficients
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
 WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here
@@ -62,7 +66,7 @@ class VerdictCommand(click.Command):
             raise WrongCommandLine(exc.format_message(), ctx) from exc
         except BrokenPipeError:
             raise
-        except (AnalysisError, DatabaseUrlError, OSError) as exc:
+        except (AnalysisError, DatabaseUrlError, MissingExtraError, OSError) as exc:
             raise NothingToRead(describe_error(exc)) from exc
 
 
@@ -70,15 +74,48 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each rule; the command gets them as one `rules`."""
 
     @functools.wraps(command)
-    def with_rules(*args: Any, stratum: tuple[str, ...], level_percent: float, **others: Any) -> Any:
+    def with_rules(*args: Any, stratum: tuple[str, ...], level_percent: float, estimator: str, **others: Any) -> Any:
         given = {name: others.pop(name) for name in Rules.__struct_fields__ if name in others}
-        return command(*args, rules=Rules(level=level_percent / 100, strata=stratum, **given), **others)
+        only = _fingerprint(estimator)
+        return command(*args, rules=Rules(level=level_percent / 100, strata=stratum, estimator=only, **given), **others)
 
     percent, counted = FiniteRange(0, 100), click.IntRange(0)
     options: list[Callable[..., Any]] = [
+        click.option(
+            "--rules",
+            type=click.Choice(get_args(RuleSet)),
+            default=_DEFAULTS.rules,
+            show_default=True,
+            help="Judge the budget (truncation, overruns), or all five limits of the plan's host system.",
+        ),
+        click.option(
+            "--one-look",
+            is_flag=True,
+            help="The verdict is asked for once. Without it, it holds however often it is asked for.",
+        ),
+        click.option(
+            "--assume-independent",
+            is_flag=True,
+            help="Take each sample for independent, whatever its phase and run; says so.",
+        ),
+        click.option(
+            "--population",
+            type=click.Choice(get_args(Population)),
+            default=_DEFAULTS.population,
+            show_default=True,
+            help="Speak of phases like these, also new ones, or of future runs of this plan's phases only; says so.",
+        ),
+        click.option(
+            "--estimator",
+            type=Estimator(),
+            default="any",
+            show_default=True,
+            metavar="current|FINGERPRINT|any",
+            help="Judge the predictions of one estimator: of the coefficients in force, or by their 8 hex digits.",
+        ),
         _rule("--min-samples", counted, "Samples there must be."),
-        _rule("--min-categories", counted, "Categories there must be."),
-        _rule("--min-complexities", counted, "Complexities there must be."),
+        _rule("--min-categories", counted, "Categories there must be. [default: as many as there are; plan: 3]"),
+        _rule("--min-complexities", counted, "Complexities there must be. [default: as many as there are; plan: 2]"),
         _rule("--min-per-stratum", counted, "Samples there must be of each stratum that is judged."),
         click.option(
             "--stratum",
@@ -122,6 +159,19 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_rules)
 
 
+class Estimator(click.ParamType[str]):
+    """`current`, `any`, or the fingerprint of an estimator."""
+
+    name = "estimator"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what no fingerprint can be."""
+        text = str(value)
+        if text not in ("current", "any") and not re.fullmatch("[0-9a-f]{8}", text):
+            self.fail(f"{escape_terminal(text)} is neither current, nor any, nor 8 hexadecimal digits", param, ctx)
+        return text
+
+
 class Stratum(StoredText):
     """A category and a complexity on the command line."""
 
@@ -137,7 +187,14 @@ class Stratum(StoredText):
 
 def _rule(option: str, kind: click.ParamType[Any], text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     default = getattr(_DEFAULTS, option.removeprefix("--").replace("-", "_"))
-    return click.option(option, type=kind, default=default, show_default=True, metavar="N", help=text)
+    return click.option(option, type=kind, default=default, show_default=default is not None, metavar="N", help=text)
+
+
+def _fingerprint(estimator: str) -> str | None:
+    """What `--estimator` names."""
+    if estimator == "any":
+        return None
+    return fingerprint_of(load_coefficients(os.environ)) if estimator == "current" else estimator
 
 
 @click.command("validate", cls=VerdictCommand, short_help="Say whether the estimator is validated on real data.")
@@ -152,8 +209,9 @@ def validate_command(
     """Say whether the recorded predictions hold on real data: validated, not validated (with the reasons), or
     insufficient data (with what is missing).
 
-    Samples are the first attempts of real phases. A rate or quantile must keep its limit with the upper end of its
-    interval; when only the point does, there are too few samples.
+    A sample is one execution of a real phase; samples of one phase, or of one run, count for less than others. By
+    default the budget is judged, and the verdict holds however often it is asked for. When only the point keeps its
+    limit, there are too few samples. The former verdict: --rules plan --one-look --assume-independent
 
     Exit codes: 0 validated, 1 not validated, 2 insufficient data; 64 the command line is wrong, 66 there is nothing
     that can be read.
@@ -170,7 +228,9 @@ def validate_command(
 
 def _samples(file: Path | None, source: Source, rules: Rules, selection: Selection) -> tuple[Samples, str]:
     """The samples, and where they are from; what it took to collect them, a third of all memory, ends here."""
-    collector = SampleCollector(include_simulated=rules.simulated, include_imported=rules.imported)
+    collector = SampleCollector(
+        include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
+    )
     read_from = collect_database(collector, selection) if file is None else _collect_file(collector, file, source)
     return collector.samples(), read_from
 

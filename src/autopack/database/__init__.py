@@ -24,7 +24,7 @@ def SessionLocal() -> Session:  # noqa: N802 (the host system's name)
     """Open a synchronous SQLAlchemy session on the database that `DATABASE_URL` names now.
 
     Close it, or use it in a `with`. It creates neither file nor table by itself until it is written to.
-    Raises `DatabaseUrlError`.
+    Raises `DatabaseUrlError`, and `MissingExtraError` where the driver for it is not installed.
     """
     from sqlalchemy.orm import Session
 
@@ -37,7 +37,7 @@ def engine_for(destination: Destination) -> Engine:
     nothing is left open at exit or handed to a forked child.
 
     Raises:
-        DatabaseUrlError: the database is on a server, and the driver for it is not installed.
+        MissingExtraError: the database is on a server, and the driver for it is not installed.
 
     """
     from sqlalchemy import create_engine

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from autopack._util.text import mask
-from autopack.errors import DatabaseUrlError
+from autopack.errors import DatabaseUrlError, require
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -160,11 +160,8 @@ def describe_database() -> str:
 
 
 def require_driver(name: Literal["asyncpg", "psycopg"]) -> None:
-    """Raises `DatabaseUrlError`, which says what to install, where a driver is missing; does not import it."""
-    from importlib.util import find_spec
-
-    if find_spec(name) is None:
-        raise DatabaseUrlError(f"PostgreSQL needs {name}: pip install 'autopack-telemetry[postgres]'")
+    """Check that a driver of PostgreSQL is installed, without importing it. Raises `MissingExtraError`."""
+    require(name, "postgres", "PostgreSQL")
 
 
 def _state_directory() -> Path | None:

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from autopack.database.destination import Destination, require_driver
-from autopack.errors import DatabaseUrlError
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
@@ -15,9 +14,11 @@ def database_problem(destination: Destination) -> str | None:
     """Return why the database can never be written as things are, None where no reason is found; creates nothing.
 
     What may pass by itself (a lock, a full disk) is no reason: the journal keeps events until then.
+    Raises `MissingExtraError` where the driver is not installed.
     """
     if destination.server is not None:
-        return _driver_problem()
+        require_driver("asyncpg")
+        return None
     path = destination.path
     if path is None:
         return None
@@ -30,14 +31,6 @@ def database_problem(destination: Destination) -> str | None:
         return _file_problem(path) if path.exists() else None
     except OSError as exc:
         return f"{path}: {exc.strerror}"
-
-
-def _driver_problem() -> str | None:
-    try:
-        require_driver("asyncpg")
-    except DatabaseUrlError as exc:
-        return str(exc)
-    return None
 
 
 def _nearest_existing(folder: Path) -> Path:

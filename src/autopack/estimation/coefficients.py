@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ FALLBACK_COMPLEXITY = "medium"
 
 Tokens = Annotated[float, msgspec.Meta(ge=0, le=10_000_000)]
 Budget = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Factor = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
@@ -39,6 +40,39 @@ class MarginalTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     modified: Marginals
 
 
+class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The earlier executions of a phase under one model: how many, and the most tokens that one of them took."""
+
+    replies: Budget
+    largest: Tokens
+    truncated: bool = False
+
+
+class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The share of replies that exceeds a budget, in percent: on average at most, and in one history with 95 %."""
+
+    alpha_percent: Percent
+    bound_percent: Percent
+    is_pooled: bool = False
+
+
+class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `autopack budget` looks up, beside the figures of the estimator: no prediction is made from it.
+
+    memory          by model, then by `estimation.phases.phase_key`
+    memory_factor   what the largest earlier reply of a phase is multiplied by, and `memory_promise` what that keeps
+    strata          the promise of each `budget_factor`
+    pooled_factor   that of all strata together, for one that was not there, and `pooled_promise`
+    """
+
+    memory: dict[str, dict[str, Remembered]] = {}
+    memory_factor: Factor | None = None
+    memory_promise: Promise | None = None
+    strata: dict[str, Promise] = {}
+    pooled_factor: Factor | None = None
+    pooled_promise: Promise | None = None
+
+
 class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All figures of the estimator, in output tokens; `overhead` is keyed by `category/complexity`.
 
@@ -55,6 +89,7 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     marginal: MarginalTable
     budget_factor: dict[str, Factor] = {}
     about: str = ""
+    learned: Learned | None = None
 
 
 def load_coefficients(environ: Mapping[str, str]) -> Coefficients:
@@ -78,9 +113,10 @@ def shipped_coefficients() -> Coefficients:
 
 
 def fingerprint_of(coefficients: Coefficients) -> str:
-    """Which figures made a prediction: 8 hex digits, the same for the same figures, whatever `about` says."""
-    figures = msgspec.structs.replace(coefficients, about="")
-    return hashlib.sha256(msgspec.json.encode(figures, order="sorted")).hexdigest()[:8]
+    """8 hexadecimal digits that stand for all figures that predictions and budgets are made from."""
+    figures = msgspec.to_builtins(msgspec.structs.replace(coefficients, about=""))
+    del figures["learned"]
+    return blake2b(msgspec.json.encode(figures, order="deterministic"), digest_size=4).hexdigest()
 
 
 def parse_coefficients(data: bytes, source: str) -> Coefficients:

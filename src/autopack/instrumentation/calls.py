@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Unpack
 
 from autopack.instrumentation.executions import Turn
-from autopack.instrumentation.phase_ids import auto_phase_id, phase_kind, process_run_id
+from autopack.instrumentation.phase_ids import auto_phase_id, process_run_id
 from autopack.instrumentation.phases import Phase, current_phase
 from autopack.instrumentation.replies import ModelReply, count, word
 from autopack.telemetry import get_telemetry, not_recorded, unattributed_calls, warn_once
@@ -104,7 +104,7 @@ class Call:
         entered = self._phase
         fields = dict(_OUTSIDE) if entered is None else _phase_fields(entered)
         if entered is None:
-            fields |= {"run_id": process_run_id(), "phase_id": auto_phase_id(_OUTSIDE_KIND)}
+            fields |= {"run_id": process_run_id(), "phase_id": auto_phase_id()}
         return {
             **fields,
             "actual_output_tokens": reply.output_tokens,
@@ -135,7 +135,6 @@ _OUTSIDE: Mapping[str, Any] = {
     "existing": None,
     "attributes": None,
 }
-_OUTSIDE_KIND = phase_kind(None, UNATTRIBUTED, "unknown", ())
 
 
 def _phase_fields(entered: Phase) -> dict[str, Any]:

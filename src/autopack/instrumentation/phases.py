@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from autopack.estimation.deliverables import flatten_deliverables
 from autopack.instrumentation.executions import Executions, count_entry
 from autopack.instrumentation.offers import Basis, Offer, Shape, offer_for
-from autopack.instrumentation.phase_ids import auto_phase_id, auto_phase_kind, phase_kind, process_run_id
+from autopack.instrumentation.phase_ids import auto_phase_id, process_run_id
 from autopack.telemetry import warn_once
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,7 +107,7 @@ class Phase:
         self.attributes: Mapping[str, Any] | None = said.attributes
         self.run_id: str = said.run_id or os.environ.get(RUN_ID_VARIABLE) or process_run_id()
         generated = said.phase_id is None
-        self.phase_id: str = auto_phase_id(self._kind(function)) if said.phase_id is None else said.phase_id
+        self.phase_id: str = auto_phase_id(function) if said.phase_id is None else said.phase_id
         counted = not generated and said.attempt is None
         self.attempt: int = count_entry(self.run_id, self.phase_id) if counted else said.attempt or 1
         self.executions = Executions(self.attempt, self._next_attempt if counted else _following)
@@ -124,6 +124,7 @@ class Phase:
                 model=self.model,
                 predicted_output_tokens=said.predicted_output_tokens,
                 selected_budget=said.selected_budget,
+                phase_id=self.phase_id,
             )
         )
 
@@ -134,7 +135,7 @@ class Phase:
 
     @property
     def basis(self) -> Basis:
-        """Where `max_tokens` comes from: `given`, `coefficients`, `model` or `default`."""
+        """Where `max_tokens` comes from: `given`, a basis of `suggest_max_tokens`, `model` or `default`."""
         return self._offer.basis
 
     @property
@@ -153,9 +154,14 @@ class Phase:
         return self._offer.estimator
 
     @property
-    def kind(self) -> str | None:
-        """What stands for a generated phase in statistics; None where the caller gave the id."""
-        return auto_phase_kind(self.phase_id)
+    def key(self) -> str:
+        """What stands for this phase in statistics: a digest, the same wherever it is executed.
+
+        Of id, category, complexity and deliverables; of a generated id only the function's name, or nothing, counts.
+        """
+        from autopack.estimation.phases import phase_key
+
+        return phase_key(self.phase_id, self.category, self.complexity, self.deliverables)
 
     def to_env(self) -> dict[str, str]:
         """The environment variables that give this phase to a child process: `Popen(…, env={**os.environ, **these})`.
@@ -191,9 +197,6 @@ class Phase:
     def inherited(self) -> Description:
         """What a nested phase inherits."""
         return replace(self._description, run_id=self.run_id)
-
-    def _kind(self, function: str | None) -> str:
-        return phase_kind(function, self.category, self.complexity, self.deliverables)
 
     def _next_attempt(self, attempt: int) -> int:
         return max(attempt + 1, count_entry(self.run_id, self.phase_id))

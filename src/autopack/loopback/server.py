@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from autopack.build.phase import ATTEMPT_HEADER, PHASE_HEADER
+from autopack.errors import require
 from autopack.loopback.replies import Refusal, Reply, ReplyRequest, ReplySource
 from autopack.loopback.wire import (
     MessagesRequest,
@@ -45,13 +46,20 @@ _JSON = "application/json"
 logger = logging.getLogger(__name__)
 
 
+def require_server() -> None:
+    """Check that what serves is installed. Raises `MissingExtraError`."""
+    for module in ("starlette", "uvicorn"):
+        require(module, "simulate", "the loopback server")
+
+
 @contextmanager
 def serve_messages(source: ReplySource) -> Iterator[str]:
     """Serve `source` on a free port of 127.0.0.1 while the context is open; yields the base URL.
 
     Leaving the context closes the port and all connections and ends the thread: within a quarter of a second where
-    no request is open, within a few seconds in any case.
+    no request is open, within a few seconds in any case. Raises `MissingExtraError`.
     """
+    require_server()
     import uvicorn
 
     listener = socket.create_server(("127.0.0.1", 0))

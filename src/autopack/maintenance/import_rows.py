@@ -21,6 +21,7 @@ import msgspec
 from autopack._util.ids import event_uid
 from autopack.analysis.reading.logs import LogRecord
 from autopack.analysis.reading.selection import parse_instant
+from autopack.errors import AutopackError
 from autopack.estimation.metrics import WHOLE_CALL
 from autopack.telemetry.engine import Settings
 from autopack.telemetry.event import (
@@ -49,7 +50,7 @@ _encode_content = msgspec.json.Encoder(order="deterministic").encode
 _decode_json = msgspec.json.Decoder().decode
 
 
-class NoEvent(ValueError):  # noqa: N818 (what it says of a line, not what went wrong here)
+class NoEvent(AutopackError, ValueError):  # noqa: N818 (what it says of a line, not what went wrong here)
     """A line stands for no event; the message says why."""
 
 

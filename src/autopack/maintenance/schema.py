@@ -19,8 +19,8 @@ _TABLE = TokenEstimationV2Event.__tablename__
 def state_of(destination: Destination) -> tuple[str | None, SchemaState]:
     """The revision, None where there is none, and how it compares with this program's. Creates and changes nothing.
 
-    `older` is also a table from before autopack's migrations, `no table` a revision without its table, which no
-    upgrade mends. Raises `ReadError`.
+    `older` is also a table from before autopack's migrations, `no table` a revision without its table, which an
+    upgrade makes again. Raises `ReadError`.
     """
     if not destination.exists():
         return None, "none"
@@ -35,7 +35,7 @@ def upgrade(destination: Destination) -> None:
     """Bring the schema to this program's; a SQLite file that is not there is made, for its owner alone.
 
     Raises:
-        SchemaError: it is newer than this program, or its table is gone.
+        SchemaError: it is newer than this program, and its table lacks a column that is written.
         sqlalchemy.exc.SQLAlchemyError: the database cannot be reached or refuses it. Nothing of it is done then.
         OSError: the file cannot be made.
 
@@ -69,8 +69,8 @@ def downgrade(destination: Destination) -> None:
 def _state(revision: str | None, *, there: bool) -> SchemaState:
     if revision is None:
         return "older" if there else "none"
-    if revision > migrations.HEAD:
-        return "newer"
     if not there:
         return "no table"
+    if revision > migrations.HEAD:
+        return "newer"
     return "ours" if revision == migrations.HEAD else "older"

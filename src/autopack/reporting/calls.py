@@ -70,8 +70,10 @@ class Calls(msgspec.Struct, frozen=True):
 class CallCollector(SampleCollector):
     """Collects samples, and who they were."""
 
-    def __init__(self, *, include_simulated: bool = False, include_imported: bool = True) -> None:
-        super().__init__(include_simulated=include_simulated, include_imported=include_imported)
+    def __init__(
+        self, *, include_simulated: bool = False, include_imported: bool = True, estimator: str | None = None
+    ) -> None:
+        super().__init__(include_simulated=include_simulated, include_imported=include_imported, estimator=estimator)
         self._runs: list[str | None] = []
         self._models: list[str] = []
         self._phases: list[str | None] = []
@@ -120,7 +122,7 @@ class CallCollector(SampleCollector):
 
     def _noted(self, blocks: Iterable[Block]) -> Iterator[Block]:
         for block in blocks:
-            taken = list(map(self.takes, block.model))
+            taken = list(map(self.takes, block.model, block.estimator))
             self._runs.extend(compress(block.run_id, taken))
             self._models.extend(compress(block.model, taken))
             self._phases.extend(compress(block.phase_id, taken))

@@ -14,7 +14,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from autopack._util.ids import random_sequence_start
-from autopack.errors import ConfigError
+from autopack.errors import AutopackError, ConfigError
 from autopack.telemetry import lifecycle
 from autopack.telemetry.counters import Drops
 
@@ -43,7 +43,7 @@ def is_enabled(environ: Mapping[str, str] | None = None) -> bool:
     return environ.get(ENABLED_VARIABLE, "").strip().lower() in _ON
 
 
-class _TakeSlowPath(Exception):  # noqa: N818 (not an error)
+class _TakeSlowPath(AutopackError):  # noqa: N818 (not an error)
     """The event needs more than the common path does."""
 
 

@@ -51,6 +51,22 @@ def test_events_are_taken_in_order_across_segments(tmp_path: Path) -> None:
     assert segments_in(tmp_path) == []
 
 
+def test_an_append_says_when_to_wake_the_worker(tmp_path: Path) -> None:
+    """The first of a segment, and from the threshold on, until the worker is awake."""
+    journal = make_journal(tmp_path, bytes(32))
+    assert journal.append(b"first")
+    journal.clear_wake_threshold()
+    assert not any(journal.append(b"x") for _ in range(4))
+    journal.set_wake_threshold(8)  # five wait already
+    assert [journal.append(b"x") for _ in range(4)] == [False, False, True, True]
+    journal.clear_wake_threshold()
+    assert not journal.append(b"x")
+    journal.set_wake_threshold(1)
+    assert journal.append(b"x"), "more wait already than were asked for: the next one wakes"
+    assert len(drained(journal)) == 11
+    journal.close()
+
+
 def test_taking_while_others_append_misses_nothing(tmp_path: Path) -> None:
     """Taking while other threads append misses nothing, and trips over no new segment."""
     journal = make_journal(tmp_path, bytes(32))

@@ -8,12 +8,15 @@ from functools import partial
 import pytest
 from tests.postgres import Database
 from tests.telemetry.stores.proxy import Proxy, proxy_to
+from tests.telemetry.stores.test_stores import rows
 from tests.waiting import wait_for_error
 from tests.write_side import TABLE, event
 
 from autopack.database.destination import parse_database_url
 from autopack.database.migrations import HEAD, VERSION_TABLE
 from autopack.telemetry import Telemetry, TelemetryStats
+from autopack.telemetry.event.schema import replaced
+from autopack.telemetry.stores.by_url import store_of
 from autopack.telemetry.stores.postgres.store import PostgresStore
 
 
@@ -270,18 +273,34 @@ def test_a_database_that_does_not_exist_yet_is_waited_for(postgres: Database) ->
             postgres.execute(f"DROP DATABASE {later.name} WITH (FORCE)")
 
 
-def test_a_missing_table_is_said_and_drained_to_once_it_is_back(postgres: Database) -> None:
-    """A table that is missing is said, and when it is back the events drain."""
+def test_a_removed_table_is_made_again_and_that_is_said(postgres: Database, caplog: pytest.LogCaptureFixture) -> None:
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
         assert telemetry.flush(30)
-        postgres.execute(f"ALTER TABLE {TABLE} RENAME TO elsewhere")
-        record(telemetry, 1, 2)
-        wait_for_error(telemetry, f"the schema says {HEAD} but the table is gone")
-        assert telemetry.stats().dead_lettered == 0
-        postgres.execute(f"ALTER TABLE elsewhere RENAME TO {TABLE}")
+        postgres.execute(f"DROP TABLE {TABLE}")
+        record(telemetry, 1, 3)
         assert telemetry.flush(30)
-    assert each_once(postgres, 2)
+        assert telemetry.stats().dead_lettered == 0
+    assert len(postgres.rows()) == 2
+    assert f"The table {TABLE} was removed, and is made again" in caplog.text
+
+
+async def test_what_a_trigger_ignores_is_absent_and_a_refusal_is_told(postgres: Database) -> None:
+    with Telemetry(postgres.url) as telemetry:
+        record(telemetry, 0, 1)
+    postgres.execute(
+        "CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.phase_id = 'unwanted' THEN RETURN NULL; END IF; RETURN NEW; END $$"
+    )
+    postgres.execute(f"CREATE TRIGGER ignore BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION ignore()")
+    store = store_of(parse_database_url(postgres.url))
+    batch = [replaced(row, phase_id="unwanted") if n == 1 else row for n, row in enumerate(rows(4, start=10))]
+    assert await store.write(batch) == 3
+    assert await store.absent(batch) == [1]
+    assert await store.refusal(rows(1, start=50)[0]) is None
+    assert await store.refusal(replaced(rows(1, start=51)[0], model=None)) == "NotNullViolationError 23502"
+    assert len(postgres.rows()) == 4
+    await store.close()
 
 
 def test_a_column_of_another_type_keeps_every_event(postgres: Database) -> None:
@@ -328,10 +347,11 @@ def test_a_row_that_a_trigger_leaves_out_is_not_counted_as_written(postgres: Dat
 def test_a_newer_schema_is_left_alone_until_the_program_fits(
     postgres: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A newer schema is left alone, and its events are delivered when the program fits."""
+    """A newer schema without a column of ours is left alone, and events are delivered when the program fits."""
     with Telemetry(postgres.url) as telemetry:
         record(telemetry, 0, 1)
     postgres.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    postgres.execute(f"ALTER TABLE {TABLE} DROP COLUMN turn")
     telemetry = Telemetry(postgres.url)
     record(telemetry, 1, 11)
     wait_for_error(telemetry, f"schema 9999 is newer than this program's {HEAD}")
@@ -339,6 +359,7 @@ def test_a_newer_schema_is_left_alone_until_the_program_fits(
     assert telemetry.stats().pending == 10
     assert len([line for line in caplog.messages if "schema 9999 is newer" in line and "tried again" in line]) == 1
     postgres.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'")
+    postgres.execute(f"ALTER TABLE {TABLE} ADD COLUMN turn bigint")
     with Telemetry(postgres.url) as successor:
         record(successor, 11, 12)
     assert successor.stats().recovered == 10

@@ -456,14 +456,19 @@ def test_without_its_driver_a_server_is_refused_in_one_line() -> None:
         from autopack.telemetry import ConfigError, Telemetry
         from autopack.database import engine_for
         from autopack.database.destination import parse_database_url
-        from autopack.errors import DatabaseUrlError
+        from autopack.errors import MissingExtraError
         from autopack.database.preflight import database_problem
-        print(database_problem(parse_database_url("postgresql://h/d")))
-        for use in (Telemetry, lambda url: engine_for(parse_database_url(url))):
+        for use in (
+            Telemetry,
+            lambda url: engine_for(parse_database_url(url)),
+            lambda url: database_problem(parse_database_url(url)),
+        ):
             try:
                 use("postgresql://h/d")
-            except (ConfigError, DatabaseUrlError) as exc:
+            except (ConfigError, MissingExtraError) as exc:
                 print(exc)
+        os.environ |= {"TELEMETRY_DB_ENABLED": "1", "DATABASE_URL": "postgresql://h/d"}
+        assert not Telemetry.from_env().enabled
     """
     lines = run_python(code).stdout.splitlines()
     assert len(lines) == 3

@@ -16,7 +16,6 @@ from tests.waiting import wait_for_error
 from tests.write_side import TABLE, dead_letters_of, event, phases_of, rows_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url
-from autopack.database.migrations import HEAD
 from autopack.errors import DataRejectedError, StoreUnusableError, TransientStoreError
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry import Telemetry
@@ -210,20 +209,106 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def test_a_missing_table_is_said_and_drained_to_once_it_is_back(database: Path, database_url: str) -> None:
-    """A table that is missing is said, and when it is back the events drain."""
+def test_a_removed_table_is_made_again_and_that_is_said(
+    database: Path, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with Telemetry(database_url) as telemetry:
         telemetry.record(**event(phase_id="before"))
         assert telemetry.flush(30)
         with closing(sqlite3.connect(database)) as connection:
-            connection.execute(f"ALTER TABLE {TABLE} RENAME TO elsewhere")
+            connection.execute(f"DROP TABLE {TABLE}")
         telemetry.record(**event(phase_id="after"))
-        wait_for_error(telemetry, f"the schema says {HEAD} but the table is gone")
-        assert telemetry.stats().dead_lettered == 0
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute(f"ALTER TABLE elsewhere RENAME TO {TABLE}")
         assert telemetry.flush(30)
-    assert phases_of(database) == ["before", "after"]
+        assert telemetry.stats().dead_lettered == 0
+    assert phases_of(database) == ["after"]
+    assert f"The table {TABLE} was removed, and is made again" in caplog.text
+
+
+def test_a_restored_backup_gets_all_events_after_it(database: Path, database_url: str, tmp_path: Path) -> None:
+    """`rm x.db-wal x.db-shm; cp backup x.db` under a living writer: commits into the old log would be seen by none."""
+    run_python(
+        """
+        import shutil, sqlite3
+        from contextlib import closing
+        from pathlib import Path
+        from autopack.telemetry import Telemetry
+        path, backup = Path(sys.argv[1]), sys.argv[2]
+        telemetry = Telemetry(f"sqlite:///{path}")
+        for number in range(50):
+            telemetry.record(**event(phase_id=f"before {number}"))
+        assert telemetry.flush(30)
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        for number in range(50):
+            telemetry.record(**event(phase_id=f"lost with what the backup does not have {number}"))
+        assert telemetry.flush(30)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink()
+        shutil.copyfile(backup, path)
+        for number in range(2000):
+            assert telemetry.record(**event(phase_id=f"after {number}"))
+        assert telemetry.flush(30), telemetry.stats()
+        assert telemetry.stats().pending == 0
+        os._exit(0) if sys.argv[3] == "kill" else telemetry.close()
+        """,
+        database,
+        tmp_path / "backup.db",
+        "kill",
+    )
+    found = phases_of(database)
+    assert sorted(phase for phase in found if phase.startswith("after")) == sorted(f"after {n}" for n in range(2000))
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_connection_to_replaced_files_changes_nothing_when_the_process_ends(database: Path, tmp_path: Path) -> None:
+    """SQLite copies the log of the last connection into the database when that is closed: not into another one."""
+    run_python(
+        """
+        import shutil, sqlite3
+        from pathlib import Path
+        from autopack.telemetry import Telemetry
+        path = Path(sys.argv[1])
+        with Telemetry(f"sqlite:///{path}") as telemetry:
+            for number in range(300):
+                telemetry.record(**event(phase_id=str(number)))
+            assert telemetry.flush(30)
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink()
+            path.write_bytes(b"")
+            telemetry.record(**event(phase_id="last"))
+            assert telemetry.flush(30), telemetry.stats()
+        """,
+        database,
+    )
+    assert phases_of(database) == ["last"]
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_a_row_that_a_trigger_ignores_is_absent(database: Path) -> None:
+    store = store_at(database)
+    await store.write(rows(1))
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(
+            f"CREATE TRIGGER ignore BEFORE INSERT ON {TABLE} WHEN NEW.phase_id = 'unwanted' "
+            "BEGIN SELECT RAISE(IGNORE); END"
+        )
+    batch = rows(4, start=10)
+    batch[2] = replaced(batch[2], phase_id="unwanted")
+    assert await store.write(batch) == 3
+    assert await store.absent(batch) == [2]
+    await store.close()
+
+
+async def test_a_refusal_is_told_and_nothing_is_written(database: Path) -> None:
+    store = store_at(database)
+    good, bad = rows(2)
+    assert await store.refusal(good) is None
+    assert await store.refusal(replaced(bad, model=None)) == "IntegrityError SQLITE_CONSTRAINT_NOTNULL"
+    assert rows_of(database) == []
+    assert await store.write([good]) == 1
+    await store.close()
 
 
 def test_a_folder_in_place_of_the_file_is_waited_for(database: Path, database_url: str) -> None:

@@ -1,14 +1,15 @@
 """New coefficients and budgets from recorded replies, each only as far as the data carry it. Pure.
 
-Runs are split into two halves, because a promise must not rest on the replies that the prediction was fitted to:
+A promise must not rest on the replies that the prediction was fitted to, and no half is put aside for that: runs are
+dealt to folds, and each run is predicted by coefficients fitted to the others.
 
-    fitting half    coefficients (`coefficient_fit`), cross-validated by run (`cross_validation`); they are taken only
-                    when they are certainly better on unseen runs, else those in force stay
-    promise half    budget factors per stratum (`conformal`) for the predictions that result
+    coefficients   (`coefficient_fit`) are taken only when they are certainly better on unseen runs
+                   (`cross_validation`), else those in force stay; what is taken is fitted to all runs
+    budgets        factors per stratum (`conformal`), from the predictions of unseen runs
 
-Where no fit is tried (too few data, or not wanted) the predictions do not depend on the replies, and all of them
-carry the promise. The safety margin, floors, buffer and cap stay as they are. Nothing is applied: the result holds a
-whole set of coefficients that may be written to a file.
+Where no fit is tried (too few data, or not wanted) the predictions do not depend on the replies. The safety margin,
+floors, buffer and cap stay as they are. Nothing is applied: the result holds a whole set of coefficients that may be
+written to a file, and what the rules of a verdict say of it on the same unseen runs.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from typing import Literal
 import msgspec
 
 from autopack.analysis.calibrating.coefficient_fit import Model, fit, is_informative, model_of
-from autopack.analysis.calibrating.conformal import BudgetResult, budgets_of
-from autopack.analysis.calibrating.cross_validation import Comparison, compared, dealt, predicted_unseen
+from autopack.analysis.calibrating.conformal import BudgetResult, Predict, budgets_of, carried_factor, scores_of
+from autopack.analysis.calibrating.cross_validation import Comparison, compared, predicted_unseen
 from autopack.analysis.calibrating.history import KINDS, History, Reply
+from autopack.analysis.calibrating.memory import memory_of
 from autopack.analysis.sampling.samples import Counts, Samples
 from autopack.analysis.validating.cells import cells_of
 from autopack.analysis.validating.measures import Measures, group_of
-from autopack.estimation.coefficients import Coefficients, Marginals, MarginalTable
+from autopack.analysis.validating.rules import Rules
+from autopack.analysis.validating.validation import Verdict, validate
+from autopack.estimation.coefficients import Coefficients, Learned, Marginals, MarginalTable, Promise
 from autopack.estimation.estimator import budget_of
 
 LEVEL = 0.95
@@ -39,7 +43,8 @@ UNDERESTIMATION_FACTOR = 1.1
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How to calibrate.
 
-    alpha_percent     share of future replies that a promised budget may cut, at most
+    alpha_percent     share of future replies that a promised budget may cut, at most: half of the verdict's limit, as
+                      what is promised at a limit keeps it only by luck
     worth_replies     how many replies the coefficients in force are worth
     min_replies       informative replies that a fit takes, and min_runs the runs they must come from
     folds             of the cross-validation
@@ -47,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     simulated         simulated replies count
     """
 
-    alpha_percent: float = 2.0
+    alpha_percent: float = 1.0
     worth_replies: float = 1.0
     min_replies: int = 30
     min_runs: int = 5
@@ -89,8 +94,18 @@ class FitResult(msgspec.Struct, frozen=True, kw_only=True):
     changes: list[Change]
 
 
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the verdict's default rules say of the proposed budgets, on the recorded replies."""
+
+    verdict: Verdict
+    reasons: list[str]
+    missing: list[str]
+
+
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome, and all it rests on. `coefficients` is None where nothing is to be changed."""
+    """The outcome, and all it rests on. `coefficients` is None where nothing is to be changed, and `answer` where no
+    budget is proposed.
+    """
 
     source: str
     estimator: str
@@ -99,16 +114,23 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     cut: int
     fit: FitResult
     budgets: list[BudgetResult]
+    answer: Answer | None
     coefficients: Coefficients | None
 
 
 def calibrate(history: History, today: Coefficients, settings: Settings, *, source: str, estimator: str) -> Calibration:
     """New coefficients, where the history carries them; `source` and `estimator` name both for people."""
     refusal = _refusal(history.replies, settings)
-    fitting, promising = dealt(history.replies, 2) if refusal is None else ([], history.replies)
-    fitted = _unfitted(refusal, history.replies, settings) if refusal is not None else _fitted(fitting, today, settings)
+    start = model_of(today)
+    if refusal is None:
+        fitter = partial(fit, start=start, worth_replies=settings.worth_replies)
+        pairs = predicted_unseen(history.replies, fitter, settings.folds)
+        fitted = _fitted(pairs, fitter(list(filter(is_informative, history.replies))), today, settings)
+    else:
+        pairs, fitted = [], _unfitted(refusal, history.replies, settings)
     taken = _with_changes(today, fitted.changes) if fitted.outcome == "better" else today
-    budgets = _budgets(promising, today, taken, settings) if settings.budgets else []
+    unseen = pairs if fitted.outcome == "better" else [(reply, start) for reply in history.replies]
+    budgets = _budgets(unseen, today, settings) if settings.budgets else []
     factors = {budget.stratum: budget.factor for budget in budgets if budget.factor is not None}
     changed = fitted.outcome == "better" or bool(factors)
     return Calibration(
@@ -119,20 +141,56 @@ def calibrate(history: History, today: Coefficients, settings: Settings, *, sour
         cut=history.cut,
         fit=fitted,
         budgets=budgets,
-        coefficients=_file(taken, factors, fitted, settings) if changed else None,
+        answer=_answer(unseen, today, factors) if factors else None,
+        coefficients=_file(taken, factors, fitted, budgets, _learned(unseen, budgets, today, settings))
+        if changed
+        else None,
     )
+
+
+def _learned(
+    unseen: Sequence[tuple[Reply, Model]], budgets: Sequence[BudgetResult], today: Coefficients, settings: Settings
+) -> Learned:
+    """What `autopack budget` looks up."""
+    replies = [reply for reply, _ in unseen]
+    memory, memory_factor, memory_promise = memory_of(replies, settings.alpha)
+    pooled = scores_of(replies, _prediction(unseen, today), today.budget_cap)
+    pooled_factor, pooled_promise = carried_factor(pooled, settings.alpha) if settings.budgets else (None, None)
+    return Learned(
+        memory=memory,
+        memory_factor=memory_factor,
+        memory_promise=memory_promise,
+        strata={
+            budget.stratum: Promise(
+                alpha_percent=budget.alpha_percent,
+                bound_percent=budget.bound_percent,
+                is_pooled=budget.basis == "pooled",
+            )
+            for budget in budgets
+            if budget.alpha_percent is not None and budget.bound_percent is not None
+        },
+        pooled_factor=pooled_factor,
+        pooled_promise=pooled_promise,
+    )
+
+
+def _answer(unseen: Sequence[tuple[Reply, Model]], today: Coefficients, factors: Mapping[str, float]) -> Answer:
+    """What the rules of a verdict say of the proposal, on replies that its predictions have not seen."""
+    proposed = msgspec.structs.replace(today, budget_factor={**today.budget_factor, **factors})
+    found = validate(_samples(unseen, proposed), Rules(), as_of_s=0.0, source="the proposal")
+    return Answer(verdict=found.verdict, reasons=found.reasons, missing=found.missing)
 
 
 def _refusal(replies: Sequence[Reply], settings: Settings) -> str | None:
     """Why no fit is tried. It depends on numbers of replies only, not on what they cost."""
     if not settings.coefficients:
         return "not asked for"
-    fitting = list(filter(is_informative, dealt(replies, 2)[0]))
+    fitting = list(filter(is_informative, replies))
     runs = len({reply.run_id for reply in fitting})
     if runs < settings.min_runs:
-        return f"{runs} run(s) in the half to fit to, {settings.min_runs} needed to cross-validate by run"
+        return f"{runs} run(s) to fit to, {settings.min_runs} needed to cross-validate by run"
     if len(fitting) < settings.min_replies:
-        return f"{len(fitting)} usable replies in the half to fit to, {settings.min_replies} needed"
+        return f"{len(fitting)} usable replies to fit to, {settings.min_replies} needed"
     return None
 
 
@@ -149,10 +207,9 @@ def _unfitted(reason: str, replies: Sequence[Reply], settings: Settings) -> FitR
     )
 
 
-def _fitted(replies: Sequence[Reply], today: Coefficients, settings: Settings) -> FitResult:
+def _fitted(every: Sequence[tuple[Reply, Model]], final: Model, today: Coefficients, settings: Settings) -> FitResult:
     start = model_of(today)
-    fitter = partial(fit, start=start, worth_replies=settings.worth_replies)
-    pairs = predicted_unseen(replies, fitter, settings.folds)
+    pairs = [(reply, model) for reply, model in every if is_informative(reply)]
     comparison = compared(pairs, start, settings.folds)
     better = comparison.is_certain
     return FitResult(
@@ -163,28 +220,46 @@ def _fitted(replies: Sequence[Reply], today: Coefficients, settings: Settings) -
         comparison=comparison,
         before=_measures([(reply, start) for reply, _ in pairs], today),
         after=_measures(pairs, today),
-        changes=list(_changes(replies, start, fitter(replies))),
+        changes=list(_changes([reply for reply, _ in pairs], start, final)),
     )
 
 
 def _measures(pairs: Sequence[tuple[Reply, Model]], coefficients: Coefficients) -> Measures:
     """The verdict's figures, had these models predicted."""
+    cells = cells_of(_samples(pairs, coefficients), underestimation_factor=UNDERESTIMATION_FACTOR, recent_since_s=0.0)
+    return group_of(cells.values()).measures(LEVEL)
+
+
+def _samples(pairs: Sequence[tuple[Reply, Model]], coefficients: Coefficients) -> Samples:
+    """The samples of a verdict, had these models predicted."""
     predicted = [max(1, _predicted(model, coefficients, reply)) for reply, model in pairs]
     replies = [reply for reply, _ in pairs]
-    samples = Samples(
+    names = sorted({(reply.shape.category, reply.shape.complexity) for reply in replies})
+    numbers = {name: number for number, name in enumerate(names)}
+    return Samples(
         counts=_NO_COUNTS,
-        strata=[("", "")],
+        strata=names,
         used=bytes(len(pairs)),
-        stratum=array("l", bytes(array("l").itemsize * len(pairs))),
-        at_s=array("d", [0.0]) * len(pairs),
+        stratum=array("i", [numbers[reply.shape.category, reply.shape.complexity] for reply in replies]),
+        at_s=array("d", [reply.at_s for reply in replies]),
         predicted=array("q", predicted),
         actual=array("q", [reply.actual for reply in replies]),
         budget=array("q", map(partial(_budget, coefficients), replies, predicted)),
+        nearest=array("q", [reply.actual for reply in replies]),
+        phase=_numbered([reply.phase for reply in replies]),
+        run=_numbered([reply.run_id for reply in replies]),
+        models=Counter(reply.model for reply in replies),
+        estimators={},
         success=bytes(reply.success for reply in replies),
         truncated=bytes(reply.truncated for reply in replies),
     )
-    cells = cells_of(samples, underestimation_factor=UNDERESTIMATION_FACTOR, recent_since_s=0.0)
-    return group_of(cells.values()).measures(LEVEL)
+
+
+def _numbered(names: Sequence[str]) -> array[int]:
+    """A number for each name that occurs more than once; -1 for the others."""
+    several = [name for name, count in Counter(names).items() if name and count > 1]
+    numbers = {name: number for number, name in enumerate(several)}
+    return array("i", [numbers.get(name, -1) for name in names])
 
 
 def _predicted(model: Model, coefficients: Coefficients, reply: Reply) -> int:
@@ -196,15 +271,19 @@ def _budget(coefficients: Coefficients, reply: Reply, predicted: int) -> int:
     return min(coefficients.budget_cap, budget_of(predicted, shape.category, shape.complexity, coefficients))
 
 
-def _budgets(
-    replies: Sequence[Reply], today: Coefficients, taken: Coefficients, settings: Settings
-) -> list[BudgetResult]:
-    before, after = model_of(today), model_of(taken)
+def _budgets(unseen: Sequence[tuple[Reply, Model]], today: Coefficients, settings: Settings) -> list[BudgetResult]:
+    before = model_of(today)
 
     def budget_before(reply: Reply) -> int:
         return _budget(today, reply, _predicted(before, today, reply))
 
-    return budgets_of(replies, partial(_predicted, after, taken), budget_before, settings.alpha, today.budget_cap)
+    predict = _prediction(unseen, today)
+    return budgets_of([reply for reply, _ in unseen], predict, budget_before, settings.alpha, today.budget_cap)
+
+
+def _prediction(unseen: Sequence[tuple[Reply, Model]], today: Coefficients) -> Predict:
+    models = {id(reply): model for reply, model in unseen}
+    return lambda reply: _predicted(models[id(reply)], today, reply)
 
 
 def _changes(replies: Sequence[Reply], before: Model, after: Model) -> Iterator[Change]:
@@ -252,17 +331,23 @@ def _marginals(table: Marginals, name: str, values: Mapping[str, float]) -> Marg
     return Marginals(**{kind: values.get(f"marginal.{name}.{kind}", getattr(table, kind)) for kind in KINDS})
 
 
-def _file(taken: Coefficients, factors: Mapping[str, float], fitted: FitResult, settings: Settings) -> Coefficients:
+def _file(
+    taken: Coefficients,
+    factors: Mapping[str, float],
+    fitted: FitResult,
+    budgets: Sequence[BudgetResult],
+    learned: Learned,
+) -> Coefficients:
     parts = []
     if fitted.outcome == "better":
         parts.append(f"Fitted to {fitted.replies} recorded replies of {fitted.runs} runs.")
     if factors:
-        parts.append(
-            f"budget_factor: at most {settings.alpha_percent:g} % of replies like the recorded ones exceed it."
-        )
+        alphas = sorted({budget.alpha_percent for budget in budgets if budget.alpha_percent is not None})
+        said = " or ".join(f"{alpha:.2g} %" for alpha in alphas)
+        parts.append(f"budget_factor: at most {said} of replies of phases like the recorded ones exceed it.")
     earlier = {} if fitted.outcome == "better" else taken.budget_factor  # promised for other predictions
     about = " ".join([*parts, "The formula stands in autopack/token_estimator.py."])
-    return msgspec.structs.replace(taken, budget_factor={**earlier, **factors}, about=about)
+    return msgspec.structs.replace(taken, budget_factor={**earlier, **factors}, about=about, learned=learned)
 
 
 _MARGINAL_NAMES = [f"{table}.{kind}" for table in ("new", "modified") for kind in KINDS]

@@ -60,11 +60,11 @@ def dealt(replies: Sequence[Reply], hands: int) -> list[list[Reply]]:
 
 
 def predicted_unseen(replies: Sequence[Reply], fit: Fit, folds: int) -> list[tuple[Reply, Model]]:
-    """Each informative reply with a model that has not seen its run."""
-    parts = [part for part in dealt(list(filter(is_informative, replies)), folds) if part]
+    """Each reply with a model that has not seen its run; a model is fitted to the informative ones."""
+    parts = [part for part in dealt(replies, folds) if part]
     pairs: list[tuple[Reply, Model]] = []
     for index, part in enumerate(parts):
-        model = fit(list(chain(*parts[:index], *parts[index + 1 :])))
+        model = fit(list(filter(is_informative, chain(*parts[:index], *parts[index + 1 :]))))
         pairs += [(reply, model) for reply in part]
     return pairs
 

@@ -6,6 +6,7 @@ are new or modified. Which events are samples is decided where the verdict decid
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import get_args
 from autopack.analysis.replaying.observations import Observation, is_total
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Counts, Event
-from autopack.analysis.sampling.sources import blocks_of, seconds_of
+from autopack.analysis.sampling.sources import blocks_of, seconds_of, work_of
 from autopack.estimation.estimator import Kind, kind_of
+from autopack.estimation.phases import phase_key
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -27,6 +29,9 @@ class Recorded(Observation, frozen=True, gc=False, kw_only=True):
     selected_budget: int
     success: bool
     timestamp: str | None = None
+    estimator: str | None = None
+    attempt: int | None = None
+    turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,19 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A sample. `actual` is a lower bound where it was truncated; one that is neither that nor a success failed."""
+    """A sample. `actual` is a lower bound where it was truncated; one that is neither that nor a success failed.
+
+    phase   the same for every execution of the phase in any run (`phase_key`); empty where it is the only one
+    """
 
     run_id: str
     shape: Shape
     actual: int
     success: bool
     truncated: bool
+    phase: str = ""
+    model: str = ""
+    at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +79,30 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
     """The samples among the events; None is one that could not be read."""
     collector = SampleCollector(include_simulated=include_simulated, include_imported=False)
     shapes: dict[Shape, Shape] = {}  # one of each: a million phases have few
-    found: list[tuple[str, Shape | None]] = []
+    found: list[tuple[str, Shape | None, str, str]] = []
 
     def noted() -> Iterator[Event | None]:
         for observation in observations:
             if observation is not None and collector.takes(observation.model):
                 shape = None if _is_cut(observation) else _shape(observation)
-                found.append((observation.run_id or "", shape and shapes.setdefault(shape, shape)))
+                found.append(
+                    (
+                        observation.run_id or "",
+                        shape and shapes.setdefault(shape, shape),
+                        _phase(observation),
+                        sys.intern(observation.model),
+                    )
+                )
             yield None if observation is None else _event(observation)
 
     collector.add_all(blocks_of(noted(), collector.unreadable))
     samples = collector.samples()
     replies = []
-    for (run_id, shape), actual, success, truncated in zip(
-        compress(found, samples.used), samples.actual, samples.success, samples.truncated, strict=True
+    for (run_id, shape, phase, model), actual, success, truncated, at_s in zip(
+        compress(found, samples.used), samples.actual, samples.success, samples.truncated, samples.at_s, strict=True
     ):
         if shape is not None:
-            replies.append(Reply(run_id, shape, actual, bool(success), bool(truncated)))
+            replies.append(Reply(run_id, shape, actual, bool(success), bool(truncated), phase, model, at_s))
     return History(replies, samples.counts, len(samples) - len(replies))
 
 
@@ -104,7 +122,17 @@ def _event(observation: Recorded) -> Event:
         at_s=seconds_of(observation.timestamp),
         has_paths=bool(observation.deliverables),
         is_total=is_total(observation),
+        work=work_of(observation.deliverables or ()),
+        estimator=observation.estimator,
+        attempt=observation.attempt,
+        turn=observation.turn,
     )
+
+
+def _phase(observation: Recorded) -> str:
+    if not observation.phase_id:
+        return ""
+    return phase_key(observation.phase_id, observation.category, observation.complexity, observation.deliverables or ())
 
 
 def _is_cut(observation: Recorded) -> bool:

@@ -13,6 +13,7 @@ from autopack.analysis.tables import Part
 from autopack.analysis.validating.rules import FIGURES
 
 MOST_ROWS = 40
+MOST_REASONS = 5
 
 
 def before_tables(calibration: Calibration) -> list[str]:
@@ -47,8 +48,8 @@ def parts(calibration: Calibration) -> Iterator[Part]:
         )
     if calibration.budgets:
         yield _shortened(
-            f"budgets that at most {calibration.settings.alpha_percent:g} % of replies exceed",
-            ("", "replies", "factor", "above: now", "then", "unused: now", "then", ""),
+            "budgets, and the share of replies of new phases that exceeds them: on average at most, and in one history",
+            ("", "replies", "phases", "factor", "average", "95 %", "above: now", "then", "unused: now", "then", ""),
             [_budget(budget) for budget in calibration.budgets],
         )
 
@@ -78,7 +79,12 @@ def _about_budgets(calibration: Calibration) -> Iterator[str]:
     )
     for budget in calibration.budgets[:MOST_ROWS]:
         if budget.reason:
-            yield f"  {escape_terminal(budget.stratum)}: refused: {budget.reason}"
+            what = "refused" if budget.factor is None else "proposed" if budget.basis == "stratum" else "pooled"
+            yield f"  {escape_terminal(budget.stratum)}: {what}: {budget.reason}"
+    if calibration.answer is not None:
+        answer = calibration.answer
+        yield f"what validate says of these budgets on these replies: {answer.verdict}"
+        yield from (f"  {escape_terminal(text)}" for text in (answer.reasons or answer.missing)[:MOST_REASONS])
 
 
 def _price(promised: list[BudgetResult]) -> str:
@@ -105,12 +111,15 @@ def _budget(budget: BudgetResult) -> tuple[str, ...]:
     return (
         escape_terminal(budget.stratum),
         str(budget.replies),
+        str(budget.phases),
         "-" if budget.factor is None else f"{budget.factor:.4g}",
+        "-" if budget.alpha_percent is None else f"{budget.alpha_percent:.2g} %",
+        "-" if budget.bound_percent is None else f"{'' if budget.bound_is_exact else '~'}{budget.bound_percent:.2g} %",
         str(budget.over_before),
         "-" if budget.over_after is None else str(budget.over_after),
         _tokens(budget.unused_before),
         _tokens(budget.unused_after),
-        "" if budget.factor is not None else "refused",
+        "refused" if budget.factor is None else "" if budget.basis == "stratum" else "pooled",
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Self
 import msgspec
 
 from autopack.analysis.reading.records import KINDS, RECORD_FIELDS, EventRecord
-from autopack.errors import AnalysisError
+from autopack.errors import require
 from autopack.telemetry.event import Kind
 
 BLOCK_ROWS = 1_000
@@ -33,7 +33,7 @@ class ParquetFile:
     """One Parquet file that is written to a stream; `misfits` counts the values that became null. Use in a `with`.
 
     Raises:
-        AnalysisError: pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
 
     """
 
@@ -81,12 +81,11 @@ def _blocks_of(records: Iterable[EventRecord]) -> Iterator[list[EventRecord]]:
 
 
 def pyarrow_or_explain() -> Any:
-    """The library. Raises `AnalysisError` with what to install where it is missing."""
-    try:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
-    except ModuleNotFoundError as exc:
-        raise AnalysisError("Parquet needs pyarrow: pip install 'autopack-telemetry[parquet]'") from exc
+    """The library. Raises `MissingExtraError` where it is not installed."""
+    require("pyarrow", "parquet", "Parquet")
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
     return pa
 
 

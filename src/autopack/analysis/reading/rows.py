@@ -173,7 +173,10 @@ def _query(
     """The columns, newest first."""
     tie_break = next((name for name in ("event_uid", "event_id") if name in present), "phase_id")
     return select(
-        *(_column(reader, name, length) if name in present else null().label(name) for name, length in columns.items())
+        *(
+            _column(reader, name, length) if name in present and name in _TABLE.c else null().label(name)
+            for name, length in columns.items()
+        )
     ).order_by(_TABLE.c.timestamp.desc(), _TABLE.c[tie_break].desc())
 
 

@@ -1,112 +1,177 @@
 """Events in, samples out; what a sample is stands in `samples`. Pure.
 
 All events are kept in columns, repeated attempts too, which a flag leaves out at the end: an earlier attempt may still
-come. That takes some 45 bytes an event and 120 more for what tells its phase from others.
+come. That takes some 75 bytes an event. Phases and runs are kept as hashes, as the texts would take 200 MiB a million,
+and told apart by sorting, which a table of them would take twice the memory for.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import compress, product
+from itertools import compress, islice, repeat
+from operator import eq
 from typing import Any
 
 from autopack.analysis.reading.records import SIMULATED_PREFIX, Unreadable
-from autopack.analysis.sampling.samples import Block, Counts, Samples, is_imported
+from autopack.analysis.sampling.executions import Turn, executions
+from autopack.analysis.sampling.samples import WITHOUT_FILES, Block, Counts, Samples, is_imported
+from autopack.estimation.phases import GENERATED_PREFIX, phase_name
 
-_SUCCESS, _TRUNCATED, _IMPORTED, _TOTAL, _WITHOUT_COUNTS, _WITHOUT_DELIVERABLES, _REPEATED = 1, 2, 4, 8, 16, 32, 64
-_FLAGS = {
-    (success, truncated, total): _SUCCESS * success | _TRUNCATED * truncated | _TOTAL * total
-    for success, truncated, total in product((False, True), repeat=3)  # 0 and 1 are found, too
-}
-_LEFT_OUT = _TOTAL | _WITHOUT_COUNTS | _WITHOUT_DELIVERABLES | _REPEATED
+_SUCCESS, _TRUNCATED, _IMPORTED, _TOTAL, _WITHOUT_COUNTS, _WITHOUT_DELIVERABLES, _REPEATED, _TURN = (
+    1 << bit for bit in range(8)
+)
+_LEFT_OUT = _TOTAL | _WITHOUT_COUNTS | _WITHOUT_DELIVERABLES | _REPEATED | _TURN
+_DAY_S = 86_400.0
+_UNKNOWN = frozenset({None})
 
 
 class SampleCollector:
     """Takes events in any order, then gives the samples among them.
 
-    `unreadable` counts, for whoever reads them, the events that could not be read.
+    `estimator` is the fingerprint of the only one whose predictions are taken; None takes all. `unreadable` counts, for
+    the reader of the events, those that could not be read.
     """
 
-    def __init__(self, *, include_simulated: bool = False, include_imported: bool = True) -> None:
+    def __init__(
+        self, *, include_simulated: bool = False, include_imported: bool = True, estimator: str | None = None
+    ) -> None:
         self.unreadable = Unreadable()
         self._include_simulated = include_simulated
         self._include_imported = include_imported
-        self._simulated = 0
-        self._strata = _Numbering()
-        self._rows: dict[
-            int, int
-        ] = {}  # hash of a phase → row of its first attempt; texts would take 200 MiB a million
-        self._stratum, self._at_s, self._flags = array("l"), array("d"), bytearray()
+        self._estimator = estimator
+        self._simulated = self._others = 0
+        self._strata, self._model_names, self._estimator_names = _Numbering(), _Numbering(), _Numbering()
+        self._stratum, self._at_s, self._flags = array("i"), array("d"), bytearray()
         self._predicted, self._actual, self._budget = array("q"), array("q"), array("q")
+        self._phase, self._work_phase, self._run = array("q"), array("q"), array("q")  # hashes
+        self._model, self._made_by = array("i"), array("i")
+        self._turns: dict[int, Turn] = {}
 
     def add_all(self, blocks: Iterable[Block]) -> None:
         """Take all events."""
         for block in blocks:
-            real = block if self._include_simulated else self._without_simulated(block)
-            if real.actual:
-                self._add(real)
+            taken = self._taken(block)
+            if taken.actual:
+                self._add(taken)
 
     @property
     def taken(self) -> int:
         """How many events it was given so far, simulated ones too."""
-        return len(self._flags) + self._simulated
+        return len(self._flags) + self._simulated + self._others
 
-    def takes(self, model: str) -> bool:
-        """Whether an event of this model is not left out as simulated."""
-        return self._include_simulated or _is_real(model)
+    def takes(self, model: str, estimator: str | None = None) -> bool:
+        """Whether an event of this model and estimator is neither simulated nor of another estimator."""
+        return (self._include_simulated or _is_real(model)) and self._estimator in (None, estimator)
 
     def samples(self) -> Samples:
         """The samples among the events so far."""
-        used = self._flags.translate(_table(lambda flags: not flags & _LEFT_OUT))
-        flags = bytes(compress(self._flags, used))
+        flags = bytearray(self._flags)
+        summed = self._summed(flags)
+        used = flags.translate(_table(lambda value: not value & _LEFT_OUT))
+        kept = bytes(compress(flags, used))
+        nearest = self._actual
+        actual, budget = self._actual, self._budget
+        if summed:
+            actual, nearest, budget = (array("q", column) for column in (self._actual, self._actual, self._budget))
+            for row, (total, most, of) in summed.items():
+                actual[row], nearest[row], budget[row] = total, most, of
+        picked = array("q", compress(actual, used))
         return Samples(
-            counts=self._counts(Counter(flags)),
+            counts=self._counts(Counter(flags), Counter(kept)),
             strata=list(self._strata),
             used=bytes(used),
-            stratum=array("l", compress(self._stratum, used)),
+            stratum=array("i", compress(self._stratum, used)),
             at_s=array("d", compress(self._at_s, used)),
             predicted=array("q", compress(self._predicted, used)),
-            actual=array("q", compress(self._actual, used)),
-            budget=array("q", compress(self._budget, used)),
-            success=flags.translate(_table(lambda flags: flags & _SUCCESS)),
-            truncated=flags.translate(_table(lambda flags: flags & _TRUNCATED)),
+            actual=picked,
+            budget=array("q", compress(budget, used)),
+            nearest=array("q", compress(nearest, used)) if summed else picked,
+            success=kept.translate(_table(lambda value: value & _SUCCESS)),
+            truncated=kept.translate(_table(lambda value: value & _TRUNCATED)),
+            phase=_numbered(compress(self._work_phase, used)),
+            run=_numbered(compress(self._run, used)),
+            models=_counted(self._model_names, compress(self._model, used)),
+            estimators=_counted(self._estimator_names, compress(self._made_by, used)),
         )
 
-    def _without_simulated(self, block: Block) -> Block:
-        real = list(map(_is_real, block.model))
-        if all(real):
-            return block
-        self._simulated += real.count(False)
-        columns: Iterable[Any] = block
-        return Block._make(list(compress(column, real)) for column in columns)
+    def _taken(self, block: Block) -> Block:
+        """Without what is simulated, and without what another estimator predicted."""
+        if not self._include_simulated:
+            real = list(map(_is_real, block.model))
+            self._simulated += real.count(False)
+            block = _only(block, real)
+        if self._estimator is not None:
+            same = list(map(self._estimator.__eq__, block.estimator))
+            self._others += same.count(False)
+            block = _only(block, same)
+        return block
 
     def _add(self, block: Block) -> None:
         rows = range(len(self._flags), len(self._flags) + len(block.actual))
-        phases = _phases(block, rows)
-        self._stratum.extend(map(self._strata.__getitem__, zip(block.category, block.complexity, strict=True)))
+        flags = self._flags_of(block)
+        self._stratum.extend(map(self._strata.__getitem__, zip(block.category, _complexities(block), strict=True)))
         self._at_s.extend(block.at_s)
-        self._flags.extend(self._flags_of(block))
+        self._flags.extend(flags)
         self._predicted.extend(block.predicted)
         self._actual.extend(block.actual)
         self._budget.extend(block.budget)
-        known = map(self._rows.setdefault, phases, rows)
-        for row, phase in [(row, phase) for row, phase, first in zip(rows, phases, known, strict=True) if row != first]:
-            self._settle(phase, row)
+        self._model.extend(map(self._model_names.__getitem__, block.model))
+        self._made_by.extend(map(self._estimator_names.__getitem__, block.estimator))
+        self._phase.extend(_phases(block, rows))
+        self._work_phase.extend(_work_phases(block, rows))
+        self._run.extend(_runs(block))
+        if set(block.turn) != _UNKNOWN:
+            self._turns.update(
+                (row, Turn(attempt, turn))
+                for row, attempt, turn in zip(rows, block.attempt, block.turn, strict=True)
+                if attempt is not None and turn is not None
+            )
 
-    def _settle(self, phase: int, row: int) -> None:
-        """Of two attempts of a phase, leave out the later one."""
-        first = self._rows[phase]
-        if self._order(row) < self._order(first):
-            first, row = row, first
-        self._rows[phase] = first
-        self._flags[row] |= _REPEATED
+    def _summed(self, flags: bytearray) -> dict[int, tuple[int, int, int]]:
+        """Flag later attempts and further turns. Of each execution of several turns, by the row of its first: the sum
+        of their tokens, and the tokens and the budget of the turn that came nearest to its budget.
+        """
+        summed: dict[int, tuple[int, int, int]] = {}
+        for rows in _repeated(self._phase):
+            self._settle(rows, flags, summed)
+        return summed
+
+    def _settle(self, rows: Sequence[int], flags: bytearray, summed: dict[int, tuple[int, int, int]]) -> None:
+        kept = [[self._first(rows)]]
+        if self._turns and any(row in self._turns for row in rows):
+            known = sorted((row for row in rows if row in self._turns), key=self._order)
+            kept = executions(known, self._turns)
+        firsts = {turns[0] for turns in kept}
+        for row in rows:
+            flags[row] |= _REPEATED * (row not in firsts)
+        for turns in kept:
+            first, *later = turns
+            if later:
+                summed[first] = self._sum(turns, flags)
+
+    def _sum(self, turns: Sequence[int], flags: bytearray) -> tuple[int, int, int]:
+        """The turns as one: it is truncated where one of them is, and succeeds where the last one does."""
+        first, *later = turns
+        for row in later:
+            flags[first] |= flags[row] & (_TRUNCATED | _TOTAL)
+            flags[first] |= _WITHOUT_COUNTS * (not self._actual[row])
+            flags[row] = (flags[row] & ~(_REPEATED | _LEFT_OUT)) | _TURN
+        flags[first] = (flags[first] & ~_SUCCESS) | (flags[turns[-1]] & _SUCCESS)
+        nearest = max(turns, key=lambda row: (self._actual[row] - self._budget[row], self._actual[row]))
+        return sum(map(self._actual.__getitem__, turns)), self._actual[nearest], self._budget[nearest]
+
+    def _first(self, rows: Sequence[int]) -> int:
+        """Of the attempts of a phase, the first one."""
+        earliest = min(map(self._at_s.__getitem__, rows))
+        tied = [row for row in rows if self._at_s[row] == earliest]
+        return tied[0] if len(tied) == 1 else min(tied, key=self._order)
 
     def _order(self, row: int) -> tuple[float | str, ...]:
         """By time; at the same instant any order would do that depends on nothing but the values."""
-        values = (self._actual[row], self._predicted[row], self._budget[row], self._flags[row] & ~_REPEATED)
+        values = (self._actual[row], self._predicted[row], self._budget[row], self._flags[row])
         return (self._at_s[row], *(-value for value in values), *self._strata.names[self._stratum[row]])
 
     def _flags_of(self, block: Block) -> Sequence[int]:
@@ -126,20 +191,24 @@ class SampleCollector:
     def _flags_without_paths(self, block: Block, index: int) -> int:
         imported = is_imported(block.run_id[index], block.phase_id[index])
         known = imported and self._include_imported and block.deliverable_count[index] > 0
-        return _IMPORTED * imported | _WITHOUT_DELIVERABLES * (not known)
+        made = block.estimator[index] is not None and not block.deliverable_count[index]
+        return _IMPORTED * imported | _WITHOUT_DELIVERABLES * (not known and not made)
 
-    def _counts(self, used: Counter[int]) -> Counts:
-        every = Counter(self._flags)
-        repeated, totals = _having(every, _REPEATED), _having(every, _TOTAL, without=_REPEATED)
-        without_counts = _having(every, _WITHOUT_COUNTS, without=_REPEATED | _TOTAL)
+    def _counts(self, every: Counter[int], used: Counter[int]) -> Counts:
+        repeated, turns = _having(every, _REPEATED), _having(every, _TURN)
+        totals = _having(every, _TOTAL, without=_REPEATED | _TURN)
+        without_counts = _having(every, _WITHOUT_COUNTS, without=_REPEATED | _TURN | _TOTAL)
+        others = repeated + turns + totals + without_counts
         return Counts(
             read=self.taken + self.unreadable.rows,
             unreadable=self.unreadable.rows,
             simulated=self._simulated,
+            other_estimators=self._others,
             repeated=repeated,
+            turns=turns,
             totals=totals,
             without_counts=without_counts,
-            without_deliverables=every.total() - used.total() - repeated - totals - without_counts,
+            without_deliverables=every.total() - used.total() - others,
             used=used.total(),
             imported=_having(used, _IMPORTED),
             failed=used.total() - _having(used, _SUCCESS),
@@ -147,14 +216,14 @@ class SampleCollector:
         )
 
 
-class _Numbering(dict[tuple[str, str], int]):
+class _Numbering(dict[Any, int]):
     """Numbers what it is asked for in the order in which it was first asked."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[tuple[str, str]] = []
+        self.names: list[Any] = []
 
-    def __missing__(self, name: tuple[str, str]) -> int:
+    def __missing__(self, name: Any) -> int:
         self.names.append(name)
         self[name] = number = len(self.names) - 1
         return number
@@ -165,16 +234,87 @@ def _is_real(model: str) -> bool:
     return not model.startswith(SIMULATED_PREFIX)
 
 
+def _only(block: Block, taken: Sequence[bool]) -> Block:
+    if all(taken):
+        return block
+    columns: Iterable[Any] = block
+    return Block._make(list(compress(column, taken)) for column in columns)
+
+
+def _complexities(block: Block) -> Iterable[str]:
+    """Those of the strata: a prediction that was made from no files stands apart."""
+    if all(block.has_paths) or set(block.estimator) == _UNKNOWN:
+        return block.complexity
+    return [
+        complexity if paths or count or made_by is None else complexity + WITHOUT_FILES
+        for complexity, paths, count, made_by in zip(
+            block.complexity, block.has_paths, block.deliverable_count, block.estimator, strict=True
+        )
+    ]
+
+
 def _phases(block: Block, rows: range) -> list[int]:
-    """What tells phases apart, the same number for all attempts of one; without an id it is the place of the event."""
+    """What tells phases of a run apart, the same number for all attempts of one; without an id it is the place of the
+    event.
+    """
     phases = list(map(hash, zip(block.run_id, block.phase_id, strict=True)))
     for index in compress(range(len(phases)), map(_is_nothing, block.phase_id)):
         phases[index] = hash((rows[index], "by its occurrence"))
     return phases
 
 
-def _is_nothing(phase_id: str | None) -> bool:
-    return not phase_id
+def _work_phases(block: Block, rows: range) -> list[int]:
+    """What tells phases apart from run to run."""
+    names = list(map(_name, block.phase_id))
+    phases = list(map(hash, zip(names, block.category, block.complexity, block.work, strict=True)))
+    for index in compress(range(len(phases)), map(_is_nothing, block.phase_id)):
+        phases[index] = hash((rows[index], "by its occurrence"))
+    return phases
+
+
+def _runs(block: Block) -> list[int]:
+    """What tells runs apart; without an id it is the day."""
+    runs = list(map(hash, block.run_id))
+    for index in compress(range(len(runs)), map(_is_nothing, block.run_id)):
+        runs[index] = hash((block.at_s[index] // _DAY_S, "by its day"))
+    return runs
+
+
+def _name(phase_id: str | None) -> str | None:
+    return phase_name(phase_id) if phase_id and phase_id.startswith(GENERATED_PREFIX) else phase_id
+
+
+def _is_nothing(identity: str | None) -> bool:
+    return not identity
+
+
+def _twice(hashes: Iterable[int]) -> dict[int, int]:
+    """Those that occur more than once, numbered."""
+    ordered = sorted(hashes)
+    again = dict.fromkeys(compress(ordered, map(eq, ordered, islice(ordered, 1, None))))
+    return {value: number for number, value in enumerate(again)}
+
+
+def _numbered(hashes: Iterable[int]) -> array[int]:
+    """A number for each that occurs more than once; -1 for the others."""
+    values = array("q", hashes)
+    return array("i", map(_twice(values).get, values, repeat(-1)))
+
+
+def _repeated(hashes: array[int]) -> Iterator[array[int]]:
+    """The places of each hash that occurs more than once."""
+    numbers = _twice(hashes)
+    places = [array("i") for _ in numbers]
+    for row, number in enumerate(map(numbers.get, hashes) if numbers else ()):
+        if number is not None:
+            places[number].append(row)
+    yield from places
+
+
+def _counted(names: _Numbering, numbers: Iterable[int]) -> dict[str, int]:
+    """How many there are of each, the most frequent first; those without a name are none."""
+    found = {names.names[number]: count for number, count in Counter(numbers).items()}
+    return dict(sorted(((n, c) for n, c in found.items() if n is not None), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _table(value: Callable[[int], int]) -> bytes:

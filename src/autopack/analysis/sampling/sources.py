@@ -34,18 +34,25 @@ COLUMNS: Mapping[str, int | None] = {
     "success": None,
     "truncated": None,
     "timestamp": None,
-    "deliverables_json": 2,  # enough to see whether there is one: the paths themselves are not needed
+    "deliverables_json": None,
     "attributes_json": None,
+    "estimator": None,
+    "attempt": None,
+    "turn": None,
 }
-"""What is read of a row, in the order of `Event`; a number cuts the text to that length."""
+"""What is read of a row, in the order of `Event`; a number cuts the text to that length. A column that the table lacks
+is read as None.
+"""
 
 _BLOCK_EVENTS = 1_000
 _MAX_COUNT = 2**53
 _TEXT, _COUNT, _FLAG, _NOTHING = frozenset({str}), frozenset({int}), frozenset({bool, int}), frozenset({None})
+_MAYBE_TEXT, _MAYBE_COUNT = frozenset({str, type(None)}), frozenset({int, type(None)})
 _TRUTHS = frozenset({0, 1})
 _LISTS = frozenset({'["', "[ ", "[\n", "[\r", "[\t"})  # an empty list is written without a blank
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, as the stored times without a zone are)
 _decode = msgspec.json.Decoder().decode
+_decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
 def from_rows(blocks: Iterable[Sequence[Sequence[Any]]], unreadable: Unreadable) -> Iterator[Block]:
@@ -63,7 +70,7 @@ def from_rows(blocks: Iterable[Sequence[Sequence[Any]]], unreadable: Unreadable)
 
 
 def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
-    """The events in an export, ours or the plan's; empty lines and headers (`#`) are no records."""
+    """The events in an export, autopack's or the host system's; empty lines and headers (`#`) are no records."""
     return blocks_of(map(_of_export, exported(lines, _Exported)), unreadable)
 
 
@@ -98,11 +105,16 @@ class _Exported(msgspec.Struct, frozen=True, gc=False):
     deliverables: list[str] | None = None
     timestamp: str | None = None
     attributes: Any = None
+    estimator: str | None = None
+    attempt: int | None = None
+    turn: int | None = None
 
 
 def _clean(columns: Sequence[Sequence[Any]]) -> Block | None:
     """The columns as a block; None where one of them holds what it should not."""
-    *texts, count, predicted, actual, budget, success, truncated, at, paths, attributes = columns
+    *texts, count, predicted, actual, budget, success, truncated, at, paths, attributes, made_by, attempt, turn = (
+        columns
+    )
     try:
         counts = [array("q", column) for column in (predicted, actual, budget)]  # takes integers only
     except (TypeError, OverflowError):
@@ -112,13 +124,18 @@ def _clean(columns: Sequence[Sequence[Any]]) -> Block | None:
         and set(map(type, count)) == _COUNT
         and set(map(type, chain(success, truncated))) <= _FLAG
         and set(success) | set(truncated) <= _TRUTHS
+        and set(map(type, made_by)) <= _MAYBE_TEXT
+        and set(map(type, chain(attempt, turn))) <= _MAYBE_COUNT
         and min(map(min, counts)) >= 0
         and max(map(max, counts)) <= _MAX_COUNT
     ):
         return None
-    has_paths = list(map(_LISTS.__contains__, paths))
+    has_paths, works = _all_works(paths)
     return Block._make(
-        (*texts, count, *counts, success, truncated, _all_seconds(at), has_paths, _all_totals(attributes))
+        (
+            *(*texts, count, *counts, success, truncated, _all_seconds(at), has_paths, _all_totals(attributes)),
+            *(works, made_by, attempt, turn),
+        )
     )
 
 
@@ -148,6 +165,10 @@ def _of_export(record: _Exported | None) -> Event | None:
         seconds_of(record.timestamp),
         bool(record.deliverables),
         is_whole_call(record.attributes),
+        work_of(record.deliverables or ()),
+        record.estimator,
+        record.attempt,
+        record.turn,
     )
 
 
@@ -188,6 +209,32 @@ def seconds_of(value: Any) -> float:
         return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, OverflowError):
         return math.inf
+
+
+def work_of(deliverables: Iterable[str]) -> int:
+    """A digest of the sorted deliverables, the same within this process; 0 of none."""
+    ordered = sorted(deliverables)
+    return hash(tuple(ordered)) if ordered else 0
+
+
+def _all_works(stored: Sequence[Any]) -> tuple[list[bool], list[int]]:
+    """Whether there is a deliverable, and the digest of all of them; each text is decoded once a block."""
+    known: dict[Any, tuple[bool, int]] = {}
+    found = []
+    for text in stored:
+        if text not in known:
+            known[text] = _work(text)
+        found.append(known[text])
+    return [has_paths for has_paths, _ in found], [work for _, work in found]
+
+
+def _work(stored: Any) -> tuple[bool, int]:
+    if not isinstance(stored, str) or stored[:2] not in _LISTS:
+        return False, 0
+    try:
+        return True, work_of(_decode_texts(stored))
+    except (msgspec.MsgspecError, RecursionError):
+        return True, hash(stored)
 
 
 def _all_totals(stored: Sequence[Any]) -> list[bool]:

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from autopack.analysis.sampling.samples import Samples
-from autopack.analysis.validating.cells import cells_of
-from autopack.analysis.validating.measures import Measures, group_of
+from autopack.analysis.validating.groups import measures_of
+from autopack.analysis.validating.measures import Measures
 from autopack.analysis.validating.rules import Rules
 
 _DAY_S = 86_400
@@ -70,23 +70,20 @@ def by_stratum(samples: Samples) -> dict[tuple[str, str], Samples]:
     return {samples.strata[stratum]: only(samples, members) for stratum, members in rows.items()}
 
 
-def measures_of(samples: Samples, rules: Rules) -> Measures:
-    """The figures of all these samples."""
-    cells = cells_of(samples, underestimation_factor=rules.underestimation_factor, recent_since_s=0)
-    return group_of(cells.values()).measures(rules.level)
-
-
 def only(samples: Samples, rows: Sequence[int]) -> Samples:
     """Those of the samples that stand in these rows. What is said of all events stays as it is."""
     return replace(
         samples,
-        stratum=array("l", map(samples.stratum.__getitem__, rows)),
+        stratum=array("i", map(samples.stratum.__getitem__, rows)),
         at_s=array("d", map(samples.at_s.__getitem__, rows)),
         predicted=array("q", map(samples.predicted.__getitem__, rows)),
         actual=array("q", map(samples.actual.__getitem__, rows)),
         budget=array("q", map(samples.budget.__getitem__, rows)),
+        nearest=array("q", map(samples.nearest.__getitem__, rows)),
         success=bytes(map(samples.success.__getitem__, rows)),
         truncated=bytes(map(samples.truncated.__getitem__, rows)),
+        phase=array("i", map(samples.phase.__getitem__, rows)),
+        run=array("i", map(samples.run.__getitem__, rows)),
     )
 
 

@@ -58,11 +58,12 @@ def cells_of(
     `recent` begins at `recent_since_s` and has no end; a sample whose time cannot be read is in neither period.
     """
     cells: defaultdict[int, Cell] = defaultdict(Cell)
-    for stratum, at_s, predicted, actual, budget, success, truncated in zip(
+    for stratum, at_s, predicted, actual, nearest, budget, success, truncated in zip(
         samples.stratum,
         samples.at_s,
         samples.predicted,
         samples.actual,
+        samples.nearest,
         samples.budget,
         samples.success,
         samples.truncated,
@@ -70,7 +71,7 @@ def cells_of(
     ):
         cell = cells[3 * stratum + (0 if at_s < recent_since_s else 1 if at_s < math.inf else 2)]
         # A quotient is rounded once, and so compares exactly with a factor such as 1.1; a product would not.
-        under, over = actual / predicted > underestimation_factor, actual > budget
+        under, over = actual / predicted > underestimation_factor, nearest > budget
         if under:
             cell.under += 1
         if over:

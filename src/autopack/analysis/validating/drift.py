@@ -18,13 +18,16 @@ _DAY_S = 86_400.0
 
 
 class DriftRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure then and now. `worse`: certainly; `beyond`: the recent point is not within the limit."""
+    """One figure then and now. `worse`: certainly; `beyond`: the recent point is not within the limit; `judged`: the
+    verdict depends on the figure.
+    """
 
     name: str
     recent: Estimate
     earlier: Estimate
     worse: bool
     beyond: bool
+    judged: bool
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +57,12 @@ def drift_of(recent: Measures, earlier: Measures, rules: Rules, as_of_s: float) 
         recent=recent.n,
         earlier=earlier.n,
         rows=rows,
-        reasons=[f"drift: {text}" for row, text in said if row.beyond],
-        remarks=[f"drift: {text}, still within the limit" for row, text in said if not row.beyond],
+        reasons=[f"drift: {text}" for row, text in said if row.beyond and row.judged],
+        remarks=[
+            f"drift: {text}" + ("" if row.beyond else ", still within the limit")
+            for row, text in said
+            if not (row.beyond and row.judged)
+        ],
     )
 
 
@@ -69,6 +76,7 @@ def _compared(figure: Figure, recent: Measures, earlier: Measures, rules: Rules)
         earlier=then,
         worse=now.lower is not None and then.upper is not None and now.lower > then.upper,
         beyond=now.point is not None and not figure.is_within(now.point, limit),
+        judged=rules.judges(figure),
     )
 
 

@@ -11,6 +11,11 @@ Binomial(n, q) (at most, where the distribution has steps: then the interval onl
 lies below the quantile with probability P(B ≥ s), so the upper end is the smallest s with P(B ≥ s) ≤ (1 - level) / 2.
 The probabilities are exact up to the rounding of floating point. Where there are too few values, no order
 statistic reaches that far and the end does not exist.
+
+Where the samples are worth fewer independent ones than there are (`clusters`), a share keeps its p and has that `size`
+for n. A quantile then has Woodruff's interval (1952): the values at the ranks ⌊L · n⌋ and ⌈U · n⌉, where L and U are
+the ends of Wilson's interval of the share q at that size, and the end does not exist where q^size > (1 - level) / 2, as
+above.
 """
 
 from __future__ import annotations
@@ -25,25 +30,41 @@ MOST_SAMPLES = 1_000_000_000  # nobody collects more; what would take more canno
 _NEGLIGIBLE = 1e-25  # of the largest probability: all that lies beyond adds less than rounding does
 
 
-def wilson_interval(events: int, trials: int, level: float) -> tuple[float, float] | None:
-    """The interval of a share of which `events` of `trials` were seen, as fractions 0 … 1; None without trials."""
+def wilson_interval(
+    events: float, trials: float, level: float, size: float | None = None
+) -> tuple[float, float] | None:
+    """The interval of a share of which `events` of `trials` were seen, as fractions 0 … 1; None without trials.
+
+    `size` is how many independent trials they are worth; None: as many as there are.
+    """
     if not trials:
         return None
+    lower, upper = _wilson(events / trials, trials if size is None else size, level)
+    return (lower if events else 0.0), (upper if events < trials else 1.0)
+
+
+def _wilson(share: float, size: float, level: float) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = events / trials, z * z / trials
+    weight = z * z / size
     centre = share + weight / 2
-    half = z * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
-    lower = (centre - half) / (1 + weight) if events else 0.0
-    upper = (centre + half) / (1 + weight) if events < trials else 1.0
-    return max(0.0, lower), min(1.0, upper)
+    half = z * math.sqrt(share * (1 - share) / size + weight / (4 * size))
+    return max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight))
 
 
-def quantile_ranks(count: int, fraction: float, level: float) -> tuple[int | None, int | None]:
+def quantile_ranks(
+    count: int, fraction: float, level: float, size: float | None = None
+) -> tuple[int | None, int | None]:
     """Which of `count` ascending values, numbered from 1, are the ends of the interval of the quantile at `fraction`.
 
-    None for an end that does not exist because there are too few values.
+    None for an end that does not exist because there are too few values. `size` as in `wilson_interval`.
     """
     tail = (1 - level) / 2
+    if size is not None and size != count:
+        below, above = _wilson(fraction, size, level)
+        return (
+            max(1, math.floor(below * count)) if (1 - fraction) ** size <= tail else None,
+            min(count, math.ceil(above * count)) if fraction**size <= tail else None,
+        )
     upper = _first_rank_in_tail(count, fraction, tail)
     lower = count + 1 - _first_rank_in_tail(count, 1 - fraction, tail)  # the same, counted from the other side
     return (lower if lower >= 1 else None), (upper if upper <= count else None)

@@ -8,18 +8,23 @@ import msgspec
 
 from autopack._util.text import escape_terminal
 from autopack.analysis.tables import Part
-from autopack.analysis.validating.estimate_text import interval_text, point_text
+from autopack.analysis.validating.clusters import Clusters
+from autopack.analysis.validating.estimate_text import digits, interval_text, point_text
+from autopack.analysis.validating.margins import MarginRow
 from autopack.analysis.validating.measures import Estimate
-from autopack.analysis.validating.rules import FIGURES
+from autopack.analysis.validating.rules import FIGURES, FORMER
 from autopack.analysis.validating.validation import FIGURES_BY_NAME, RuleResult, Validation
 
 MOST_STRATA = 25
 MOST_LINES = 20
 _LONGEST_NAME = 28
+_NEARLY = 0.9
 
 _COUNTS = (
     ("unreadable", "{} unreadable"),
     ("simulated", "{} simulated"),
+    ("other_estimators", "{} of other estimators"),
+    ("turns", "{} further turns, summed with their first"),
     ("repeated", "{} repeated attempts"),
     ("totals", "{} of which only the tokens of the whole call are known"),
     ("without_counts", "{} with a count of 0"),
@@ -28,16 +33,58 @@ _COUNTS = (
 
 
 def headline(validation: Validation) -> str:
-    """The verdict, labelled where it is provisional."""
+    """The verdict, labelled where it is provisional or rests on an assumption."""
     label = "PROVISIONAL, points only: " if validation.provisional else ""
-    return f"verdict: {label}{validation.verdict.upper()}"
+    said = ", ".join(_labels(validation))
+    return f"verdict: {label}{validation.verdict.upper()}" + (f" ({said})" if said else "")
+
+
+def _labels(validation: Validation) -> Iterator[str]:
+    rules, clusters = validation.rules, validation.overall.clusters
+    if rules.is_former:
+        yield "the former verdict"
+        return
+    if rules.population == "plan" and not rules.assume_independent:
+        yield f"of these {clusters.kinds if clusters else 0} phases only"
+    if rules.assume_independent:
+        yield "every sample taken to be independent"
+    if rules.one_look:
+        yield "at one look"
+
+
+def clusters_line(validation: Validation) -> str:
+    """How many samples there are, of how many phases and runs, and how many independent ones they are worth."""
+    overall = validation.overall
+    clusters = overall.clusters
+    if clusters is None:
+        return f"{overall.n} samples"
+    worth = "too few runs to tell how many independent ones they are worth"
+    if clusters.n_effective is not None:
+        worth = f"worth {clusters.n_effective:.0f} independent ones{_because(clusters, overall.n)}"
+    kinds, runs = _number(clusters.kinds, "phase"), _number(clusters.runs, "run")
+    return f"{overall.n} samples: {kinds} in {runs}, {worth}"
+
+
+def _because(clusters: Clusters, count: int) -> str:
+    if clusters.n_effective is None or clusters.n_effective > _NEARLY * count:
+        return ""
+    by_phase = (clusters.phase_correlation or 0) / max(1, clusters.phases)
+    by_run = (clusters.run_correlation or 0) / max(1, clusters.runs)
+    return " (mostly the same phases again)" if by_phase >= by_run else " (a run resembles itself)"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def before_tables(validation: Validation) -> list[str]:
     """The verdict and its reasons, a line each."""
-    lines = [headline(validation)]
+    former = "" if validation.rules.is_former else f" [the former verdict: {FORMER}]"
+    lines = [headline(validation) + former, clusters_line(validation)]
     lines += _listed("reason", validation.reasons)
     lines += _listed("missing", validation.missing)
+    if validation.margins is not None:
+        lines += _listed("margin", [validation.margins.said])
     lines += _listed("note", validation.remarks)
     return [*lines, f"source: {escape_terminal(validation.source)}", samples_line(validation)]
 
@@ -46,8 +93,9 @@ def after_tables(validation: Validation) -> list[str]:
     """How to read the figures, and by which rules they were judged."""
     level = f"{validation.rules.level * 100:g} %"
     return [
-        f"[…] is the {level} interval: Wilson's for rates, order statistics for quantiles; ? is an end that takes more",
-        "samples. What depends on what truncated replies would have been is shown as best–worst. All digits: --json",
+        f"[…] is the {level} interval: Wilson's for rates, order statistics for quantiles, for as many independent",
+        "samples as these are worth; ? is an end that takes more of them, or more runs. What depends on what truncated",
+        "replies would have been is shown as best–worst. All digits: --json",
         "rules: " + ", ".join(_rules(validation)),
     ]
 
@@ -55,6 +103,12 @@ def after_tables(validation: Validation) -> list[str]:
 def parts(validation: Validation) -> Iterator[Part]:
     """The tables."""
     yield "rules", ("", "n", "figure", "interval", "limit", "outcome"), [_rule(rule) for rule in validation.results]
+    if validation.margins is not None:
+        yield (
+            "margin, as a factor on all predictions and budgets; truncated replies count against it",
+            ("", "underestimation", "budget overrun", "waste P90", "SMAPE median"),
+            [_margin(row) for row in validation.margins.curve],
+        )
     yield "by category/complexity", ("", "n", *(figure.title for figure in FIGURES)), _strata(validation)
     drift = validation.drift
     if drift.recent and drift.earlier:
@@ -98,7 +152,17 @@ def _rule(rule: RuleResult) -> tuple[str, ...]:
         point_text(estimate, figure),
         interval_text(estimate),
         figure.demand(rule.limit),
-        f"{rule.outcome}{more}",
+        f"{rule.outcome}{more}" if rule.judged else f"({rule.outcome}, not judged)",
+    )
+
+
+def _margin(row: MarginRow) -> tuple[str, ...]:
+    return (
+        f"× {row.margin:g}",
+        f"{digits(row.underestimation_percent)} %",
+        f"{digits(row.budget_overrun_percent)} %",
+        f"{digits(row.waste_p90)} ×",
+        f"{digits(row.smape_median_percent)} %",
     )
 
 
@@ -107,7 +171,9 @@ def _strata(validation: Validation) -> list[tuple[str, ...]]:
     rows = [
         (
             _name(stratum.name),
-            f"{stratum.measures.n}" + (f" (+{stratum.more_needed})" if stratum.more_needed else ""),
+            f"{stratum.measures.n}"
+            + (f" (+{stratum.more_needed})" if stratum.more_needed else "")
+            + (" fails" if stratum.failures else ""),
             *(_with_interval(getattr(stratum.measures, figure.name), figure.name) for figure in FIGURES),
         )
         for stratum in shown[:MOST_STRATA]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from autopack.errors import SchemaError
+from autopack.telemetry.event import TABLE
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -37,27 +38,41 @@ def load() -> None:
     import autopack.models  # noqa: F401
 
 
-def ensure(connection: Connection) -> None:
-    """Upgrade the schema to `HEAD`, in one transaction; do nothing where it is there.
+def ensure(connection: Connection) -> str | None:
+    """Bring the schema to ours, in one transaction; nothing happens where it is there.
 
-    Several processes may do this at once: the second finds it done. With SQLite the connection must be in autocommit
-    mode, with PostgreSQL it must not.
+    Returns what the user should be told, None where there is nothing to tell: a table that was removed, while the
+    version of its schema stayed, is made again, empty. Several processes may do this at once: the second finds it done.
+    With SQLite the connection must be in autocommit mode, with PostgreSQL it must not.
 
     Raises:
-        SchemaError: the schema is newer than this program, or the table was removed.
+        SchemaError: the schema is newer than this program, and its table lacks a column that is written.
 
     """
     if is_current(connection):
-        return
+        return None
     try:
         _begin_alone(connection)
+        told = None
         if not is_current(connection):
+            told = _forget_removed_table(connection)
             _upgrade(connection)
         connection.commit()
     except BaseException as exc:
         connection.rollback()
         if not (isinstance(exc, Exception) and _is_lost_race(exc) and is_current(connection)):
             raise
+        return None
+    return told
+
+
+def _forget_removed_table(connection: Connection) -> str | None:
+    """Where the schema has a version but no table: begin anew."""
+    revision = current_revision(connection)
+    if revision is None or columns_of(connection):
+        return None
+    connection.exec_driver_sql(f"DELETE FROM {VERSION_TABLE}")  # noqa: S608 (our own name)
+    return f"The table {TABLE.name} was removed, and is made again"
 
 
 def downgrade(connection: Connection) -> None:
@@ -82,19 +97,30 @@ def downgrade(connection: Connection) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the schema is at `HEAD`. Raises SchemaError as `ensure` does."""
+    """Whether this program can write to the schema as it is: it is ours, or a newer one that has all of our columns.
+
+    Raises SchemaError as `ensure` does.
+    """
+    revision = current_revision(connection)
+    if revision is None or not (columns := columns_of(connection)):
+        return False
+    if revision <= HEAD:
+        return revision == HEAD
+    if missing := sorted(set(TABLE.names) - columns):
+        raise SchemaError(
+            f"schema {revision} is newer than this program's {HEAD}, and its table has no column {', '.join(missing)}"
+        )
+    return True
+
+
+def columns_of(connection: Connection) -> set[str]:
+    """The columns of the events table; none where it is not there."""
     from sqlalchemy import inspect
 
-    from autopack.models import TokenEstimationV2Event
-
-    revision = current_revision(connection)
-    if revision is None:
-        return False
-    if revision > HEAD:
-        raise SchemaError(f"schema {revision} is newer than this program's {HEAD}")
-    if not inspect(connection).has_table(TokenEstimationV2Event.__tablename__):
-        raise SchemaError(f"the schema says {revision} but the table is gone")
-    return revision == HEAD
+    if not inspect(connection).has_table(TABLE.name):
+        return set()
+    # Not by inspection, which warns of every type that SQLAlchemy does not know.
+    return set(connection.exec_driver_sql(f"SELECT * FROM {TABLE.name} WHERE 1 = 0").keys())  # noqa: S608 (our own name)
 
 
 def current_revision(connection: Connection) -> str | None:

@@ -6,6 +6,7 @@ An event is accepted by two atomic steps without any lock, which a signal handle
 it takes a slot (`list.pop`), then it is queued (`deque.append`). A slot stands for one event and for its share of the
 bytes; an event larger than the share takes several. So both bounds hold exactly, whatever the threads do. The worker
 takes events in order of arrival, and an event leaves the queue only when it is settled: only then do its slots return.
+On a build without the GIL both steps take the lock of their list or deque, in C.
 
 To be woken at a full batch the worker marks the free slot that the last event of the batch will take. The caller that
 takes a marked slot wakes it, so that the call site need not look at the length of the queue.
@@ -157,7 +158,8 @@ class MemoryQueue:
     def has_in_progress_appends(self) -> bool:
         """Whether some slots are neither free nor held by an event."""
         with best_effort(self._lock):
-            events = [*self._queued, *self._ledger.in_flight.values()]
+            # A copy is one step; to iterate is not, and a call in progress may append meanwhile.
+            events = [*self._queued.copy(), *self._ledger.in_flight.values()]
             return self.capacity - (self._withdrawn or 0) > sum(map(self._slots_of, events))
 
     @property

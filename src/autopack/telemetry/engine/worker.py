@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import anyio
 import anyio.lowlevel
 
-from autopack.errors import DataRejectedError, StoreError
+from autopack.errors import AutopackError, DataRejectedError, StoreError
 from autopack.telemetry import log
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
 from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, dead_letter
@@ -52,7 +52,7 @@ _IN_PROGRESS_TRIES = 20
 _SLICE_EVENTS = 200  # decoded at a time: one or two ms, in which the loop does nothing else
 
 
-class DeadlineExpired(Exception):  # noqa: N818 (an end, not an error)
+class DeadlineExpired(AutopackError):  # noqa: N818 (an end, not an error)
     """The time to drain is over; what is unsettled stays in the queue."""
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopack.telemetry import lifecycle, log
-from autopack.telemetry.counters import Drops
+from autopack.telemetry.counters import Drops, has_gil
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
 from autopack.telemetry.engine.dead_letters import DeadLetterFile, DeadLetterSink, MemoryDeadLetters
 from autopack.telemetry.engine.journal_queue import JournalQueue
@@ -279,11 +279,13 @@ class Writer:
 
 
 def _make_queue(store: Store, settings: Settings, journal_folder: Path | None) -> Queue:
-    if journal_folder is not None and store.identity is not None:
+    if journal_folder is not None and store.identity is not None and has_gil():
         try:
             return JournalQueue(journal_folder, fingerprint_of(store.identity), settings)
         except OSError as exc:
             lifecycle.warn_once(f"No journal in {journal_folder} ({exc.strerror or exc}): events are in memory only")
+    elif journal_folder is not None and not has_gil():
+        lifecycle.warn_once("No journal on a Python without the GIL, which it relies on: events are in memory only")
     return MemoryQueue(settings.queue_size, settings.queue_bytes)
 
 

@@ -1,10 +1,10 @@
 """The writing end of a segment: any thread and any signal handler may append to it, without a lock.
 
 `mmap.write` is one step in C: it copies a record to where the last one ended and moves that mark. Neither another
-thread nor a signal handler gets in between, as long as the interpreter has its lock (on a build without it this is not
-so). A record that does not fit is refused as a whole. So what is in the segment is the truth about what was accepted:
-it is counted by stepping from record to record, not by a counter that an exception of a signal handler could leave
-behind.
+thread nor a signal handler gets in between, as long as the interpreter has its lock; on a build without it the writer
+has no journal. A record that does not fit is refused as a whole. So what is in the segment is the truth about what was
+accepted: it is counted by stepping from record to record, not by a counter that an exception of a signal handler could
+leave behind.
 
 The segments of a journal are a chain that several callers may try to prolong at once. A segment is sealed when it is
 full or when recording ends; it then takes nothing more. Only a sealed segment gets a next one, and it keeps that one

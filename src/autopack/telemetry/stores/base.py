@@ -48,6 +48,19 @@ class Store(Protocol):
 
         """
 
+    async def absent(self, rows: Sequence[Row]) -> list[int]:
+        """Which of these rows, by their place, the table does not hold under their key after a `write` of them that
+        raised nothing: a trigger, a rule or a policy of the user's has left them out in silence. Raises StoreError.
+        """
+
+    async def refusal(self, row: Row) -> str | None:
+        """Whether the table would refuse this row: the code, None where it would take it. Writes nothing.
+
+        Raises:
+            TransientStoreError, StoreUnusableError: it is not known.
+
+        """
+
     async def close(self, *, final: bool = True) -> None:
         """Close every connection and thread. The next `write` connects again. Does not raise.
 

@@ -44,6 +44,14 @@ class MemoryStore:
         self._rows |= {key: row for row in rows if (key := _key_of(row)) not in self._rows}
         return len(self._rows) - before
 
+    async def absent(self, rows: Sequence[Row]) -> list[int]:
+        """None: nothing stands between a write and the dict."""
+        return [number for number, row in enumerate(rows) if _key_of(row) not in self._rows]
+
+    async def refusal(self, row: Row) -> str | None:  # noqa: ARG002 (it takes every row)
+        """None."""
+        return None
+
     async def close(self, *, final: bool = True) -> None:
         """The rows stay."""
 

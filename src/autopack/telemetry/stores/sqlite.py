@@ -1,18 +1,30 @@
 """SQLite: one statement with many rows, and one hop to the connection's thread, per batch.
 
-Row by row, `executemany` gives up the GIL at every step and waits up to 5 ms to get it back while the main thread is
-busy: some hundred rows a second. And each hop between the loop and aiosqlite's thread costs such a wait too. So the
-whole transaction, BEGIN IMMEDIATE to COMMIT, runs as one call on aiosqlite's thread. `sqlite3` offers the way in:
-aiosqlite's `executemany` calls the connection's own, and the connection's class is an argument of `connect`.
+*One hop.* Row by row, `executemany` gives up the GIL at every step and waits up to 5 ms to get it back while the main
+thread is busy: some hundred rows a second. And each hop between the loop and aiosqlite's thread costs such a wait too.
+So the whole transaction, BEGIN IMMEDIATE to COMMIT, runs as one call on aiosqlite's thread. `sqlite3` offers the way
+in: aiosqlite's `executemany` calls the connection's own, and the connection's class is ours.
+
+*A lean start.* A process that records one event must not pay for SQLAlchemy and Alembic. The connection is aiosqlite's
+own; it is opened, and the schema looked at, in the one call that aiosqlite makes on its thread to connect. A database
+that is new gets its tables from statements that are written down (`migrations.fresh`). SQLAlchemy and Alembic are
+loaded only where an older schema has to be brought to ours.
+
+*The files are the ones that the path names.* In WAL mode a commit into a file that was deleted or replaced succeeds,
+and so does one into a write-ahead log whose name is gone (`rm x.db-wal x.db-shm; cp backup x.db`): no reader would ever
+see it. All three files are compared before each write, and again before it counts. A connection whose files are gone
+is closed without the copying of its log that SQLite does at the last close: it would go into what stands there now.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
-from functools import cache
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,8 +37,6 @@ from autopack.telemetry.event.schema import TABLE, Row, Table
 
 if TYPE_CHECKING:
     import aiosqlite
-    from sqlalchemy import Connection, Engine
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 # Nothing can interrupt SQLite's own wait for a lock, so it is short; longer waits are the retry's, which shutdown ends.
 BUSY_TIMEOUT_MS = 250
@@ -64,18 +74,24 @@ def translate(exc: BaseException) -> StoreError:
 
 
 class _BulkConnection(sqlite3.Connection):
-    """A connection whose `executemany` is one transaction and one statement."""
+    """A connection whose `executemany` is one transaction and one statement, into the files that its path names.
+
+    files: what it was opened with; None in memory.
+    """
+
+    files: _Files | None = None
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         """Run `sql`, an INSERT with its rows as `{rows}`, for all rows of `parameters` at once."""
         rows: Sequence[Row] = list(parameters)
-        placeholders = f"({','.join('?' * len(rows[0]))})"
-        statement = sql.format(rows=",".join([placeholders] * len(rows)))
+        statement = _for_rows(sql, rows)
         try:
             values = list(chain.from_iterable(rows))
+            self._check_files()
             self.execute("BEGIN IMMEDIATE")
             cursor = self.execute(statement, values)
             self.execute("COMMIT")
+            self._check_files()
         except (OverflowError, UnicodeError, TypeError, ValueError) as exc:
             self._abandon()
             raise DataRejectedError(type(exc).__name__) from exc
@@ -84,9 +100,26 @@ class _BulkConnection(sqlite3.Connection):
             raise
         return cursor
 
+    def close(self) -> None:
+        """Close it, and let SQLite copy its write-ahead log only into the database that the log belongs to."""
+        if self.files is None or self.files.are_in_place():
+            super().close()
+            return
+        with _no_checkpoint(self, self.files):
+            super().close()
+
+    def _check_files(self) -> None:
+        if self.files is not None and not self.files.are_in_place():
+            raise TransientStoreError("database file replaced")
+
     def _abandon(self) -> None:
         if self.in_transaction:
             self.execute("ROLLBACK")
+
+
+def _for_rows(sql: str, rows: Sequence[Row]) -> str:
+    placeholders = f"({','.join('?' * len(rows[0]))})"
+    return sql.format(rows=",".join([placeholders] * len(rows)))
 
 
 @cache
@@ -107,11 +140,8 @@ class SqliteStore:
         self.max_batch_rows = _MAX_VARIABLES // len(table.columns)
         self._table = table
         self._destination = destination
-        self._engine: AsyncEngine | None = None
-        self._connection: AsyncConnection | None = None
-        self._driver: aiosqlite.Connection | None = None
-        self._direct: Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._connection: aiosqlite.Connection | None = None
+        self._direct: sqlite3.Connection | None = None
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -124,30 +154,54 @@ class SqliteStore:
         return self._destination.identity
 
     def load(self) -> None:
-        """SQLAlchemy, aiosqlite and Alembic, with what they import late."""
-        from autopack.database import migrations
-
-        migrations.load()
-        self._engine = self._engine or self._make_engine()
+        """Aiosqlite."""
+        import aiosqlite  # noqa: F401
 
     async def write(self, rows: Sequence[Row]) -> int:
         """See `Store.write`."""
         try:
-            cursor = await self._write(rows)
+            cursor = await self._executemany(rows)
         except Exception as exc:
             error = translate(exc)
             if not isinstance(error, DataRejectedError):
                 await self.close(final=False)
             raise error from exc
-        if self._inode != _inode_of(self._destination.path):
-            # In WAL mode a commit into a file that was deleted or replaced succeeds, and nobody will ever see it.
-            await self.close(final=False)
-            raise TransientStoreError("database file replaced")
         return int(cursor.rowcount)
+
+    async def absent(self, rows: Sequence[Row]) -> list[int]:
+        """See `Store.absent`."""
+        names = self._table.names
+        positions = [names.index(name) for name in self._table.key]
+        keys = [tuple(row[position] for position in positions) for row in rows]
+        query = (
+            f"WITH wanted({', '.join(self._table.key)}) AS (VALUES {{rows}}) SELECT {', '.join(self._table.key)} "  # noqa: S608 (our own names)
+            f"FROM wanted NATURAL JOIN {self._table.name}"
+        )
+        try:
+            found = set(map(tuple, await self._fetch(_for_rows(query, keys), list(chain.from_iterable(keys)))))
+        except Exception as exc:
+            raise translate(exc) from exc
+        return [number for number, key in enumerate(keys) if key not in found]
+
+    async def refusal(self, row: Row) -> str | None:
+        """See `Store.refusal`."""
+        insert = _for_rows(_insert_template(self._table), [row])
+        try:
+            await self._fetch("BEGIN IMMEDIATE")
+            try:
+                await self._fetch(insert, list(row))
+            finally:
+                await self._fetch("ROLLBACK")
+        except Exception as exc:
+            error = translate(exc)
+            if isinstance(error, DataRejectedError):
+                return error.code
+            raise error from exc
+        return None
 
     async def close(self, *, final: bool = True) -> None:
         """See `Store.close`. A database in memory lives as long as its connection."""
-        if final or self._destination.path is not None or self._driver is None:
+        if final or self._destination.path is not None:
             await self._disconnect()
 
     def reset_in_child(self) -> SqliteStore:
@@ -155,82 +209,192 @@ class SqliteStore:
         lifecycle.keep_uncollected(self)  # closing a copy of its connection would write into the parent's files
         return SqliteStore(self._destination, self._table)
 
-    async def _write(self, rows: Sequence[Row]) -> Any:
-        if self._driver is None and self._direct is None:
-            try:
-                await self._connect()
-            except Exception as exc:
-                # No row is the reason when there is no connection yet, whatever an upgrade in place stumbled over.
-                error = translate(exc)
-                raise StoreUnusableError(error.code) if isinstance(error, DataRejectedError) else error from exc
-        if self._driver is not None:
-            return await self._driver.executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
-        return self._direct_driver().executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
+    async def _executemany(self, rows: Sequence[Row]) -> Any:
+        await self._open()
+        if self._connection is not None:
+            return await self._connection.executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
+        assert self._direct is not None  # noqa: S101 (for the type checker; `_open` made one of the two)
+        return self._direct.executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
+
+    async def _fetch(self, sql: str, parameters: Sequence[Any] = ()) -> Iterable[Any]:
+        await self._open()
+        if self._connection is not None:
+            return await self._connection.execute_fetchall(sql, parameters)
+        assert self._direct is not None  # noqa: S101 (for the type checker; `_open` made one of the two)
+        return self._direct.execute(sql, parameters).fetchall()
+
+    async def _open(self) -> None:
+        if self._connection is not None or self._direct is not None:
+            return
+        try:
+            await self._connect()
+        except Exception as exc:
+            # No row is the reason when there is no connection yet, whatever an upgrade in place stumbled over.
+            error = translate(exc)
+            raise StoreUnusableError(error.code) if isinstance(error, DataRejectedError) else error from exc
 
     async def _connect(self) -> None:
+        import aiosqlite
+
         _create_private(self._destination.path)
-        self._engine = self._engine or self._make_engine()
+        connection = aiosqlite.Connection(partial(_opened, self._destination, self._table), iter_chunk_size=64)
+        # A connection that hangs must not keep the interpreter from ending. Before 0.22 it is its own thread.
+        thread: Any = getattr(connection, "_thread", connection)
+        thread.daemon = True
         try:
-            self._connection = await self._engine.connect()
+            self._connection = await connection
         except RuntimeError:
             # From Python 3.12 on no thread can be started while the interpreter exits, and aiosqlite needs one. This is
             # the last chance to write, and nothing else is left to be kept from running: do it in this thread.
-            self._direct = self._make_direct_engine().connect()
-            _prepare(self._direct)
-        else:
-            await self._connection.run_sync(_prepare)
-            self._driver = (await self._connection.get_raw_connection()).driver_connection
-        self._inode = _inode_of(self._destination.path)
+            self._direct = _opened(self._destination, self._table)
 
     async def _disconnect(self) -> None:
-        connection, self._connection, self._driver = self._connection, None, None
+        connection, self._connection = self._connection, None
         direct, self._direct = self._direct, None
-        engine, self._engine = self._engine, None
         try:
             if direct is not None:
                 direct.close()
             if connection is not None:
                 await connection.close()
-            if engine is not None:
-                await engine.dispose()
         except Exception as exc:  # noqa: BLE001 (what cannot be closed is let go of: the next write opens anew)
             log.info("A connection could not be closed: %s", type(exc).__name__)
 
-    def _direct_driver(self) -> sqlite3.Connection:
-        assert self._direct is not None  # noqa: S101 (for the type checker; `_connect` made one of the two)
-        return cast("sqlite3.Connection", self._direct.connection.driver_connection)
 
-    def _make_engine(self) -> AsyncEngine:
-        from sqlalchemy.ext.asyncio import create_async_engine
+def _opened(destination: Destination, table: Table) -> sqlite3.Connection:
+    """A connection to a database that has our table. Called on the thread that uses it."""
+    connection = sqlite3.connect(
+        ":memory:" if destination.path is None else destination.path,
+        factory=_BulkConnection,
+        # Autocommit, as the transaction is written out above; a prepared statement of 32,000 variables is worth keeping
+        # only while a backlog makes every batch the same size.
+        isolation_level=None,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        cached_statements=8,
+    )
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
+            connection.execute(f"PRAGMA {pragma}")
+        if not _is_current(connection, table) and not _made_fresh(connection):
+            _migrate(destination)
+        connection.files = None if destination.path is None else _Files(destination.path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
-        url = self._destination.sqlalchemy_url("aiosqlite")
-        return create_async_engine(url, connect_args=_CONNECT_ARGS, hide_parameters=True)
 
-    def _make_direct_engine(self) -> Engine:
+def _is_current(connection: sqlite3.Connection, table: Table) -> bool:
+    """Whether the table is there with all of our columns, in a schema of this program's version or a later one."""
+    from autopack.database.migrations import HEAD, VERSION_TABLE
+
+    if not _tables(connection) >= {VERSION_TABLE, table.name}:
+        return False
+    revision = connection.execute(f"SELECT max(version_num) FROM {VERSION_TABLE}").fetchone()[0]  # noqa: S608 (our own name)
+    columns = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table.name})")}
+    return revision is not None and revision >= HEAD and columns >= set(table.names)
+
+
+def _made_fresh(connection: sqlite3.Connection) -> bool:
+    """Whether the database had nothing of ours, nor of the host system's, and has our tables now."""
+    from autopack.database.migrations import VERSION_TABLE, fresh
+
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        is_new = not _tables(connection) & {VERSION_TABLE, TABLE.name}
+        if is_new:
+            for statement in fresh.SQLITE:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return is_new
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
+
+
+def _migrate(destination: Destination) -> None:
+    """Bring an older schema to ours, on a connection of SQLAlchemy's. Another process may have done so meanwhile."""
+    with lifecycle.importing():
         from sqlalchemy import create_engine
         from sqlalchemy.pool import NullPool
 
-        url = self._destination.sqlalchemy_url("pysqlite")
-        return create_engine(url, connect_args=_CONNECT_ARGS, poolclass=NullPool, hide_parameters=True)
+        from autopack.database import migrations
+
+        migrations.load()
+    arguments = {"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000}
+    url = destination.sqlalchemy_url("pysqlite")
+    engine = create_engine(url, connect_args=arguments, poolclass=NullPool, hide_parameters=True)
+    with engine.connect() as connection:
+        told = migrations.ensure(connection)
+        connection.commit()
+    if told:
+        log.warning("%s", told)
 
 
-# Autocommit, as the transaction is written out above; a prepared statement of 32,000 variables is worth keeping only
-# while a backlog makes every batch the same size.
-_CONNECT_ARGS = {
-    "factory": _BulkConnection,
-    "isolation_level": None,
-    "timeout": BUSY_TIMEOUT_MS / 1000,
-    "cached_statements": 8,
-}
+class _Files:
+    """The files of a database as they were when it was opened: itself, its write-ahead log, its shared memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._paths = [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
+        self._seen = list(map(_inode_of, self._paths))
+
+    def opened_again(self) -> int | None:
+        """The database itself, by way of a file that this process has open; None where it cannot be had that way."""
+        for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():  # noqa: PTH112, PTH208
+            with contextlib.suppress(OSError):
+                if _inode_of(path := Path("/proc/self/fd", name)) == self._seen[0]:
+                    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return None
+
+    def are_in_place(self) -> bool:
+        """Whether each path still leads to the same file; one that came into being since counts from now on."""
+        now = list(map(_inode_of, self._paths))
+        if any(seen is not None and seen != found for seen, found in zip(self._seen, now, strict=True)):
+            return False
+        self._seen = now
+        return True
 
 
-def _prepare(connection: Connection) -> None:
-    from autopack.database import migrations
+def _inode_of(path: Path) -> tuple[int, int] | None:
+    """Which file the path leads to now; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (a few times per batch)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"busy_timeout = {BUSY_TIMEOUT_MS}"):
-        connection.exec_driver_sql(f"PRAGMA {pragma}")
-    migrations.ensure(connection)
-    connection.commit()
+
+@contextlib.contextmanager
+def _no_checkpoint(connection: sqlite3.Connection, files: _Files) -> Iterator[None]:
+    """While open, closing this connection copies nothing into its database and deletes no file by name.
+
+    From Python 3.12 on SQLite is told so. Before, a lock on the open database keeps the connection from being the last
+    one that uses it: one of the kind that belongs to the open file and not to the process, which Linux has.
+    """
+    if hasattr(connection, "setconfig"):
+        connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)
+        yield
+        return
+    file = files.opened_again()
+    if file is None:
+        yield
+        return
+    lock_type = fcntl.F_RDLCK
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(lock_type, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0))
+    yield
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0))
+    # Not closed: that would drop the locks that other connections of this process have on the same database.
+    lifecycle.keep_uncollected(file)
+
+
+_NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
+# The bytes that each user of a database holds a shared lock on (sqlite3's os.h), and Linux's `struct flock`.
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+_FLOCK = struct.Struct("hhqqi4x")
 
 
 def _create_private(path: Path | None) -> None:
@@ -240,12 +404,3 @@ def _create_private(path: Path | None) -> None:
     make_folders(path.parent)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _inode_of(path: Path | None) -> tuple[int, int] | None:
-    """Which file the path leads to now; None where there is none, or none is meant."""
-    try:
-        found = os.stat(path) if path is not None else None  # noqa: PTH116 (once per batch)
-    except OSError:
-        return None
-    return None if found is None else (found.st_dev, found.st_ino)

@@ -6,9 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from autopack.database.migrations.names import INDEX, UNIQUE
+
+__all__ = ["ADDED", "INDEX", "TABLE", "UNIQUE", "columns", "default_for", "is_integer"]
+
 TABLE = "token_estimation_v2_events"
-INDEX = "ix_token_estimation_v2_events_timestamp"
-UNIQUE = "uq_token_estimation_v2_events_run_uid"
 
 # Added by autopack, dropped on the way back. Not `actual_max_tokens`: the host system has it today.
 ADDED = frozenset({"event_uid", "input_tokens", "duration_ms", "existing_json", "attributes_json"})

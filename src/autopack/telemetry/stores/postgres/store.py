@@ -11,7 +11,7 @@ leaves out what is there, and so do the next ones until one is all new.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,52 @@ class PostgresStore:
         status = await self._driver.execute(insert_statement(self._table), *insert_arrays(rows, self._table))
         return _count_in(status)
 
+    async def absent(self, rows: Sequence[Row]) -> list[int]:
+        """See `Store.absent`."""
+        positions = [self._table.names.index(name) for name in self._table.key]
+        keys = [tuple(row[position] for position in positions) for row in rows]
+        names = ", ".join(f'"{name}"' for name in self._table.key)
+        arrays = ", ".join(f"${number}::text[]" for number in range(1, len(positions) + 1))
+        query = (
+            f"SELECT {names} FROM unnest({arrays}) AS wanted({names}) "  # noqa: S608 (our own names)
+            f"WHERE EXISTS (SELECT 1 FROM {self._table.name} AS found WHERE "
+            + " AND ".join(f'found."{name}" = wanted."{name}"' for name in self._table.key)
+            + ")"
+        )
+        found = await self._ask(lambda driver: driver.fetch(query, *zip(*keys, strict=True)))
+        present = set(map(tuple, found))
+        return [number for number, key in enumerate(keys) if key not in present]
+
+    async def refusal(self, row: Row) -> str | None:
+        """See `Store.refusal`."""
+        from autopack.telemetry.stores.postgres.connection import insert_arrays, insert_statement
+
+        async def insert_and_roll_back(driver: Any) -> None:
+            transaction = driver.transaction()
+            await transaction.start()
+            try:
+                await driver.execute(insert_statement(self._table), *insert_arrays([row], self._table))
+            finally:
+                await transaction.rollback()
+
+        try:
+            await self._ask(insert_and_roll_back)
+        except DataRejectedError as exc:
+            return exc.code
+        return None
+
+    async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
+        """The driver's answer. Raises StoreError; after any but one of the data the connection is dropped."""
+        if self._driver is None:
+            await self._connect()
+        try:
+            return await question(self._driver)
+        except Exception as exc:
+            error = translate(exc)
+            if not isinstance(error, DataRejectedError):
+                await self._disconnect(politely=False)
+            raise error from exc
+
     async def close(self, *, final: bool = True) -> None:  # noqa: ARG002 (a server outlives its connections)
         """See `Store.close`."""
         await self._disconnect(politely=True)
@@ -166,7 +212,9 @@ class PostgresStore:
 
         engine = connections.make_engine(self._server, command_timeout_s=connections.UPGRADE_TIMEOUT_S)
         async with engine.connect() as connection:
-            await connection.run_sync(migrations.ensure)
+            told = await connection.run_sync(migrations.ensure)
+        if told:
+            log.warning("%s", told)
 
     async def _disconnect(self, *, politely: bool) -> None:
         """Close the connection; if not politely, without a word to a server that may never answer."""
