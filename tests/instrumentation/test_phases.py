@@ -152,7 +152,7 @@ def test_entries_of_one_phase_are_its_attempts() -> None:
     assert [attempts(), attempts(), attempts(attempt=9), attempts()] == [1, 2, 9, 3]
 
 
-def test_threads_and_executors_begin_without_a_phase_and_bind_gives_it() -> None:
+def test_threads_begin_without_a_phase_and_bind_gives_it() -> None:
     with autopack.phase("p"), ThreadPoolExecutor(2) as pool:
         assert pool.submit(name_of_phase).result() is None
         bound = autopack.bind(name_of_phase)
