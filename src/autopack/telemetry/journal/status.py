@@ -42,14 +42,14 @@ class SegmentFile(msgspec.Struct, frozen=True):
     def why(self) -> str:
         """What there is to say of a file that is left alone."""
         whose = "" if self.ours else ", for another database"
-        which = f" (process {self.pid})" if self.pid else ""
+        which = f"; process {self.pid}" if self.pid else ""
         match self.state:
             case "unusable":
                 return f"no usable segment: {self.problem}"
             case "live":
-                return f"its writer{which} lives, {self.events} event(s) wait{whose}"
+                return f"its writer lives, {self.events} event(s) wait{whose}{which}"
             case "orphaned":
-                return f"its writer{which} is gone, {self.events} event(s) wait{whose}"
+                return f"its writer is gone, {self.events} event(s) wait{whose}{which}"
 
 
 class JournalStatus(msgspec.Struct, frozen=True):
