@@ -489,6 +489,42 @@ assert (stats.written, stats.pending) == (2_600, 0), stats
     )
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by way of /proc")
+def test_no_thread_of_the_writer_is_there_after_a_close(database: Path) -> None:
+    run_python(
+        OPEN
+        + THREADS_LEFT
+        + """
+for _ in range(20):
+    telemetry.record(**event())
+    telemetry.close()
+    assert threads() == 1, threads()
+    telemetry = Telemetry(f"sqlite:///{sys.argv[1]}")
+""",
+        database,
+        options=["-W", "error::DeprecationWarning"],
+    )
+
+
+def test_a_database_in_memory_is_closed_after_a_fork_too() -> None:
+    """Its connection stays open through the fork, and there is no thread then that would close it."""
+    done = run_python(
+        """
+from autopack.telemetry import Telemetry
+telemetry = Telemetry("sqlite://")
+telemetry.record(**event()); assert telemetry.flush(30)
+process = os.fork()
+if not process: os._exit(0)
+os.waitpid(process, 0)
+telemetry.close()
+assert len(os.listdir("/proc/self/task")) == 1
+assert telemetry.stats().written == 1
+""",
+        options=["-W", "ignore::DeprecationWarning", "-W", "always::ResourceWarning"],
+    )
+    assert done.stderr == ""
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Python warns of it from 3.12 on")
 def test_the_users_own_threads_are_still_warned_of(database: Path) -> None:
     """Only the writer's thread is out of the way."""

@@ -147,7 +147,7 @@ class Worker:
 
         No fork has to wait for more than this: if more is left, a thread starts as soon as the fork is over.
         """
-        if self._queue.backlog > self._settings.batch_size:
+        if self._in_outage or self._queue.backlog > self._settings.batch_size:
             return None
         return self._ahead or await self._read()
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from autopack.telemetry.engine.worker import Worker
 
 _THREAD_NAME = "autopack-telemetry"
+_THREAD_END_S = 0.25  # of a thread that has nothing more to do
 _GRACE_S = 0.5  # after the deadline, for the worker to notice it and to close its connection
 _MAX_RESTART_DELAY_S = 30.0
 _CLOSING_DELAY_S = 0.25
@@ -64,6 +65,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._worker: Worker | None = None
         self._ended_for_fork: list[bool] = []  # not empty from the end of the thread until it is decided how to go on
+        self._store_is_open = False  # and no worker is there to close it
         self._may_start_s = 0.0  # on the monotonic clock: when the next event may try to start the thread
         self._close_once = threading.Lock()
         self._report_once = threading.Lock()
@@ -122,6 +124,8 @@ class Writer:
         if not self.state.running:
             self.queue.close()
             self._close_may_work = False  # what is left now is left to the next process
+            if self._thread is not None and not self._runs_here():
+                lifecycle.join_until_gone(self._thread, _THREAD_END_S)  # a fork may follow
         if self._report_once.acquire(blocking=False):
             lifecycle.live.discard(self)
             self._report()
@@ -131,7 +135,8 @@ class Writer:
 
         Returns False where that has to wait for the close at exit, since an event loop runs in this thread.
         """
-        if not self._close_may_work or not (self.queue.backlog or self.queue.has_in_progress_appends):
+        has_events = self.queue.backlog or self.queue.has_in_progress_appends
+        if not self._close_may_work or not (has_events or self._store_is_open):
             return True
         if _loop_runs_here():
             return False
@@ -161,7 +166,7 @@ class Writer:
         self.state.wait_for(lambda: bool(self._ended_for_fork), until_s - time.monotonic())
         thread = self._thread
         if self._ended_for_fork and thread is not None and thread.name == _THREAD_NAME:  # not that of a `close`
-            lifecycle.join_until_gone(thread, until_s - time.monotonic())
+            lifecycle.join_until_gone(thread, min(_THREAD_END_S, until_s - time.monotonic()))
         return bool(self._ended_for_fork or not self.state.running) and queue_rests
 
     def resume_after_fork(self) -> None:
@@ -178,9 +183,11 @@ class Writer:
             return  # the thread goes on, there was none, or another caller was here first
         self._close_may_work = True
         if not self.closing and self._settled(self.queue.accepted_here):
-            self.queue.set_wake_threshold(1)
+            self.queue.set_wake_threshold(0)
+            self._store_is_open = self._store.identity is None  # what is in memory only outlives its worker
             self.state.running = False
-            if self._settled(self.queue.accepted_here):  # none came before the threshold was set
+            # In this order: a call under way now has appended its event by the second look, or will wake for it.
+            if not self.queue.has_in_progress_appends and self._settled(self.queue.accepted_here):
                 return
         self._start()
 
@@ -236,6 +243,7 @@ class Writer:
         if not self._working.acquire(blocking=False):
             return  # begun twice: an exception of a signal handler came between the start and the note of it
         self._close_may_work = False
+        self._store_is_open = False
         self._thread = threading.current_thread()
         self.state.running = True
         ended_for_fork = False
@@ -253,7 +261,6 @@ class Writer:
         if self._commands.closing and not for_fork:
             self.queue.close()
         self.state.running = for_fork
-        self._thread = self._thread if for_fork else None
         self._working.release()
         if for_fork:
             self._ended_for_fork.append(True)

@@ -206,7 +206,7 @@ class SqliteStore:
         """See `Store.close`. A database in memory lives as long as its connection."""
         if final or self._destination.path is not None:
             await self._disconnect()
-        if not final and self._connection is None and self._thread is not None:
+        if self._connection is None and self._thread is not None:
             lifecycle.join_until_gone(self._thread, _THREAD_END_S)  # a fork may follow
             self._thread = None
 
