@@ -18,7 +18,7 @@ def event_uid(timestamp_ns: int, sequence: int) -> str:
     """
     milliseconds, rest_ns = divmod(timestamp_ns, 1_000_000)
     fraction = 0x7000 | rest_ns * 4096 // 1_000_000
-    # Byte by byte, the slow ends of both numbers kept: a row needs one, and formatting integers takes half as long again.
+    # Byte by byte, and what changes rarely is kept: formatting integers takes half as long again, for every row.
     return (
         f"{_minute(milliseconds >> 16)}-{_HEX[milliseconds >> 8 & 255]}{_HEX[milliseconds & 255]}"
         f"-{_HEX[fraction >> 8]}{_HEX[fraction & 255]}-{_tail(sequence >> 8)}{_HEX[sequence & 255]}"
