@@ -96,6 +96,7 @@ class Worker:
     async def run(self) -> None:
         """Work until the end."""
         self._commands.waker.attach()
+        self._end_loading()
         try:
             self._queue.requeue_in_flight()
             self._queue.recover()
@@ -107,6 +108,12 @@ class Worker:
             self._queue.clear_wake_threshold()
             # Not final for a worker that dies of a bug: another one starts.
             await self._store.close(final=self._commands.closing)
+
+    def _end_loading(self) -> None:
+        """From here on the time of a close counts; `Writer.begin_close` does the same, whichever comes second."""
+        self._state.loaded = True
+        self._commands.shorten_close(self._settings.shutdown_timeout_s)
+        self._state.announce()
 
     async def _next_batch(self) -> Batch | None:
         """The next events, as soon as there is a reason to write them; None when it is time to stop."""
