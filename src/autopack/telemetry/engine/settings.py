@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size          events that make a batch worth waking the worker for
     flush_interval_s    seconds after which a smaller batch is written
     shutdown_timeout_s  seconds that `close()`, and the exit of the interpreter, wait for the rest
-    load_timeout_s      seconds that they wait in all where the worker is still importing; 0 where only the former is given
+    load_timeout_s      seconds that they wait in all for a worker that still imports; 0 where only the former is given
     retry_attempts      tries of one transaction before it counts as an outage
     retry_total_s       seconds of tries before it counts as an outage
     backoff_base_s      upper end of the first random delay; it doubles with every try …
