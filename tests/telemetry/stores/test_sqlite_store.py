@@ -67,7 +67,8 @@ async def test_the_largest_batch_is_one_statement(database: Path) -> None:
 
 async def test_last_columns_that_no_row_of_a_batch_fills_are_left_out(database: Path) -> None:
     """To write NULL costs SQLite as much as any value, and nine columns belong to captured calls alone."""
-    store, statements = store_at(database), []
+    store = store_at(database)
+    statements: list[str] = []
     plain, captured = rows(4), rows(1, start=10, call_id="msg_1", attempt=0)
     await store.write(plain[:1])
     assert store._connection is not None

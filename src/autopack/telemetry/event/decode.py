@@ -32,7 +32,7 @@ MAX_DELIVERABLE_LENGTH = 200
 
 _MAX_DEPTH = 64
 _MAX_PATH_DEPTH = 31  # of nesting that `flatten_deliverables` reads in full
-_NO_TEXTS = (None,)
+_NO_TEXTS: Any = (None,)
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, written without its zone)
 _to_json = msgspec.json.Encoder().encode
 
