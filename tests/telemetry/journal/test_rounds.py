@@ -75,7 +75,7 @@ def test_a_crowded_folder_is_looked_at_at_once(tmp_path: Path) -> None:
     living.close()
 
 
-def test_what_is_recovered_never_delays_living_events_by_more_than_half_a_batch(tmp_path: Path) -> None:
+def test_a_backlog_delays_living_events_by_half_a_batch_at_most(tmp_path: Path) -> None:
     large = Settings(journal_first_segment_bytes=8 << 20)
     left_behind(tmp_path, FOR_ALL, [f"dead{n}" for n in range(2000)], large)
     living = make_journal(tmp_path, FOR_ALL)
@@ -141,7 +141,7 @@ def test_a_forged_segment_costs_time_that_grows_with_its_size(tmp_path: Path, ca
     living.close()
 
 
-def test_a_record_behind_a_damaged_one_is_found_whatever_the_first_claims() -> None:
+def test_a_record_behind_one_that_claims_too_much_is_found() -> None:
     data = bytearray(b"\0" * 600)
     good = b"\x92\xcf" + (78).to_bytes(4, "big")
     payload_78 = b"x" * 50
