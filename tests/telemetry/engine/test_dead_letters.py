@@ -115,7 +115,7 @@ def test_junk_in_the_file_costs_only_itself(tmp_path: Path, junk: bytes) -> None
 def test_what_stands_in_place_of_the_file_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
-    """Whatever stands in place of the file is not followed, and the loss is counted."""
+    """Whatever stands in place of the file is not followed; the event stays in the journal until it is gone."""
     victim = tmp_path / "victim"
     file = dead_letter_file(database)
     file.parent.mkdir(mode=0o700)
@@ -132,7 +132,7 @@ def test_what_stands_in_place_of_the_file_is_not_followed(
         telemetry.record(**event(run_id=None))
         telemetry.record(**event())
     stats = telemetry.stats()
-    assert (stats.written, stats.dead_lettered, stats.dead_letters_lost) == (1, 1, 1)
+    assert (stats.written, stats.dead_lettered, stats.pending, stats.dead_letters_waiting) == (1, 0, 1, 1)
     assert victim.exists() == (kind == "link")
     assert kind != "link" or victim.read_text() == "untouched"
 
@@ -141,7 +141,7 @@ def test_what_stands_in_place_of_the_file_is_not_followed(
 def test_what_stands_in_place_of_the_folder_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
-    """Whatever stands in place of the folder is not followed, and the loss is counted."""
+    """Whatever stands in place of the folder is not followed; there is no journal then, and nothing is accepted."""
     folder = dead_letter_file(database).parent
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -259,7 +259,8 @@ def test_a_lock_that_is_never_released_costs_letters_not_the_worker(tmp_path: Pa
 def test_in_memory_the_newest_are_kept_and_the_forgotten_counted() -> None:
     dead_letters = MemoryDeadLetters(limit=3)
     assert dead_letters.append([letter(number) for number in range(2)]) == 0
-    assert dead_letters.append([letter(number) for number in range(2, 5)]) == 2
+    assert dead_letters.append([letter(number) for number in range(2, 5)]) == 0
+    assert dead_letters.forgotten == 2
     assert [found.event["number"] for found in dead_letters.letters] == [2, 3, 4]
 
 

@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_cap_s       … up to this
     probe_interval_s    upper end of the random delay between tries during an outage
     journal_bytes       bytes of segments in one folder, of all writers together; beyond it the newest is dropped
+    dead_letter_bytes   bytes of dead letters in one file; what is refused beyond it stays in the journal
     journal_first_segment_bytes, journal_segment_bytes  sizes of the files that the journal is made of
     """
 
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_cap_s: Interval = 2.0
     probe_interval_s: Interval = 5.0
     journal_bytes: Bytes = 256 << 20
+    dead_letter_bytes: Bytes = 64 << 20
     journal_first_segment_bytes: SegmentBytes = 1 << 20
     journal_segment_bytes: SegmentBytes = 8 << 20
 
