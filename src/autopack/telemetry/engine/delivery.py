@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from autopack.telemetry.engine.worker import Worker
 
 _CLOSELY_EVERY = 64  # rounds
+_MOST_QUESTIONS = 3
 
 
 class Refused(NamedTuple):
@@ -159,11 +160,17 @@ class Delivery:
         return {key: answer for key, answer in refused.items() if answer.code == code}
 
     async def _refusal_of_good_row(self) -> str | None:
+        """The code with which the table refuses a row that is known to be good; None where it would take it.
+
+        A question that itself cannot be asked, as where a rule rewrites inserts, is an answer after a few tries.
+        """
         retries = Retries(self._settings, started_s=self._clock_s(), uniform=self._uniform)
         while True:
             try:
                 return await self._store.refusal(sample_row(time.time_ns(), next(self._sequence), self._known_good))
             except StoreError as exc:
+                if not exc.transient and retries.failures >= _MOST_QUESTIONS:
+                    return exc.code
                 await self._wait(exc, retries)
 
     async def _outlast(self, rows: Mapping[int, Row], refused: Refused) -> None:

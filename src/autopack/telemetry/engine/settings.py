@@ -89,6 +89,14 @@ def _convert(name: str, value: Any, source: str, *, strict: bool) -> Any:
         raise ConfigError(f"{source}={value!r}: {exc}; the default is {_FIELDS[name].default}") from exc
 
 
+def dead_letter_bytes() -> int:
+    """The cap of a file of dead letters that the environment asks for, the default where it asks for nonsense."""
+    try:
+        return resolve({}).dead_letter_bytes
+    except ConfigError:
+        return Settings().dead_letter_bytes
+
+
 def journal_folder(given: str | os.PathLike[str] | None, automatic: Path | None) -> Path | None:
     """Where the journal is, None for no journal.
 
