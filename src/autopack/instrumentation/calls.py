@@ -10,18 +10,18 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Unpack
 
 from autopack.instrumentation.executions import Turn
-from autopack.instrumentation.phase_ids import auto_phase_id, phase_kind, process_run_id
+from autopack.instrumentation.phase_ids import auto_phase_id, process_run_id
 from autopack.instrumentation.phases import Phase, current_phase
 from autopack.instrumentation.replies import ModelReply, count, word
 from autopack.telemetry import get_telemetry, not_recorded, unattributed_calls, warn_once
 
 if TYPE_CHECKING:
-    from typing import ParamSpec
+    from autopack.telemetry.event import EventFields
 
-    P = ParamSpec("P")
+P = ParamSpec("P")
 
 UNATTRIBUTED = "unattributed"
 Unattributed = Literal["record", "drop"]
@@ -30,7 +30,7 @@ Unattributed = Literal["record", "drop"]
 class EventSink(Protocol):
     """Takes events; `autopack.telemetry.Telemetry` is one."""
 
-    def record(self, **fields: Any) -> bool:
+    def record(self, **fields: Unpack[EventFields]) -> bool:
         """Takes one event; whether it was accepted."""
 
 
@@ -104,7 +104,7 @@ class Call:
         entered = self._phase
         fields = dict(_OUTSIDE) if entered is None else _phase_fields(entered)
         if entered is None:
-            fields |= {"run_id": process_run_id(), "phase_id": auto_phase_id(_OUTSIDE_KIND)}
+            fields |= {"run_id": process_run_id(), "phase_id": auto_phase_id()}
         return {
             **fields,
             "actual_output_tokens": reply.output_tokens,
@@ -135,7 +135,6 @@ _OUTSIDE: Mapping[str, Any] = {
     "existing": None,
     "attributes": None,
 }
-_OUTSIDE_KIND = phase_kind(None, UNATTRIBUTED, "unknown", ())
 
 
 def _phase_fields(entered: Phase) -> dict[str, Any]:

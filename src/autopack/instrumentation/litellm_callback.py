@@ -100,9 +100,8 @@ class LiteLLMCallback(CustomLogger):  # type: ignore[misc, unused-ignore]
             return
         exc = kwargs.get("exception")
         broke = (kwargs.get("optional_params") or {}).get("stream") and getattr(exc, "status_code", None) is None
-        found.call.fail(
-            "broken_stream" if broke else failure_reason(exc) if isinstance(exc, BaseException) else "error_other"
-        )
+        reason = failure_reason(exc) if isinstance(exc, BaseException) else "error_other"
+        found.call.fail("broken_stream" if broke else reason)
 
 
 class _OpenCall:

@@ -1,9 +1,9 @@
 """What a phase may ask for: its prediction, its budget, and the ceiling that `phase.max_tokens` offers.
 
-    prediction  the caller's; else the estimator's, for deliverables or a category that it knows; else 0
-    budget      the caller's; else what the coefficients make of the prediction; else 0
-    max_tokens  the caller's budget (basis `given`), else the coefficients' budget (`coefficients`), at most the model's
-                maximum; else the known model's maximum (`model`); else 16,384 (`default`)
+    prediction  the caller's; else the estimator's, for a category that it knows or for deliverables; else 0
+    budget      the caller's; else the suggested ceiling; else 0
+    max_tokens  the caller's budget (basis `given`), else what `suggest_max_tokens` says (`memory`, `stratum`, `pooled`,
+                `coefficients`, `maximum`); else the known model's maximum (`model`); else 16,384 (`default`)
 
 A prediction of 0 is none: the metrics leave it out.
 """
@@ -21,7 +21,7 @@ from autopack.telemetry import warn_once
 if TYPE_CHECKING:
     from autopack.estimation.coefficients import Coefficients
 
-Basis = Literal["given", "coefficients", "model", "default"]
+Basis = Literal["given", "memory", "stratum", "pooled", "coefficients", "maximum", "model", "default"]
 
 DEFAULT_MAX_TOKENS = 16_384
 _MOST_TOKENS = 10_000_000
@@ -29,7 +29,7 @@ _MOST_TOKENS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Prediction, budget and ceiling of a phase; `estimator` names the coefficients that predicted, None: none did."""
+    """Prediction, budget and ceiling of a phase; `estimator` names the coefficients that predicted, if they did."""
 
     predicted_output_tokens: int
     selected_budget: int
@@ -49,33 +49,32 @@ class Shape:
     model: str | None
     predicted_output_tokens: int | None
     selected_budget: int | None
+    phase_id: str | None = None
 
 
 def offer_for(shape: Shape) -> Offer:
     """The offer for a shape; never raises."""
-    predicted, budget, estimator = _estimated(shape)
+    predicted, budget, basis, estimator = _estimated(shape)
     if shape.selected_budget is not None:
-        budget = shape.selected_budget
-    maximum = maximum_output_tokens(shape.model)
+        budget, basis = shape.selected_budget, "given"
     if type(budget) is int and 1 <= budget <= _MOST_TOKENS:
-        given = shape.selected_budget is not None
-        ceiling = budget if given or maximum is None else min(budget, maximum)
-        return Offer(predicted, budget, ceiling, "given" if given else "coefficients", estimator)
+        return Offer(predicted, budget, budget, basis, estimator)
+    maximum = maximum_output_tokens(shape.model)
     if maximum is not None:
         return Offer(predicted, budget, maximum, "model", estimator)
     return Offer(predicted, budget, DEFAULT_MAX_TOKENS, "default", estimator)
 
 
-def _estimated(shape: Shape) -> tuple[int, int, str | None]:
-    """Prediction, the coefficients' budget, and which coefficients predicted."""
+def _estimated(shape: Shape) -> tuple[int, int, Basis, str | None]:
+    """Prediction, suggested ceiling, its basis, and which coefficients predicted."""
     given = shape.predicted_output_tokens
     if given is not None and shape.selected_budget is not None:
-        return given, shape.selected_budget, None
+        return given, shape.selected_budget, "given", None
     if given is None and not (shape.category or shape.deliverables):
-        return 0, 0, None
+        return 0, 0, "default", None
     loaded = current_coefficients()
     if loaded is None:
-        return given or 0, 0, None
+        return given or 0, 0, "default", None
     coefficients, fingerprint = loaded
     category = shape.category or "unknown"
     if given is not None:
@@ -83,13 +82,22 @@ def _estimated(shape: Shape) -> tuple[int, int, str | None]:
 
         positive = type(given) is int and 0 < given <= _MOST_TOKENS
         budget = budget_of(given, category, shape.complexity, coefficients) if positive else 0
-        return given, min(budget, coefficients.budget_cap), None
+        return given, min(budget, coefficients.budget_cap), "coefficients", None
     if not shape.deliverables and f"{category}/{shape.complexity}" not in coefficients.overhead:
-        return 0, 0, None
-    from autopack.estimation.estimator import estimate
+        return 0, 0, "default", None
+    from autopack.estimation.suggesting import suggest_max_tokens
 
-    made = estimate(shape.deliverables, category, shape.complexity, coefficients, shape.existing or ())
-    return made.predicted_output_tokens, made.selected_budget, fingerprint
+    made = suggest_max_tokens(
+        shape.deliverables,
+        category,
+        shape.complexity,
+        coefficients,
+        phase_id=shape.phase_id,
+        model=shape.model or "",
+        existing=shape.existing or (),
+        maximum=maximum_output_tokens(shape.model),
+    )
+    return made.predicted_output_tokens, made.max_tokens, made.basis, fingerprint
 
 
 _loaded: dict[str, tuple[Coefficients, str] | None] = {}

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from autopack.estimation.deliverables import flatten_deliverables
 from autopack.instrumentation.executions import Executions, count_entry
 from autopack.instrumentation.offers import Basis, Offer, Shape, offer_for
-from autopack.instrumentation.phase_ids import auto_phase_id, auto_phase_kind, phase_kind, process_run_id
+from autopack.instrumentation.phase_ids import auto_phase_id, process_run_id
 from autopack.telemetry import warn_once
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -93,11 +93,11 @@ class Phase:
     and `attributes` are as they were said, inherited or generated.
     """
 
-    def __init__(self, description: Description, *, function: str | None = None, token_owner: object = None) -> None:
+    def __init__(self, description: Description, *, function: str | None = None, entered_by: object = None) -> None:
         said = description
         self._description = said
-        self._owner = token_owner
-        self._token: Token[Phase | None] | None = None
+        self.entered_by = entered_by
+        self.token: Token[Phase | None] | None = None
         self.category: str = UNKNOWN_CATEGORY if said.category is None else said.category
         self.complexity: str = DEFAULT_COMPLEXITY if said.complexity is None else said.complexity
         self.deliverables: tuple[str, ...] = said.deliverables or ()
@@ -107,7 +107,7 @@ class Phase:
         self.attributes: Mapping[str, Any] | None = said.attributes
         self.run_id: str = said.run_id or os.environ.get(RUN_ID_VARIABLE) or process_run_id()
         generated = said.phase_id is None
-        self.phase_id: str = auto_phase_id(self._kind(function)) if said.phase_id is None else said.phase_id
+        self.phase_id: str = auto_phase_id(function) if said.phase_id is None else said.phase_id
         counted = not generated and said.attempt is None
         self.attempt: int = count_entry(self.run_id, self.phase_id) if counted else said.attempt or 1
         self.executions = Executions(self.attempt, self._next_attempt if counted else _following)
@@ -124,6 +124,7 @@ class Phase:
                 model=self.model,
                 predicted_output_tokens=said.predicted_output_tokens,
                 selected_budget=said.selected_budget,
+                phase_id=self.phase_id,
             )
         )
 
@@ -134,7 +135,7 @@ class Phase:
 
     @property
     def basis(self) -> Basis:
-        """Where `max_tokens` comes from: `given`, `coefficients`, `model` or `default`."""
+        """Where `max_tokens` comes from: `given`, a basis of `suggest_max_tokens`, `model` or `default`."""
         return self._offer.basis
 
     @property
@@ -153,9 +154,14 @@ class Phase:
         return self._offer.estimator
 
     @property
-    def kind(self) -> str | None:
-        """What stands for a generated phase in statistics; None where the caller gave the id."""
-        return auto_phase_kind(self.phase_id)
+    def key(self) -> str:
+        """What stands for this phase in statistics: a digest, the same wherever it is executed.
+
+        Of id, category, complexity and deliverables; of a generated id only the function's name, or nothing, counts.
+        """
+        from autopack.estimation.phases import phase_key
+
+        return phase_key(self.phase_id, self.category, self.complexity, self.deliverables)
 
     def to_env(self) -> dict[str, str]:
         """The environment variables that give this phase to a child process: `Popen(…, env={**os.environ, **these})`.
@@ -188,12 +194,9 @@ class Phase:
         return variables
 
     @property
-    def _inherited(self) -> Description:
+    def inherited(self) -> Description:
         """What a nested phase inherits."""
         return replace(self._description, run_id=self.run_id)
-
-    def _kind(self, function: str | None) -> str:
-        return phase_kind(function, self.category, self.complexity, self.deliverables)
 
     def _next_attempt(self, attempt: int) -> int:
         return max(attempt + 1, count_entry(self.run_id, self.phase_id))
@@ -265,7 +268,7 @@ def _phase_of_process() -> Phase | None:
         return None
 
 
-_current: ContextVar[Phase | None] = ContextVar("autopack_phase", default=_phase_of_process())  # noqa: B039 (never changed)
+_current: ContextVar[Phase | None] = ContextVar("autopack_phase", default=_phase_of_process())  # noqa: B039 (a phase is entered, not changed)
 
 
 def current_phase() -> Phase | None:
@@ -324,19 +327,19 @@ class phase:  # noqa: N801 (it reads as a word of the language: `with autopack.p
 
     def __enter__(self) -> Phase:
         outer = _current.get()
-        description = self._description if outer is None else self._description.within(outer._inherited)
-        entered = Phase(description, function=self._function, token_owner=self)
-        entered._token = _current.set(entered)
+        description = self._description if outer is None else self._description.within(outer.inherited)
+        entered = Phase(description, function=self._function, entered_by=self)
+        entered.token = _current.set(entered)
         return entered
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         inner = _current.get()
-        if inner is None or inner._owner is not self or inner._token is None:
+        if inner is None or inner.entered_by is not self or inner.token is None:
             return  # closed in another context than it was entered in, as an abandoned generator is
         with contextlib.suppress(ValueError, RuntimeError):
-            _current.reset(inner._token)
+            _current.reset(inner.token)
 
     def __call__(self, function: F) -> F:
         """The function, each of whose calls is a phase of its own. Raises TypeError for a generator function."""
@@ -345,7 +348,7 @@ class phase:  # noqa: N801 (it reads as a word of the language: `with autopack.p
                 f"{function.__qualname__} is a generator function, whose body runs in its reader's context: "
                 "enter the phase around the call in it that asks the model"
             )
-        entry = phase.__new__(phase)
+        entry = phase()
         entry._description = self._description
         entry._function = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 

@@ -59,39 +59,34 @@ def instrument_requests(client: C, recording: Recording, *, sdk: str, stream_usa
 def _subclass_of(kind: type, options: RequestOptions) -> type:
     original: Callable[..., Any] = kind.request  # type: ignore[attr-defined]
 
-    if inspect.iscoroutinefunction(original):
+    async def request_async(self: Any, cast_to: Any, request_options: Any, *args: Any, **kwargs: Any) -> Any:
+        reading = quietly(_begin, request_options, options)
+        if reading is None:
+            return await original(self, cast_to, request_options, *args, **kwargs)
+        try:
+            with claimed():
+                result = await original(self, cast_to, reading.request_options, *args, **kwargs)
+        except BaseException as exc:
+            quietly(reading.call.fail, failure_reason(exc))
+            raise
+        quietly(reading.take, result)
+        return result
 
-        async def request(self: Any, cast_to: Any, request_options: Any, *args: Any, **kwargs: Any) -> Any:
-            reading = quietly(_begin, request_options, options)
-            if reading is None:
-                return await original(self, cast_to, request_options, *args, **kwargs)
-            try:
-                with claimed():
-                    result = await original(self, cast_to, reading.request_options, *args, **kwargs)
-            except BaseException as exc:
-                quietly(reading.call.fail, failure_reason(exc))
-                raise
-            quietly(reading.take, result)
-            return result
+    def request(self: Any, cast_to: Any, request_options: Any, *args: Any, **kwargs: Any) -> Any:
+        reading = quietly(_begin, request_options, options)
+        if reading is None:
+            return original(self, cast_to, request_options, *args, **kwargs)
+        try:
+            with claimed():
+                result = original(self, cast_to, reading.request_options, *args, **kwargs)
+        except BaseException as exc:
+            quietly(reading.call.fail, failure_reason(exc))
+            raise
+        quietly(reading.take, result)
+        return result
 
-    else:
-
-        def request(  # type: ignore[misc]  # the other one is a coroutine function
-            self: Any, cast_to: Any, request_options: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            reading = quietly(_begin, request_options, options)
-            if reading is None:
-                return original(self, cast_to, request_options, *args, **kwargs)
-            try:
-                with claimed():
-                    result = original(self, cast_to, reading.request_options, *args, **kwargs)
-            except BaseException as exc:
-                quietly(reading.call.fail, failure_reason(exc))
-                raise
-            quietly(reading.take, result)
-            return result
-
-    body = {"request": request, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    made = request_async if inspect.iscoroutinefunction(original) else request
+    body: dict[str, Any] = {"request": made, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     if hasattr(kind, "_prepare_request"):
         body["_prepare_request"] = _counting_retries(kind)
     return type(kind.__name__, (kind,), {**body, "autopack_instrumented": True})

@@ -76,8 +76,7 @@ class WorkerCommands:
         self.waker = LoopWaker()
         self.flush_through = 0
         self.deadline_s: float | None = None  # on the monotonic clock; once set: drain, then stop
-        self.pausing = threading.Event()
-        self.paused = threading.Event()
+        self.fork_expected = False
 
     @property
     def closing(self) -> bool:
@@ -98,15 +97,14 @@ class WorkerCommands:
         self.deadline_s = time.monotonic() + timeout_s
         self.waker.wake()
 
-    def pause(self) -> None:
-        """Close the connections, set `paused`, and wait until `resume`."""
-        self.pausing.set()
+    def expect_fork(self) -> None:
+        """Close the connections and end, whatever is unsettled."""
+        self.fork_expected = True
         self.waker.wake()
 
-    def resume(self) -> None:
-        """The end of `pause`."""
-        self.pausing.clear()
-        self.waker.wake()
+    def forget_fork(self) -> None:
+        """The end of `expect_fork`."""
+        self.fork_expected = False
 
 
 class WorkerState:
