@@ -11,7 +11,7 @@ transaction. If the database is another process and a whole further batch waits,
 | the store says | the worker |
 |---|---|
 | written, n of them new | settles all: n written, the others duplicates |
-| `DataRejectedError` | finds out whether it is the rows, dead letters then, or the table (see `delivery`) |
+| `DataRejectedError` | finds out whether it is the rows, dead letters then, or the table (see `refusals`) |
 | `TransientStoreError`, `StoreUnusableError` | waits with backoff and full jitter, then tries the same rows again |
 | any other exception | dies; `Writer` starts another worker, which begins with what is in flight |
 
@@ -37,12 +37,13 @@ from typing import Any, NamedTuple
 import anyio
 import anyio.lowlevel
 
-from autopack.errors import AutopackError, StoreError
+from autopack.errors import AutopackError, DataRejectedError, StoreError
 from autopack.telemetry import log
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
 from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, WaitingLetters, dead_letter
-from autopack.telemetry.engine.delivery import Delivery, Refused
 from autopack.telemetry.engine.queue import Queue
+from autopack.telemetry.engine.refusals import Outcome, Refusals, Refused
+from autopack.telemetry.engine.retry import Retries
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.decode import Decoder
 from autopack.telemetry.event.schema import TABLE, Rejected, Row
@@ -94,7 +95,8 @@ class Worker:
         self._commands = commands
         self._state = state
         self._clock_s = clock_s
-        self._delivery = Delivery(store, settings, self, uniform=uniform, clock_s=clock_s)
+        self._uniform = uniform
+        self._refusals = Refusals(store, settings, self, uniform=uniform, clock_s=clock_s)
         self._decode = Decoder()
         self._ahead: Batch | None = None
         self._fork_is_near = False
@@ -204,7 +206,7 @@ class Worker:
         if self._commands.closing:
             return True
         backlog = self._queue.backlog
-        if self._commands.flush_through > self._queue.settled_through and (backlog or not self._letters):
+        if self._commands.flush_through > self._queue.settled_through and (backlog or not self._state.waiting_letters):
             return True  # but not for what only waits for room in the dead letters
         return backlog >= self._settings.batch_size
 
@@ -218,11 +220,54 @@ class Worker:
         if not batch.rows:
             return
         self._payloads |= batch.payloads
-        writing = self._delivery.deliver(batch.rows)
+        writing = self.write(batch.rows)
         await (_both(writing, self._read_ahead) if self._store.is_remote else writing)
         self._payloads.clear()
 
-    # What `Delivery` says.
+    async def write(self, rows: Mapping[int, Row]) -> None:
+        """Write and settle these rows, as often as it takes; those that are refused for themselves are dead letters."""
+        outcome = await self.try_rows(list(rows), rows)
+        if outcome.refused or outcome.left_out:
+            await self._refusals.resolve(rows, outcome)
+
+    async def try_rows(self, keys: list[int], rows: Mapping[int, Row]) -> Outcome:
+        """Write and settle those of these keys in one transaction, tried again while the store cannot be written."""
+        batch = [rows[key] for key in keys]
+        started_s = self._clock_s()
+        retries: Retries | None = None  # from the first failure on: nearly every transaction has none
+        while True:
+            attempts = retries.failures + 1 if retries else 1
+            try:
+                new = await self._store.write(batch)
+                codes = await self._refusals.left_out(batch) if new < len(batch) else {}
+            except DataRejectedError as exc:
+                self._end_outage()
+                return Outcome(0, {}, Refused(exc.code, attempts, exc.subject))
+            except StoreError as exc:
+                retries = retries or Retries(self._settings, started_s=started_s, uniform=self._uniform)
+                await self.wait_for_store(exc, retries)
+            else:
+                self._end_outage()
+                left_out = {keys[place]: Refused(code, attempts) for place, code in codes.items()}
+                present = [key for key in keys if key not in left_out] if left_out else keys
+                if present:
+                    self._note_accepted(rows[present[-1]])
+                    new = min(new, len(present))
+                    self._settle(present, written=new, duplicates=len(present) - new)
+                return Outcome(len(present), left_out, None)
+
+    def _note_accepted(self, row: Row) -> None:
+        self._refusals.known_good = row
+        if self._table_blamed:
+            self._table_blamed = False
+            log.warning("The table %s takes rows again; what waited is being written", TABLE.name)
+
+    def _end_outage(self) -> None:
+        if self._in_outage:
+            self._in_outage = False
+            log.warning("The database can be written again; what waited is being written")
+
+    # What `Refusals` asks for.
 
     async def read_more(self) -> Mapping[int, Row]:
         """The rows of the next batch; none where nothing waits."""
@@ -232,10 +277,6 @@ class Worker:
         self._dead_letter(batch.invalid)
         self._payloads |= batch.payloads
         return batch.rows
-
-    def settle_written(self, keys: list[int], *, new: int) -> None:
-        """These are in the table: some of them are new, the others were there before."""
-        self._settle(keys, written=new, duplicates=len(keys) - new)
 
     def give_up(self, refused: Mapping[int, Refused]) -> None:
         """The database refuses these for themselves."""
@@ -260,23 +301,13 @@ class Worker:
                 rows,
             )
 
-    def note_accepted(self) -> None:
-        """The table has taken a row."""
-        if self._table_blamed:
-            self._table_blamed = False
-            log.warning("The table %s takes rows again; what waited is being written", TABLE.name)
-
-    def note_answer(self) -> None:
-        """The database has answered, whatever it said."""
-        if self._in_outage:
-            self._in_outage = False
-            log.warning("The database can be written again; what waited is being written")
-
-    async def wait_for_store(self, exc: StoreError, delay_s: float, *, outage: bool) -> None:
+    async def wait_for_store(self, exc: StoreError, retries: Retries) -> None:
         """Wait before the next try; raises DeadlineExpired when there will be none."""
         self._state.retries.add()
         self._state.last_error = exc.code
-        if outage and not self._in_outage and not self._table_blamed:
+        outage = not exc.transient or retries.is_outage(self._clock_s())
+        delay_s = retries.delay_s(self._clock_s())
+        if outage and not (self._in_outage or self._table_blamed):
             self._in_outage = True
             log.warning("The database cannot be written (%s); events wait, and it is tried again", exc.code)
         await self._sleep(min(delay_s, _CLOSING_DELAY_S) if self._commands.closing else delay_s)
@@ -299,7 +330,7 @@ class Worker:
     def _offer_letters_again(self, *, at_once: bool) -> None:
         """Offer the letters that wait for room, if it is time or `at_once`."""
         self._offered_through = self._commands.flush_through
-        if not self._letters or not (at_once or self._clock_s() >= self._offer_again_s):
+        if not self._state.waiting_letters or not (at_once or self._clock_s() >= self._offer_again_s):
             return
         kept = self._letters.offer_again()
         self._settle(kept, dead_lettered=len(kept))

@@ -1,4 +1,4 @@
-"""How the rows of a batch come into the table, and whose fault it is where some do not.
+"""Whose fault it is where the table does not take a row: the row's or its own.
 
 # The experiment
 
@@ -33,13 +33,14 @@ passes, everything that waits is tried anew, and judged by the first two lines o
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from autopack._util.ids import random_sequence_start
-from autopack.errors import DataRejectedError, StoreError, StoreUnusableError
+from autopack.errors import StoreError, StoreUnusableError
 from autopack.telemetry.engine.retry import Retries
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.sample import sample_row
@@ -61,8 +62,16 @@ class Refused(NamedTuple):
     subject: str | None = None
 
 
-class Delivery:
-    """Writes the rows of one worker, which says what else happens with them."""
+class Outcome(NamedTuple):
+    """What became of a transaction: how many rows are in the table now, which it left out, or why it took none."""
+
+    accepted: int
+    left_out: Mapping[int, Refused]
+    refused: Refused | None
+
+
+class Refusals:
+    """What a worker does about rows that are refused. `known_good` is the last row that the table took."""
 
     def __init__(
         self,
@@ -73,85 +82,52 @@ class Delivery:
         uniform: Callable[[float, float], float] = random.uniform,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.known_good: Row | None = None
         self._store = store
         self._settings = settings
         self._worker = worker
         self._uniform = uniform
         self._clock_s = clock_s
-        self._known_good: Row | None = None
         self._sequence = itertools.count(random_sequence_start())
 
-    async def deliver(self, rows: Mapping[int, Row]) -> None:
-        """Write and settle these rows, those that are refused for themselves as given up; wait while it is the table.
-
-        Raises DeadlineExpired.
+    async def resolve(self, rows: Mapping[int, Row], outcome: Outcome) -> None:
+        """Given what became of a first try: write those that the table takes, give up those that are refused for
+        themselves, and wait with those that are not until it takes them, too. Raises DeadlineExpired.
         """
-        trial = await self._tried(rows)
-        if not trial.refused:
-            return
+        trial = _Trial(rows)
+        await self._halve(trial, list(rows), outcome)
         of_table = {} if trial.accepted else await self._refused_like_a_good_row(trial.refused)
         if own := {key: refused for key, refused in trial.refused.items() if key not in of_table}:
             self._worker.give_up(own)
         if of_table:
             await self._outlast({key: rows[key] for key in of_table}, next(iter(of_table.values())))
 
-    async def _tried(self, rows: Mapping[int, Row]) -> _Trial:
-        """Write and settle what the table takes of these rows, and find out what it refuses."""
-        trial = _Trial(rows)
-        await self._halve(trial, list(rows))
-        return trial
-
-    async def _halve(self, trial: _Trial, keys: list[int], *, refused: bool = False) -> bool:
-        """Returns whether any of these was refused. `refused`: it is known that one of them will be."""
-        if not refused or len(keys) == 1:
-            answer = await self._try(trial, keys)
-            if answer is None:
-                return False
-            if len(keys) == 1:
-                trial.refused[keys[0]] = answer
-                return True
-        middle = len(keys) // 2
-        first_refused = await self._halve(trial, keys[:middle])
-        await self._halve(trial, keys[middle:], refused=not first_refused)
-        return True
-
-    async def _try(self, trial: _Trial, keys: list[int]) -> Refused | None:
-        """Write these rows in one transaction, as often as it takes; returns the refusal, if any."""
-        batch = [trial.rows[key] for key in keys]
-        retries: Retries | None = None  # from the first failure on: nearly every transaction has none
-        started_s = self._clock_s()
-        while True:
-            attempts = retries.failures + 1 if retries else 1
-            try:
-                new = await self._store.write(batch)
-                left_out = await self._left_out(batch) if new < len(batch) else {}
-            except DataRejectedError as exc:
-                self._worker.note_answer()
-                return Refused(exc.code, attempts, exc.subject)
-            except StoreError as exc:
-                retries = retries or Retries(self._settings, started_s=started_s, uniform=self._uniform)
-                await self._wait(exc, retries)
-            else:
-                self._worker.note_answer()
-                present = [key for place, key in enumerate(keys) if place not in left_out]
-                trial.refused |= {keys[place]: Refused(code, attempts) for place, code in left_out.items()}
-                if present:
-                    trial.accepted += len(present)
-                    self._known_good = trial.rows[present[-1]]
-                    self._worker.note_accepted()
-                    self._worker.settle_written(present, new=min(new, len(present)))
-                return None
-
-    async def _left_out(self, batch: list[Row]) -> dict[int, str]:
+    async def left_out(self, batch: Sequence[Row]) -> dict[int, str]:
         """Those that are not in the table although it said that it took them, by their place, with the code. What it
-        would take now was there and has been deleted since.
+        would take now was there and has been deleted since. Raises StoreError.
         """
         codes = {place: await self._store.refusal(batch[place]) for place in await self._store.absent(batch)}
         return {place: code for place, code in codes.items() if code is not None}
 
-    async def _wait(self, exc: StoreError, retries: Retries) -> None:
-        outage = not exc.transient or retries.is_outage(self._clock_s())
-        await self._worker.wait_for_store(exc, retries.delay_s(self._clock_s()), outage=outage)
+    async def _halve(self, trial: _Trial, keys: list[int], outcome: Outcome | None = None) -> bool:
+        """Write what the table takes of these, and note the others; returns whether any was refused.
+
+        `outcome`: of these, if it is known already.
+        """
+        outcome = outcome or await self._worker.try_rows(keys, trial.rows)
+        trial.accepted += outcome.accepted
+        trial.refused |= outcome.left_out
+        if outcome.refused is None:
+            return False
+        if len(keys) == 1:
+            trial.refused[keys[0]] = outcome.refused
+            return True
+        first, second = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+        first_refused = await self._halve(trial, first)
+        # Where the first half passes as a whole, the second is certain to be refused as one.
+        certain = None if first_refused or len(second) == 1 else outcome
+        await self._halve(trial, second, certain)
+        return True
 
     async def _refused_like_a_good_row(self, refused: Mapping[int, Refused]) -> Mapping[int, Refused]:
         """Those that are refused with the code with which the table refuses the known good row, too."""
@@ -167,43 +143,41 @@ class Delivery:
         retries = Retries(self._settings, started_s=self._clock_s(), uniform=self._uniform)
         while True:
             try:
-                return await self._store.refusal(sample_row(time.time_ns(), next(self._sequence), self._known_good))
+                return await self._store.refusal(sample_row(time.time_ns(), next(self._sequence), self.known_good))
             except StoreError as exc:
                 if not exc.transient and retries.failures >= _MOST_QUESTIONS:
                     return exc.code
-                await self._wait(exc, retries)
+                await self._worker.wait_for_store(exc, retries)
 
     async def _outlast(self, rows: Mapping[int, Row], refused: Refused) -> None:
-        """Keep these rows until the table takes any, then deliver them, and what was read meanwhile, anew."""
+        """Keep these rows until the table takes any, then write them, and what was read meanwhile, anew."""
         self._worker.blame_table(refused, len(rows))
         waiting = [rows]
+        outage = Retries(self._settings, started_s=-math.inf, uniform=self._uniform)
         for number in itertools.count(1):
-            delay_s = self._uniform(self._settings.probe_interval_s / 2, self._settings.probe_interval_s)
-            await self._worker.wait_for_store(StoreUnusableError(refused.code), delay_s, outage=True)
+            await self._worker.wait_for_store(StoreUnusableError(refused.code), outage)
             if await self._takes_any_of(waiting, closely=number.bit_count() == 1 or number % _CLOSELY_EVERY == 0):
                 break
-        for left in waiting:
-            if left:
-                await self.deliver(left)
+        for left in filter(None, waiting):
+            await self._worker.write(left)
 
     async def _takes_any_of(self, waiting: list[Mapping[int, Row]], *, closely: bool) -> bool:
         """Whether the table takes the oldest rows, or the known good one; or, looking closely, any of the next batch,
         or of the oldest where there is none. What it takes leaves `waiting`.
         """
-        oldest = _Trial(waiting[0])
-        if await self._try(oldest, list(waiting[0])) is None and oldest.accepted:
-            waiting[0] = oldest.left
+        oldest = waiting[0]
+        outcome = await self._worker.try_rows(list(oldest), oldest)
+        if outcome.accepted:
+            waiting[0] = {key: oldest[key] for key in outcome.left_out}
             return True
         if await self._refusal_of_good_row() is None:
             return True
         if not closely:
             return False
-        if more := await self._worker.read_more():
-            waiting.append(more)
-        else:
-            waiting.append(waiting.pop(0))
-        trial = await self._tried(waiting[-1])
-        waiting[-1] = trial.left
+        waiting.append(await self._worker.read_more() or waiting.pop(0))
+        trial = _Trial(waiting[-1])
+        await self._halve(trial, list(trial.rows))
+        waiting[-1] = {key: trial.rows[key] for key in trial.refused}
         return trial.accepted > 0
 
 
@@ -214,8 +188,3 @@ class _Trial:
         self.rows = rows
         self.accepted = 0
         self.refused: dict[int, Refused] = {}
-
-    @property
-    def left(self) -> dict[int, Row]:
-        """The rows that were refused."""
-        return {key: self.rows[key] for key in self.refused}
