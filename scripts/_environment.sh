@@ -43,6 +43,11 @@ is_usable() { # a first attempt that was interrupted leaves an environment witho
     grep -qF "$venv" "$venv/bin/activate"
 }
 
+build_wheel() { # FOLDER: the wheel of this very tree, from the environment of the tests
+  (cd "$root" && "$venv/bin/hatchling" build --target wheel --directory "$1") >"$1.log" 2>&1 ||
+    { cat "$1.log" >&2; fail "The wheel cannot be built."; }
+}
+
 fail() {
   echo "$*" >&2
   exit 2

@@ -33,6 +33,8 @@ def database_url(database: Path) -> str:
 @pytest.fixture(scope="session")
 def postgres_server() -> str:
     """The URL of a real PostgreSQL server."""
+    pytest.importorskip("psycopg")
+    pytest.importorskip("asyncpg")
     return postgres_servers.server_url()
 
 

@@ -4,6 +4,8 @@ The started one is shared by all processes of a run and listens on a socket only
 that leads the run ends it. Each test gets a database of its own, which is dropped behind it.
 """
 
+from __future__ import annotations
+
 import fcntl
 import itertools
 import os
@@ -16,14 +18,15 @@ from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
-from psycopg.rows import dict_row
 from tests.write_side import TABLE
 
 from autopack.database.destination import parse_database_url
 from autopack.database.postgres_urls import PostgresUrl, psycopg_arguments
+
+if TYPE_CHECKING:
+    import psycopg
 
 _RUN = "AUTOPACK_TEST_RUN"
 _ROOM_BYTES = 3 << 30
@@ -50,6 +53,9 @@ class Database:
 
     def connect(self, **options: Any) -> psycopg.Connection[dict[str, Any]]:
         """A connection in autocommit mode."""
+        import psycopg
+        from psycopg.rows import dict_row
+
         arguments: dict[str, Any] = {**psycopg_arguments(self.server), "application_name": "test", **options}
         return psycopg.connect(**arguments, autocommit=True, row_factory=dict_row)
 
@@ -93,7 +99,7 @@ class Database:
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         return f"postgresql://{userinfo}@{hosts}/{self.name}?sslmode=disable{options}"
 
-    def sibling(self, name: str) -> "Database":
+    def sibling(self, name: str) -> Database:
         """Another database on the same server, whether it is there or not."""
         return Database(_with_database(self.url, name))
 

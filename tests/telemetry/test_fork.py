@@ -403,3 +403,142 @@ for _ in range(5):
         options=QUIET,
     )
     assert counted(database) == {"p1": 5}
+
+
+THREADS_LEFT = """
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def rows():
+    import contextlib, sqlite3
+    with contextlib.closing(sqlite3.connect(sys.argv[1])) as connection:
+        try:
+            return connection.execute("SELECT count(*) FROM token_estimation_v2_events").fetchone()[0]
+        except sqlite3.OperationalError:  # the table is made with the first batch
+            return 0
+
+def wait_for_rows(number):
+    end = time.monotonic() + 30
+    while rows() != number:
+        assert time.monotonic() < end, rows()
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by way of /proc")
+def test_no_thread_of_the_writer_is_there_at_a_fork(database: Path) -> None:
+    """A waiting batch is written first. Then the thread is gone, and Python has nothing to warn of."""
+    done = run_python(
+        OPEN
+        + THREADS_LEFT
+        + """
+for number in range(1, 4):
+    telemetry.record(**event()); assert telemetry.record(**event())
+    if number == 2: assert telemetry.flush(30)
+    process = fork(lambda: None)
+    assert threads() == 1, threads()
+    join(process)
+    assert rows() == 2 * number and telemetry.stats().pending == 0
+telemetry.record(**event())
+wait_for_rows(7)
+telemetry.close()
+""",
+        database,
+        options=["-W", "error::DeprecationWarning"],
+    )
+    assert done.stderr == ""
+
+
+def test_what_a_fork_did_not_wait_for_is_written_after_it(database: Path) -> None:
+    """More than a batch waits, and no event follows: the fork starts the thread again."""
+    run_python(
+        OPEN
+        + THREADS_LEFT
+        + """
+for _ in range(5_000): assert telemetry.record(**event())
+join(fork(lambda: None))
+wait_for_rows(5_000)
+assert telemetry.stats().worker_alive or not telemetry.stats().pending
+""",
+        database,
+        options=QUIET,
+    )
+
+
+def test_a_flush_and_a_close_outlast_the_forks_of_other_threads(database: Path) -> None:
+    """The thread ends at each fork and starts again; who waits for the worker does not take that for its end."""
+    run_python(
+        OPEN
+        + """
+stop = threading.Event()
+def forks():
+    while not stop.is_set(): join(fork(lambda: None))
+thread = threading.Thread(target=forks); thread.start()
+for number in range(1, 31):
+    for _ in range(20): assert telemetry.record(**event())
+    assert telemetry.flush(30), telemetry.stats()
+    assert telemetry.stats().written == 20 * number
+for _ in range(2_000): assert telemetry.record(**event())
+telemetry.close()
+stop.set(); thread.join()
+stats = telemetry.stats()
+assert (stats.written, stats.pending) == (2_600, 0), stats
+""",
+        database,
+        options=QUIET,
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by way of /proc")
+def test_no_thread_of_the_writer_is_there_after_a_close(database: Path) -> None:
+    run_python(
+        OPEN
+        + THREADS_LEFT
+        + """
+for _ in range(20):
+    telemetry.record(**event())
+    telemetry.close()
+    assert threads() == 1, threads()
+    telemetry = Telemetry(f"sqlite:///{sys.argv[1]}")
+""",
+        database,
+        options=["-W", "error::DeprecationWarning"],
+    )
+
+
+def test_a_database_in_memory_is_closed_after_a_fork_too() -> None:
+    """Its connection stays open through the fork, and there is no thread then that would close it."""
+    done = run_python(
+        """
+from autopack.telemetry import Telemetry
+telemetry = Telemetry("sqlite://")
+telemetry.record(**event()); assert telemetry.flush(30)
+process = os.fork()
+if not process: os._exit(0)
+os.waitpid(process, 0)
+telemetry.close()
+assert len(os.listdir("/proc/self/task")) == 1
+assert telemetry.stats().written == 1
+""",
+        options=["-W", "ignore::DeprecationWarning", "-W", "always::ResourceWarning"],
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python warns of it from 3.12 on")
+def test_the_users_own_threads_are_still_warned_of(database: Path) -> None:
+    """Only the writer's thread is out of the way."""
+    done = run_python(
+        OPEN
+        + """
+telemetry.record(**event())
+go_on = threading.Event()
+thread = threading.Thread(target=go_on.wait); thread.start()
+join(fork(lambda: None))
+go_on.set(); thread.join()
+telemetry.close()
+""",
+        database,
+        options=["-W", "always::DeprecationWarning"],
+    )
+    assert "multi-threaded, use of fork() may lead to deadlocks" in done.stderr

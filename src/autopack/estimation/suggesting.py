@@ -94,10 +94,10 @@ def _found(
         and not remembered.truncated
     ):
         return math.ceil(remembered.largest * learned.memory_factor), "memory", learned.memory_promise
-    predicted = estimated.predicted_output_tokens
+    base = figures.budget_base(estimated.predicted_output_tokens)
     factor, promise = figures.budget_factor.get(stratum), learned.strata.get(stratum)
     if factor is not None and estimated.deliverable_count and not (promise and promise.is_pooled):
-        return max(1, math.ceil(predicted * factor)), "stratum", promise
+        return max(1, math.ceil(base * factor)), "stratum", promise
     if learned.pooled_factor is not None and estimated.deliverable_count:
-        return max(1, math.ceil(predicted * learned.pooled_factor)), "pooled", learned.pooled_promise
+        return max(1, math.ceil(base * learned.pooled_factor)), "pooled", learned.pooled_promise
     return estimated.selected_budget, "coefficients", None

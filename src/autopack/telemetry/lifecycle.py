@@ -3,8 +3,9 @@
 # Exit
 
 `atexit` calls `close_all`. It begins to close every live writer first and waits for them afterwards, so that their
-deadlines run at the same time and the exit takes as long as the longest. A child of `multiprocessing` leaves by
-`os._exit`, without `atexit`; there the same runs as a finalizer of `multiprocessing.util`.
+deadlines run at the same time and the exit takes as long as the longest; what the deadline is, `engine/writer` says. A
+child of `multiprocessing` leaves by `os._exit`, without `atexit`; there the same runs as a finalizer of
+`multiprocessing.util`.
 
 # Fork
 
@@ -13,8 +14,9 @@ A fork copies one thread and everything that all of them held. Three things must
 1. No import is under way: a child that is forked in the middle of an import can never import that module again.
    `importing()` holds a lock that the fork waits for.
 2. No worker has a connection open. SQLite keeps the locks of a process in that process's memory, and a child that
-   inherited them would believe that it holds them. So each worker closes its connections and pauses until the fork is
-   over.
+   inherited them would believe that it holds them. So each worker closes its connections, and its thread ends: from
+   Python 3.12 on a fork beside other threads is a warning. A batch that is waiting is written first, if it is the last.
+   Afterwards the next event starts the thread; the fork does where anything is unsettled.
 3. No journal segment is being made. A child that inherits its file keeps the file's lock alive when the parent is dead.
 
 Each object that takes part has the same three methods, called in this order:
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 FORK_WAIT_S = 5.0  # how long a fork waits for the workers to finish a batch, or for an import
 _IMPORT_WAIT_S = 1.0
 _BEST_EFFORT_WAIT_S = 0.05
+_GONE_WAIT_S = 0.05
 
 
 @contextlib.contextmanager
@@ -74,6 +77,17 @@ def best_effort(lock: threading.RLock | threading.Condition, timeout_s: float = 
     finally:
         if held:
             lock.release()
+
+
+def join_until_gone(thread: threading.Thread, timeout_s: float) -> None:
+    """Wait until a thread has ended, and the kernel does not count it any more.
+
+    Python counts threads as the kernel does when it warns of a fork; up to 3.12 `join` returns a little earlier.
+    """
+    thread.join(max(0.0, timeout_s))
+    until_s = time.monotonic() + _GONE_WAIT_S
+    while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until_s:  # noqa: PTH110 (lean)
+        time.sleep(_GONE_WAIT_S / 100)
 
 
 class ForkSafeLock:
@@ -154,9 +168,9 @@ def close_all() -> None:
     """Close every live writer: the deadlines run at the same time, so the exit waits for the longest only."""
     writers = _writers()
     for writer in writers:
-        writer.begin_close(writer.shutdown_timeout_s)
+        writer.begin_close()
     for writer in writers:
-        writer.close(writer.shutdown_timeout_s)
+        writer.close()
 
 
 def close_with_multiprocessing() -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from autopack.errors import QueueRejected
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.engine.queue import MemoryQueue
+from autopack.telemetry.engine.queue import MemoryQueue, _append_to
 
 CAPACITY = 7
 SLOT_BYTES = 100
@@ -121,7 +121,7 @@ class Account(RuleBasedStateMachine):
 
     @invariant()
     def no_append_is_in_progress(self) -> None:
-        assert not self.closed or not self.queue.has_in_progress_appends
+        assert not self.queue.has_in_progress_appends
 
 
 TestAccount = Account.TestCase
@@ -180,6 +180,23 @@ def test_only_the_caller_at_the_marked_slot_wakes_the_worker() -> None:
     assert told == [False, False, True, False, False]
     queue.clear_wake_threshold()
     assert not any(queue.append(b"x") for _ in range(4))
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_call_is_in_progress_from_its_slot_to_its_event(closed: bool) -> None:
+    """A thread may be switched, or a signal handler may fork, between the two steps of an append."""
+    seen = []
+    queue = MemoryQueue(10, 1000)
+    queue.append(b"x")
+
+    def put(payload: bytes) -> None:
+        if closed:
+            queue.close_to_new()
+        seen.append(queue.has_in_progress_appends)
+        queue._queued.append(payload)
+
+    _append_to(queue._slots.pop, put)(b"x")
+    assert [*seen, queue.has_in_progress_appends] == [True, False]
 
 
 class Storm:

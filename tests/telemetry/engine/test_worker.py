@@ -6,13 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 
+import anyio
 import pytest
 from tests.misbehaving_stores import FaultStore, FlakyStore, RefusingStore, SlowStore, WrappedStore
 from tests.write_side import event
 
 from autopack.errors import DataRejectedError, StoreError, StoreUnusableError, TransientStoreError
 from autopack.telemetry import Telemetry
+from autopack.telemetry.engine.control import WorkerCommands, WorkerState
 from autopack.telemetry.engine.dead_letters import MemoryDeadLetters
+from autopack.telemetry.engine.queue import MemoryQueue
+from autopack.telemetry.engine.settings import resolve
+from autopack.telemetry.engine.worker import Worker
+from autopack.telemetry.stores import MemoryStore
 
 pytestmark = pytest.mark.usefixtures("_nothing_left_running")
 
@@ -110,6 +116,26 @@ def test_bisection_finds_bad_rows_within_its_statements(rows: int, bad: set[int]
     assert (stats.written, stats.dead_lettered, stats.retries) == (rows - len(bad), len(bad), 0)
     # One batch may have come as two: the first event wakes the worker.
     assert store.writes <= 2 * len(bad) * math.ceil(math.log2(rows or 1)) + 2
+
+
+@pytest.mark.parametrize("in_outage", [False, True])
+def test_a_fork_waits_for_a_last_batch_but_not_in_an_outage(*, in_outage: bool) -> None:
+    """So that the thread is not needed after the fork. A database that is away would only hold the fork up."""
+    queue = MemoryQueue(10, 1000)
+    queue.append(b"no event, hence a dead letter")
+    commands = WorkerCommands()
+    commands.expect_fork()
+    worker = Worker(
+        queue=queue,
+        store=MemoryStore(),
+        dead_letters=MemoryDeadLetters(),
+        settings=resolve({}),
+        commands=commands,
+        state=WorkerState(),
+    )
+    worker._in_outage = in_outage
+    assert not anyio.run(worker.run), "it is to run again"
+    assert queue.backlog == in_outage
 
 
 def letters_of(telemetry: Telemetry) -> list[str]:

@@ -67,6 +67,18 @@ def test_an_append_says_when_to_wake_the_worker(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_at_threshold_0_an_append_that_is_under_way_wakes_too(tmp_path: Path) -> None:
+    """A thread may be switched, or a signal handler may fork, between its number and its record."""
+    journal = make_journal(tmp_path, bytes(32))
+    journal.append(b"first")
+    under_way = journal.journal._appender.last
+    sequence = next(under_way.sequences)
+    journal.set_wake_threshold(0)
+    assert sequence >= under_way.wake_at, "which is looked at when the record is in"
+    assert journal.append(b"next")
+    journal.close()
+
+
 def test_taking_while_others_append_misses_nothing(tmp_path: Path) -> None:
     """Taking while other threads append misses nothing, and trips over no new segment."""
     journal = make_journal(tmp_path, bytes(32))

@@ -76,8 +76,7 @@ class WorkerCommands:
         self.waker = LoopWaker()
         self.flush_through = 0
         self.deadline_s: float | None = None  # on the monotonic clock; once set: drain, then stop
-        self.pausing = threading.Event()
-        self.paused = threading.Event()
+        self.fork_expected = False
 
     @property
     def closing(self) -> bool:
@@ -98,15 +97,19 @@ class WorkerCommands:
         self.deadline_s = time.monotonic() + timeout_s
         self.waker.wake()
 
-    def pause(self) -> None:
-        """Close the connections, set `paused`, and wait until `resume`."""
-        self.pausing.set()
+    def shorten_close(self, timeout_s: float) -> None:
+        """Where a close was commanded: end it at most this many seconds from now."""
+        if self.deadline_s is not None:
+            self.deadline_s = min(self.deadline_s, time.monotonic() + timeout_s)
+
+    def expect_fork(self) -> None:
+        """Close the connections and end, whatever is unsettled."""
+        self.fork_expected = True
         self.waker.wake()
 
-    def resume(self) -> None:
-        """The end of `pause`."""
-        self.pausing.clear()
-        self.waker.wake()
+    def forget_fork(self) -> None:
+        """The end of `expect_fork`."""
+        self.fork_expected = False
 
 
 class WorkerState:
@@ -121,6 +124,7 @@ class WorkerState:
         self.dead_letters_lost = AtomicCounter()
         self.last_error: str | None = None
         self.running = False
+        self.loaded = False  # all that the worker imports
         self.changed = threading.Condition(threading.RLock())
 
     def announce(self) -> None:

@@ -63,7 +63,7 @@ class JournalQueue:
 
     @property
     def has_in_progress_appends(self) -> bool:
-        """There are none: an event is in, or its caller will find every segment sealed."""
+        """There are none: an event is in, or its caller will find every segment sealed, or looks at the threshold."""
         return False
 
     @property
@@ -151,7 +151,7 @@ class JournalQueue:
             return self._ledger.settled_through
 
     def set_wake_threshold(self, waiting: int) -> None:
-        self.journal.set_wake_threshold(max(1, waiting - self.backlog))
+        self.journal.set_wake_threshold(max(1, waiting - self.backlog) if waiting else 0)
 
     def clear_wake_threshold(self) -> None:
         self.journal.clear_wake_threshold()

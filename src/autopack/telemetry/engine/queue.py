@@ -53,7 +53,7 @@ class Queue(Protocol):
 
     @property
     def has_in_progress_appends(self) -> bool:
-        """After `close_to_new`: whether calls were admitted that have not appended their event yet."""
+        """Whether calls were admitted that have not appended their event yet, and will not wake the worker for it."""
 
     @property
     def backlog(self) -> int:
@@ -89,7 +89,7 @@ class Queue(Protocol):
         """How many of those, counted from the first, are all settled; less than 0 while recovered ones are not."""
 
     def set_wake_threshold(self, waiting: int) -> None:
-        """Have `append` return True once about `waiting` events wait.
+        """Have `append` return True once about `waiting` events wait; 0: for the next that comes, whichever it is.
 
         Approximate: appends under way are not counted.
         """
@@ -158,9 +158,10 @@ class MemoryQueue:
     def has_in_progress_appends(self) -> bool:
         """Whether some slots are neither free nor held by an event."""
         with best_effort(self._lock):
+            held = self.capacity - (self._withdrawn or 0) - len(self._slots)
             # A copy is one step; to iterate is not, and a call in progress may append meanwhile.
             events = [*self._queued.copy(), *self._ledger.in_flight.values()]
-            return self.capacity - (self._withdrawn or 0) > sum(map(self._slots_of, events))
+            return held > sum(map(self._slots_of, events))
 
     @property
     def backlog(self) -> int:

@@ -30,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size          events that make a batch worth waking the worker for
     flush_interval_s    seconds after which a smaller batch is written
     shutdown_timeout_s  seconds that `close()`, and the exit of the interpreter, wait for the rest
+    load_timeout_s      seconds that they wait in all for a worker that still imports; 0 where only the former is given
     retry_attempts      tries of one transaction before it counts as an outage
     retry_total_s       seconds of tries before it counts as an outage
     backoff_base_s      upper end of the first random delay; it doubles with every try …
@@ -45,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: Size = 500
     flush_interval_s: Interval = 0.5
     shutdown_timeout_s: Timeout = 5.0
+    load_timeout_s: Timeout = 30.0
     retry_attempts: Size = 8
     retry_total_s: Interval = 30.0
     backoff_base_s: Interval = 0.05
@@ -69,6 +71,8 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
     if unknown := given.keys() - _FIELDS.keys():
         raise ConfigError(f"unknown setting {', '.join(sorted(unknown))}; there are {', '.join(_FIELDS)}")
     values = {name: _value(name, given.get(name), environ) for name in _FIELDS}
+    if values["shutdown_timeout_s"] is not None and values["load_timeout_s"] is None:
+        values["load_timeout_s"] = 0.0  # what a user has decided is the whole wait
     return Settings(**{name: value for name, value in values.items() if value is not None})
 
 

@@ -20,7 +20,8 @@ transaction. If the database is another process and a whole further batch waits,
 - An event leaves the queue only by `settle`, and is settled only after its commit, or as a dead letter.
 - The worker is asked to stop and never cancelled: a cancelled query loses its connection.
 - After the deadline of a close nothing more is tried; what is unsettled stays in the queue.
-- In a fork the parent's worker closes its connections first and waits until the fork is over (see `lifecycle`).
+- Before a fork the worker writes one more batch, if that is all there is, closes its connections and ends, whatever is
+  unsettled. Another run goes on where it ended (see `lifecycle`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from autopack.telemetry.event.decode import Decoder
 from autopack.telemetry.event.schema import Rejected, Row
 from autopack.telemetry.stores.base import Store
 
-_PAUSE_POLL_S = 0.25
 _LOG_INTERVAL_S = 10.0
 _CLOSING_DELAY_S = 0.25
 _IN_PROGRESS_PAUSE_S = 0.005
@@ -54,6 +54,10 @@ _SLICE_EVENTS = 200  # decoded at a time: one or two ms, in which the loop does 
 
 class DeadlineExpired(AutopackError):  # noqa: N818 (an end, not an error)
     """The time to drain is over; what is unsettled stays in the queue."""
+
+
+class ForkExpected(AutopackError):  # noqa: N818 (an end, not an error)
+    """The process is about to fork; what is unsettled stays in the queue."""
 
 
 class Batch(NamedTuple):
@@ -89,39 +93,70 @@ class Worker:
         self._clock_s = clock_s
         self._decode = Decoder()
         self._ahead: Batch | None = None
+        self._fork_is_near = False
         self._in_outage = False
         self._dead_lettered_since_logged = 0
         self._next_log_s = 0.0
 
-    async def run(self) -> None:
-        """Work until the end."""
+    async def run(self) -> bool:
+        """Work until the end; returns False if it only ends because the process is about to fork."""
         self._commands.waker.attach()
+        self._end_loading()
+        self._ahead = None  # what an earlier run had in flight is taken again
+        self._fork_is_near = False
         try:
             self._queue.requeue_in_flight()
             self._queue.recover()
             while batch := await self._next_batch():
                 await self._deliver(batch)
+            if self._fork_is_near and (batch := await self._last_batch_before_fork()):
+                await self._deliver(batch)
         except DeadlineExpired:
-            pass
+            self._fork_is_near = False
+        except ForkExpected:
+            self._fork_is_near = True
         finally:
             self._queue.clear_wake_threshold()
-            # Not final for a worker that dies of a bug: another one starts.
-            await self._store.close(final=self._commands.closing)
+            # Not final for a worker that dies of a bug, or ends for a fork: another run begins.
+            await self._store.close(final=self._commands.closing and not self._fork_is_near)
+        return not self._fork_is_near
+
+    def _end_loading(self) -> None:
+        """From here on the time of a close counts; `Writer.begin_close` does the same, whichever comes second."""
+        self._state.loaded = True
+        self._commands.shorten_close(self._settings.shutdown_timeout_s)
+        self._state.announce()
 
     async def _next_batch(self) -> Batch | None:
         """The next events, as soon as there is a reason to write them; None when it is time to stop."""
-        while True:
-            await self._pause_if_asked()
+        while not self._sees_fork():
             self._queue.maintain()
             self._queue.set_wake_threshold(self._settings.batch_size)
             if not self._ahead and not self._has_reason_to_write():
                 await self._commands.waker.wait(self._settings.flush_interval_s)
             self._queue.clear_wake_threshold()
+            if self._sees_fork():
+                break
             if self._deadline_is_over():
                 raise DeadlineExpired
             batch, self._ahead = self._ahead or await self._read(), None
             if batch or (self._commands.closing and await self._wait_for_in_progress()):
                 return batch
+        return None
+
+    def _sees_fork(self) -> bool:
+        """Whether a fork is expected. The answer is kept: the fork may be over before the worker has ended."""
+        self._fork_is_near = self._fork_is_near or self._commands.fork_expected
+        return self._fork_is_near
+
+    async def _last_batch_before_fork(self) -> Batch | None:
+        """What is left, if the thread can be spared for it: then the next event starts the next thread.
+
+        No fork has to wait for more than this: if more is left, a thread starts as soon as the fork is over.
+        """
+        if self._in_outage or self._queue.backlog > self._settings.batch_size:
+            return None
+        return self._ahead or await self._read()
 
     async def _read(self) -> Batch | None:
         """Take events and decode them; None when there are none."""
@@ -258,7 +293,8 @@ class Worker:
         was_closing = self._commands.closing
         until_s = self._clock_s() + delay_s
         while not self._deadline_is_over() and (left_s := until_s - self._clock_s()) > 0:
-            await self._pause_if_asked()
+            if self._commands.fork_expected:
+                raise ForkExpected
             if self._commands.closing and not was_closing:
                 return
             await self._commands.waker.wait(left_s)
@@ -270,15 +306,6 @@ class Worker:
         if self._in_outage:
             self._in_outage = False
             log.warning("The database can be written again; what waited is being written")
-
-    async def _pause_if_asked(self) -> None:
-        if not self._commands.pausing.is_set():
-            return
-        await self._store.close(final=False)
-        self._commands.paused.set()
-        while self._commands.pausing.is_set():
-            await self._commands.waker.wait(_PAUSE_POLL_S)
-        self._commands.paused.clear()
 
 
 async def _both(writing: Awaitable[object], meanwhile: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -114,9 +114,9 @@ class Appender:
 
     def set_wake_threshold(self, events: int) -> None:
         """Wake the worker once about `events` more records have been appended. Approximate: appends under way are not
-        counted.
+        counted. 0: each append wakes it, also one that is under way.
         """
-        self.wake_at = self._counter.value + events - 1
+        self.wake_at = self._counter.value + events - 1 if events else 0
 
     def clear_wake_threshold(self) -> None:
         """The worker is awake."""

@@ -211,7 +211,7 @@ class Journal:
             return self.appended + len(self._reentrant_overflow)
 
     def set_wake_threshold(self, events: int) -> None:
-        """Have `append` return True once about `events` more records have been appended."""
+        """Have `append` return True once about `events` more records have been appended; 0: each time."""
         self._appender.last.set_wake_threshold(events)
 
     def clear_wake_threshold(self) -> None:

@@ -14,6 +14,7 @@ from autopack.errors import ForeignSegmentError, SegmentError
 from autopack.telemetry import log
 from autopack.telemetry.journal.format import Record
 from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Position, Segment
+from autopack.telemetry.lifecycle import warn_once
 
 # A segment is made in milliseconds; a younger file may be in the making, and not locked yet.
 _UNFINISHED_FOR_S = 60.0
@@ -107,10 +108,10 @@ def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:
 def _taken_over(path: Path, fingerprint: bytes | None) -> Segment | None:
     try:
         segment = Segment.open(path, fingerprint)
-    except ForeignSegmentError:
-        return None
+    except (ForeignSegmentError, FileNotFoundError):
+        return None  # for another database; or its writer has just finished it
     except (SegmentError, OSError) as exc:
-        log.warning("%s is left alone: %s", path, exc)
+        warn_once(f"{path} is left alone: {exc}")
         return None
     if segment.take_over():
         return segment

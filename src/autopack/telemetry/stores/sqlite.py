@@ -23,6 +23,7 @@ import fcntl
 import os
 import sqlite3
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import chain
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 # Nothing can interrupt SQLite's own wait for a lock, so it is short; longer waits are the retry's, which shutdown ends.
 BUSY_TIMEOUT_MS = 250
-_THREAD_END_S = 1.0  # of a thread that has nothing more to do
+_THREAD_END_S = 1.0  # of a thread that has nothing more to do; before aiosqlite 0.22 it notices that after up to 0.1 s
 _MAX_VARIABLES = 32_766  # of SQLite since 3.32
 
 _TRANSIENT = {"BUSY", "LOCKED", "NOMEM", "INTERRUPT", "IOERR", "FULL", "CANTOPEN", "PROTOCOL", "SCHEMA"}
@@ -143,6 +144,7 @@ class SqliteStore:
         self._destination = destination
         self._connection: aiosqlite.Connection | None = None
         self._direct: sqlite3.Connection | None = None
+        self._thread: threading.Thread | None = None  # of the connection
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -204,6 +206,9 @@ class SqliteStore:
         """See `Store.close`. A database in memory lives as long as its connection."""
         if final or self._destination.path is not None:
             await self._disconnect()
+        if self._connection is None and self._thread is not None:
+            lifecycle.join_until_gone(self._thread, _THREAD_END_S)  # a fork may follow
+            self._thread = None
 
     def reset_in_child(self) -> SqliteStore:
         """See `Store.reset_in_child`."""
@@ -244,6 +249,7 @@ class SqliteStore:
         thread.daemon = True
         try:
             self._connection = await connection
+            self._thread = thread
         except RuntimeError:
             # From Python 3.12 on no thread can be started while the interpreter exits, and aiosqlite needs one. This is
             # the last chance to write, and nothing else is left to be kept from running: do it in this thread.
