@@ -112,6 +112,7 @@ class Worker:
     async def run(self) -> bool:
         """Work until the end; returns False if it only ends because the process is about to fork."""
         self._commands.waker.attach()
+        self._end_loading()
         # What an earlier run, or an earlier worker, had in flight is taken again.
         self._ahead = None
         self._payloads.clear()
@@ -136,6 +137,12 @@ class Worker:
             # Not final for a worker that dies of a bug, or ends for a fork: another run begins.
             await self._store.close(final=self._commands.closing and not self._fork_is_near)
         return not self._fork_is_near
+
+    def _end_loading(self) -> None:
+        """From here on the time of a close counts; `Writer.begin_close` does the same, whichever comes second."""
+        self._state.loaded = True
+        self._commands.shorten_close(self._settings.shutdown_timeout_s)
+        self._state.announce()
 
     async def _next_batch(self) -> Batch | None:
         """The next events, as soon as there is a reason to write them; None when it is time to stop."""
@@ -195,7 +202,7 @@ class Worker:
         Returns False as soon as one has: there is something to write.
         """
         for _ in range(_IN_PROGRESS_TRIES):
-            if self._queue.backlog:
+            if self._queue.backlog or self._queue.has_more_to_recover:
                 return False
             if not self._queue.has_in_progress_appends:
                 return True
@@ -208,7 +215,7 @@ class Worker:
         backlog = self._queue.backlog
         if self._commands.flush_through > self._queue.settled_through and (backlog or not self._state.waiting_letters):
             return True  # but not for what only waits for room in the dead letters
-        return backlog >= self._settings.batch_size
+        return self._queue.has_more_to_recover or backlog >= self._settings.batch_size
 
     def _batch_limit(self) -> int:
         """A backlog is written in larger batches: fewer transactions, fewer hops between threads."""

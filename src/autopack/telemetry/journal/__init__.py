@@ -41,16 +41,22 @@ All sizes are in bytes. Header and mark are little-endian; a record is MessagePa
 | 96 | 96 | the header again: no single damaged byte makes the segment unreadable |
 | 192 | 12 | the acknowledged mark |
 | 204 | 52 | zeros |
-| 256 | to the end | records, one behind the other; zeros where none was written yet |
+| 256 | 36 | the process that made it |
+| 292 | 28 | zeros |
+| 320 | 64 | kept for what a collector tells the writer, with a checksum of its own; zeros |
+| 384 | 64 | kept for what the writer tells a collector, with a checksum of its own; zeros |
+| 448 | 64 | zeros |
+| 512 | to the end | records, one behind the other; zeros where none was written yet |
 
 The header:
 
 | offset | size | what |
 |---|---|---|
 | 0 | 8 | `AUTOPACK` |
-| 8 | 2 | version of the format, 2 |
-| 10 | 2 | 0 |
-| 12 | 4 | offset of the first record, 256 |
+| 8 | 2 | version of the format, 3 |
+| 10 | 1 | who acknowledges while the writer lives: 0 a worker, 1 a collector |
+| 11 | 1 | how it is appended to: 0 through a shared map, 1 by `pwrite` |
+| 12 | 4 | offset of the first record, 512 |
 | 16 | 8 | size of the file |
 | 24 | 8 | when it was made, ns since 1970, UTC |
 | 32 | 8 | the least sequence of its records: random, 31 bits, not 0 |
@@ -58,6 +64,16 @@ The header:
 | 56 | 32 | fingerprint of the destination: SHA-256 of its identity, which holds no credentials |
 | 88 | 4 | CRC-32 of the 88 bytes before |
 | 92 | 4 | zeros |
+
+The process, all zeros where the system does not tell:
+
+| offset | size | what |
+|---|---|---|
+| 0 | 4 | its number |
+| 4 | 4 | zeros |
+| 8 | 8 | when it began, in clock ticks since the machine did |
+| 16 | 16 | the random number of that run of the machine |
+| 32 | 4 | CRC-32 of the 32 bytes before |
 
 The acknowledged mark:
 
@@ -82,6 +98,13 @@ That the head is MessagePack and the checksum Adler-32 has one reason: the call 
 caches, and each further piece of C costs it a microsecond or two. The encoder has just run, and Adler-32, unlike
 CRC-32, needs no tables. Where a record is damaged, the next good one is looked for behind it, and recognised by a
 sequence that this segment can hold and by its checksum.
+
+# Versions
+
+The first 92 bytes of a header keep their meaning in every version, so that each program can tell what a segment is and
+whom it is for. Version 2 has no process, zeros at 10 and 11, and its records begin at 256; it is read like version 3.
+What is newer than the program is left alone, and said once. So a former program and this one may share a folder: each
+recovers what it can read, and the events of the newer one wait for a newer one.
 
 # Ownership
 

@@ -9,17 +9,30 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from autopack._util.files import is_at, open_private, try_lock
 from autopack.telemetry.journal import format as bytes_of
-from autopack.telemetry.journal.format import FIRST_RECORD, MARK_AT, Header, Record
+from autopack.telemetry.journal.format import MARK_AT, Header, Process, RecordFinder
 
 SUFFIX = ".seg"
 UNFINISHED_SUFFIX = ".tmp"
 CORRUPT_SUFFIX = ".corrupt"
 _PAGE_BYTES = 4096
+
+
+@cache
+def process_of(pid: int) -> Process:
+    """What a segment says of the process that makes it, which is this one; where the system is silent, its number."""
+    try:
+        # The name of the program, in parentheses, may hold spaces and parentheses itself.
+        after_name = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        boot = bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip().replace("-", ""))
+        return Process(pid, int(after_name[19]), boot)
+    except (OSError, ValueError, IndexError):
+        return Process(pid)
 
 
 class Position(NamedTuple):
@@ -28,17 +41,48 @@ class Position(NamedTuple):
     segment: Segment
     offset: int
 
+    @property
+    def place(self) -> int:
+        """A number that grows along the chain of a journal."""
+        return place_of(self.segment.number, self.offset)
+
+
+def place_of(segment_number: int, offset: int) -> int:
+    """Where that is in a chain of segments, as one number."""
+    return segment_number << 32 | offset
+
+
+def read_header_of(path: Path, fingerprint: bytes | None = None) -> Header:
+    """The header of a segment, of which nothing is left open. Raises what `Segment.open` raises."""
+    file = open_private(path, os.O_RDONLY)
+    try:
+        return _checked_head(file, fingerprint)[0]
+    finally:
+        os.close(file)
+
+
+def _checked_head(file: int, fingerprint: bytes | None) -> tuple[Header, Process]:
+    size_bytes = os.fstat(file).st_size
+    bytes_of.check_size(size_bytes)
+    head = os.pread(file, bytes_of.HEAD_BYTES, 0)
+    header = bytes_of.read_header(head)
+    bytes_of.check_size(size_bytes, header.first_record)
+    header.check_destination(fingerprint)
+    return header, bytes_of.read_process(head, header)
+
 
 class Segment:
     """An open, mapped segment. The process that holds its lock owns it, until `release`, `remove` or `quarantine`."""
 
-    def __init__(self, path: Path, file: int, header: Header) -> None:
+    def __init__(self, path: Path, file: int, header: Header, process: Process) -> None:
         self.path = path
         self.header = header
+        self.process = process
         self._file: int | None = file
         self.size_bytes = os.fstat(file).st_size
         self.map = mmap.mmap(file, self.size_bytes)
-        self.read_offset = FIRST_RECORD
+        self.read_offset = header.first_record
+        self.number = 0  # in the chain of its journal
 
     @classmethod
     def create(cls, path: Path, header: Header) -> Segment:
@@ -62,8 +106,9 @@ class Segment:
         try:
             try_lock(file)
             os.posix_fallocate(file, 0, header.size_bytes)
-            os.pwrite(file, header.pack() * 2 + bytes_of.pack_mark(FIRST_RECORD), 0)
-            segment = cls(path, file, header)
+            process = process_of(os.getpid())
+            os.pwrite(file, bytes_of.pack_head(header, process), 0)
+            segment = cls(path, file, header, process)
             segment.touch_pages()
         except BaseException:
             path.unlink(missing_ok=True)
@@ -86,10 +131,7 @@ class Segment:
         """
         file = open_private(path, os.O_RDWR)
         try:
-            bytes_of.check_size(os.fstat(file).st_size)
-            header = bytes_of.read_header(os.pread(file, FIRST_RECORD, 0))
-            header.check_destination(fingerprint)
-            return cls(path, file, header)
+            return cls(path, file, *_checked_head(file, fingerprint))
         except BaseException:
             os.close(file)
             raise
@@ -98,7 +140,7 @@ class Segment:
         """Lock it, and read on from its mark; False if its owner lives, or has just removed it."""
         if not (self._try_lock() and self.is_in_place()):
             return False
-        self.read_offset = bytes_of.read_mark(self.map)
+        self.read_offset = bytes_of.read_mark(self.map, self.header.first_record)
         return True
 
     def has_living_owner(self) -> bool:
@@ -106,11 +148,15 @@ class Segment:
         lives = not self._try_lock()
         if self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        self.read_offset = bytes_of.read_mark(self.map)
+        self.read_offset = bytes_of.read_mark(self.map, self.header.first_record)
         return lives
 
     def _try_lock(self) -> bool:
         return self._file is not None and try_lock(self._file)
+
+    def has_room_for(self, payload_bytes: int) -> bool:
+        """Whether an event of that size fits into it while it is empty."""
+        return payload_bytes + bytes_of.RECORD_OVERHEAD_BYTES <= self.size_bytes - self.header.first_record
 
     def touch_pages(self) -> None:
         """Have the kernel map every page for writing now: later, the first touch of each would be felt."""
@@ -140,9 +186,9 @@ class Segment:
         """Whether a record begins at `read_offset`, in a segment of this process."""
         return bytes_of.has_record(self.map, self.read_offset)
 
-    def good_record_from(self, offset: int) -> Record | None:
-        """The first record at or after an offset that is whole, in a segment of a dead writer."""
-        return bytes_of.find_record(self.map, offset, self.header.first_sequence)
+    def record_finder(self) -> RecordFinder:
+        """Finds the records that are whole, in a segment of a dead writer."""
+        return RecordFinder(self.map, self.header.first_sequence)
 
     def is_damaged_after(self, offset: int) -> bool:
         """Whether there is more than zeros behind an offset, or the file is shorter or longer than it was made."""

@@ -26,6 +26,7 @@ class SegmentFile(msgspec.Struct, frozen=True):
     ours         whether its events are for the database that was asked for; None where that cannot be known
     fingerprint  which database they are for, in hex; empty where that cannot be known
     events       how many wait in it; of a live one about so many
+    pid          the number of the process that made it; 0 where that is not known
     problem      why it is unusable, else None
     """
 
@@ -34,19 +35,21 @@ class SegmentFile(msgspec.Struct, frozen=True):
     ours: bool | None = None
     fingerprint: str = ""
     events: int = 0
+    pid: int = 0
     problem: str | None = None
 
     @property
     def why(self) -> str:
         """What there is to say of a file that is left alone."""
         whose = "" if self.ours else ", for another database"
+        which = f"; process {self.pid}" if self.pid else ""
         match self.state:
             case "unusable":
                 return f"no usable segment: {self.problem}"
             case "live":
-                return f"its writer lives, {self.events} event(s) wait{whose}"
+                return f"its writer lives, {self.events} event(s) wait{whose}{which}"
             case "orphaned":
-                return f"its writer is gone, {self.events} event(s) wait{whose}"
+                return f"its writer is gone, {self.events} event(s) wait{whose}{which}"
 
 
 class JournalStatus(msgspec.Struct, frozen=True):
@@ -86,6 +89,8 @@ def _segment_file(path: Path, fingerprint: bytes) -> SegmentFile:
     try:
         state: State = "live" if segment.has_living_owner() else "orphaned"
         theirs = segment.header.fingerprint
-        return SegmentFile(path.name, state, theirs == fingerprint, theirs.hex(), Orphan(segment).events)
+        return SegmentFile(
+            path.name, state, theirs == fingerprint, theirs.hex(), Orphan(segment).events, segment.process.pid
+        )
     finally:
         segment.release()
