@@ -5,12 +5,13 @@ import time
 
 from tests.write_side import run_python
 
+from autopack._util import os_threads
 from autopack.telemetry.lifecycle import ForkSafeLock, best_effort
 
 
 def test_best_effort_goes_on_without_a_lock_that_is_held() -> None:
     """It says so, and releases nothing that it does not hold."""
-    lock = threading.RLock()
+    lock = os_threads.RLock()
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -46,7 +47,8 @@ def test_a_lock_is_free_in_a_child_whichever_thread_held_it() -> None:
     """Also in the thread that forked while it held it, whose context ends in the child."""
     run_python(
         """
-        from autopack.telemetry.lifecycle import ForkSafeLock
+        from autopack._util import os_threads
+from autopack.telemetry.lifecycle import ForkSafeLock
         lock, held, over = ForkSafeLock(), threading.Event(), threading.Event()
         def hold():
             with lock.hold():

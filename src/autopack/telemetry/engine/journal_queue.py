@@ -7,12 +7,12 @@ come first and have negative keys, so that `settled_through` counts this process
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from autopack._util import os_threads
 from autopack.errors import QueueRejected
 from autopack.telemetry import log
 from autopack.telemetry.engine.ledger import Account, Ledger
@@ -51,7 +51,7 @@ class JournalQueue:
         self._recovery_begun = False
         self._recovered = 0
         self._left_behind = 0  # events of orphans that were not read before `close` gave them back
-        self._lock = threading.RLock()  # for consistent snapshots: only the worker takes and settles
+        self._lock = os_threads.RLock()  # for consistent snapshots: only the worker takes and settles
 
     def append_any(self, payload: bytes) -> bool:
         if len(payload) > self.slot_bytes:
