@@ -47,8 +47,7 @@ def test_a_lock_is_free_in_a_child_whichever_thread_held_it() -> None:
     """Also in the thread that forked while it held it, whose context ends in the child."""
     run_python(
         """
-        from autopack._util import os_threads
-from autopack.telemetry.lifecycle import ForkSafeLock
+        from autopack.telemetry.lifecycle import ForkSafeLock
         lock, held, over = ForkSafeLock(), threading.Event(), threading.Event()
         def hold():
             with lock.hold():

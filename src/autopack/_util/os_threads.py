@@ -24,9 +24,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, ModuleType, TracebackType
 from typing import Any
 
-_SLICE_S = (
-    0.25  # of a wait: the longest time for which an announcement that a signal handler has cut off goes unnoticed
-)
+_SLICE_S = 0.25  # of a wait: the longest time for which an announcement that was cut off by a signal goes unnoticed
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
@@ -161,7 +159,7 @@ def poll(holds: Callable[[], bool], timeout_s: float) -> bool:
             return False
         try:
             time.sleep(min(pause_s, left_s))
-        except AssertionError:  # of both: this is the greenlet that switches to the others, as in a signal handler
+        except (AssertionError, RuntimeError):  # this is the greenlet that switches to the others, in a signal handler
             sleep(min(pause_s, left_s))
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     return True

@@ -62,6 +62,11 @@ class _WorkerLoop(asyncio.SelectorEventLoop):
 
 
 class _PatchedProcessLoop(_WorkerLoop):
+    # Of asyncio's: private, and the same from Python 3.4 to 3.14.
+    _internal_fds: int
+    _add_reader: Callable[[int, Callable[[], None]], object]
+    _read_from_self: Callable[[], None]
+
     def _make_self_pipe(self) -> None:
         """See asyncio's: any thread writes to it what wakes the loop. A patched socket belongs to a hub."""
         self._ssock, self._csock = _socket.socketpair()
