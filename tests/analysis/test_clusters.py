@@ -1,6 +1,7 @@
 """Effective sample sizes: against sums over pairs, on data with no clusters, and where nothing can be told."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from autopack.analysis.sampling.samples import Event
 from autopack.analysis.validating.looks import is_shown_at_every_look
 from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.student import t_quantile
+from autopack.estimation.metrics import smape
 
 
 def nights(phases: int, runs: int, *, seed: int = 3, **changes: Any) -> list[Event]:
@@ -66,6 +68,41 @@ def test_the_size_of_a_rate_pays_for_few_clusters() -> None:
     assert clusters is not None
     assert clusters.n_effective is not None
     assert estimate.size == pytest.approx(clusters.n_effective * (1.959963985 / stats.t.ppf(0.975, 7)) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_beyond"),
+    [
+        ("waste_p90", lambda event: event.predicted / event.actual >= 3),
+        ("smape_median_percent", lambda event: event.truncated or smape(event.predicted, event.actual) > 50),
+    ],
+)
+def test_a_quantile_takes_the_fewer_of_lengths_and_of_its_limit(name: str, is_beyond: Callable[[Event], bool]) -> None:
+    """Half of the phases keep to their prediction, the others miss it to either side by chance: no correlation of
+    lengths says so. Failed replies are in no quantile.
+    """
+    rng = np.random.default_rng(2)
+    events = [
+        sample(
+            1000 * run + phase,
+            run_id=f"night-{run}",
+            phase_id=f"phase-{phase}",
+            category="testing",
+            complexity="low",
+            actual=1300 if phase < 15 else 325 if rng.random() < 0.5 else 5200,
+            success=bool(number % 11),
+            truncated=number % 97 == 5,
+        )
+        for number, (run, phase) in enumerate((run, phase) for run in range(12) for phase in range(30))
+    ]
+    good = [event for event in events if event.success]
+    phases, runs = (np.array([getattr(event, of) for event in good]) for of in ("phase_id", "run_id"))
+    by_length = by_pairs(np.log([event.actual / event.predicted for event in good]), phases, runs)
+    by_limit = by_pairs(np.array([float(is_beyond(event)) for event in good]), phases, runs)
+    assert by_limit < 0.9 * by_length
+    estimate = getattr(verdict_on(events).overall, name)
+    assert estimate.n == len(good)
+    assert estimate.size == pytest.approx(by_limit * (1.959963985 / stats.t.ppf(0.975, 11)) ** 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 7, 24, 100, 399, 400, 401, 5000])

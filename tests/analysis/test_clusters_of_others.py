@@ -8,13 +8,14 @@ from tests.verdicts import blocks, sample
 
 from autopack.analysis.sampling.collector import SampleCollector
 from autopack.analysis.sampling.samples import Event
-from autopack.analysis.validating.clusters import Tallies, Tally, _Moments, _unpacked
+from autopack.analysis.validating.clusters import INDICATORS, Tallies, Tally, _Moments, _unpacked
+from autopack.analysis.validating.rules import Rules
 
 
 def tally(events: list[Event]) -> Tally:
     collector = SampleCollector()
     collector.add_all(blocks(events))
-    tallies = Tallies(collector.samples(), underestimation_factor=1.1, recent_since_s=0, population="new")
+    tallies = Tallies(collector.samples(), Rules(), recent_since_s=0)
     return tallies.of(None)
 
 
@@ -42,7 +43,7 @@ def test_before_its_correction_the_variance_is_that_of_statsmodels(kept: float) 
     found = tally(events)
     n, *counts, _, total, _ = _unpacked(found.packed)
     logs = _Moments(n, total, found.squares, found.phases[:4], found.runs[:4])
-    of_cut = counts[-1]
+    of_cut = counts[INDICATORS.index("truncated")]
     rate = _Moments(n, of_cut, of_cut, (*found.phases[:2], *found.phases[12:14]), (*found.runs[:2], *found.runs[12:14]))
     values = np.array([np.log(event.actual / event.predicted) for event in events])
     flags = np.array([float(event.truncated) for event in events])

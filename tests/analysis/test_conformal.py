@@ -118,7 +118,7 @@ def test_a_stratum_with_too_few_phases_gets_the_pooled_factor() -> None:
     assert [(each.stratum, each.basis) for each in found] == [("rare/low", "stratum"), ("testing/low", "stratum")]
     found = budgets_of([*rare, *[reply(500 + n) for n in range(90)]], lambda _: 1000, lambda _: 8192, ALPHA, 64_000)
     assert [(each.basis, each.factor) for each in found] == [("pooled", 3.0), ("stratum", 1.0)]
-    assert found[0].reason == "39 more phases needed: 10 of 49"
+    assert found[0].reason == "39 more phases needed: 10 of 49; its own carry 9.1 %"
 
 
 def test_a_truncated_reply_needs_more_than_any_budget() -> None:
@@ -188,7 +188,12 @@ def test_an_earlier_guarantee_ends_with_its_predictions() -> None:
     before = msgspec.structs.replace(TODAY, budget_factor={"novel/low": 3.0})
     records = history_of(history(1200, other_costs(5), lognormal(0.3)))
     fitted = calibrate(records, before, Settings(), source="", estimator="").coefficients
-    kept = calibrate(records, before, Settings(coefficients=False), source="", estimator="").coefficients
+    right = history_of(history(1200, TODAY, lognormal(0.3)))
+    kept = calibrate(right, before, Settings(coefficients=False), source="", estimator="").coefficients
+    rebased = calibrate(records, before, Settings(coefficients=False), source="", estimator="").coefficients
+    assert rebased is not None
+    assert rebased.budget_spread is not None
+    assert "novel/low" not in rebased.budget_factor
     assert fitted is not None
     assert kept is not None
     assert "novel/low" not in fitted.budget_factor

@@ -127,7 +127,7 @@ def test_an_instant_that_python_has_no_date_for_costs_one_field(postgres: Databa
         found = {record.phase_id: record.timestamp for record in events.records}
     assert found == {"p1": None, "p2": None, "p3": "2025-12-29T19:40:04+00:00"}
     assert events.unreadable.rows == 2
-    assert count_and_newest(destination) == (3, None)
+    assert count_and_newest(destination) == ((3, True), None)
 
 
 def test_the_hosts_table_is_read_as_it_is(postgres: Database) -> None:
@@ -148,7 +148,7 @@ def test_count_and_rows_are_of_one_snapshot_and_no_writer_waits(postgres: Databa
         postgres.execute(f"DELETE FROM {TABLE}")
         assert 1 + sum(1 for _ in events.records) == events.total == 1_500
     assert first.phase_id == "p1499"
-    assert count_and_newest(destination) == (0, None)
+    assert count_and_newest(destination) == ((0, True), None)
 
 
 def test_reading_leaves_no_connection_and_cannot_write(postgres: Database) -> None:

@@ -133,6 +133,7 @@ def test_status_for_programs_is_json(tmp_path: Path) -> None:
         "reachable": True,
         "problem": None,
         "rows": 1,
+        "rows_exact": True,
         "last_event": "2025-12-29T19:40:02+00:00",
         "healthy": True,
         "journal": {"folder": f"{tmp_path}/x.db.telemetry", "files": [], "corrupt": []},

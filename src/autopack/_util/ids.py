@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 
 SEQUENCE_BITS = 62
 _SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
@@ -16,10 +17,28 @@ def event_uid(timestamp_ns: int, sequence: int) -> str:
     62 bits of `sequence`. Ids sort by time. Two writers are told apart by the random start of their sequences.
     """
     milliseconds, rest_ns = divmod(timestamp_ns, 1_000_000)
-    high = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | rest_ns * 4096 // 1_000_000
-    # In bytes and their hex: formatting two integers costs half as much again.
-    text = (high << 64 | 0x8000_0000_0000_0000 | sequence & _SEQUENCE_MASK).to_bytes(16, "big").hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    fraction = 0x7000 | rest_ns * 4096 // 1_000_000
+    # Byte by byte, and what changes rarely is kept: formatting integers takes half as long again, for every row.
+    return (
+        f"{_minute(milliseconds >> 16)}-{_HEX[milliseconds >> 8 & 255]}{_HEX[milliseconds & 255]}"
+        f"-{_HEX[fraction >> 8]}{_HEX[fraction & 255]}-{_tail(sequence >> 8)}{_HEX[sequence & 255]}"
+    )
+
+
+_HEX = tuple(f"{byte:02x}" for byte in range(256))
+
+
+@lru_cache(maxsize=16)
+def _minute(count: int) -> str:
+    """The first eight digits: so many times 65.536 s."""
+    return f"{count & 0xFFFF_FFFF:08x}"
+
+
+@lru_cache(maxsize=16)
+def _tail(sequence: int) -> str:
+    """The last two groups but for two digits, from a sequence number without its last byte."""
+    text = f"{(1 << SEQUENCE_BITS + 1 | sequence << 8 & _SEQUENCE_MASK) >> 8:014x}"
+    return f"{text[:4]}-{text[4:]}"
 
 
 def random_sequence_start() -> int:

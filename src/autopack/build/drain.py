@@ -1,8 +1,8 @@
 """The end of a run's telemetry: the wait for its events, longer than that of a library, and announced.
 
-A library must not hold up the program that it serves, so `Telemetry.close()` waits for `shutdown_timeout_s`. A program
-that exists to record can wait longer. It needs to where the machine is so slow that the writer is still importing its
-libraries when the run ends: nothing would be lost, but nothing would be in the database either.
+A library must not hold up the program that it serves, so `Telemetry.close()` waits for `shutdown_timeout_s`, and only
+where the writer is still importing its libraries for up to 30 s. A program that exists to record can wait longer, and
+also for a slow write: nothing would be lost, but not all would be in the database either.
 
 - Up to the usual time (5 s): wait, and say nothing. Then announce the wait, once.
 - Up to the longest time (60 s): wait on while only the machine is slow, which means that the database has given no
@@ -96,9 +96,10 @@ def only_slow(before: TelemetryStats, now: TelemetryStats) -> bool:
 
 
 def announcement(stats: TelemetryStats, left_s: float) -> str:
-    """Return the line that says for what the program waits, how long at most, and what a signal would do."""
-    fate = "LOSES them" if stats.journal_dir is None else "leaves them in the journal, for the next run to write"
-    return f"waiting up to {left_s:.0f} s for {stats.pending} event(s) to be written; Ctrl-C {fate}"
+    """Return the line that says for what the program waits: in the words in which a close says it."""
+    from autopack.telemetry.engine import waiting_text
+
+    return waiting_text(stats.pending, left_s, stats.journal_dir)
 
 
 def _settled(stats: TelemetryStats) -> int:

@@ -21,7 +21,7 @@ def collect_database(collector: SampleCollector, selection: Selection = EVERYTHI
     """Take the events of the database that the environment names; the answer names it. Raises `ReadError`."""
     destination = database_to_read()
     with open_columns(destination, COLUMNS, selection) as rows:
-        blocks = tracked(rows.blocks, "Reading", -(-rows.total // BLOCK_ROWS))
+        blocks = tracked(rows.blocks, "Reading", None if rows.total is None else -(-rows.total // BLOCK_ROWS))
         collector.add_all(from_rows(blocks, collector.unreadable))
     return str(destination)
 

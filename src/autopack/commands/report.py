@@ -50,7 +50,7 @@ def report_command(*, output: Path, as_of: datetime | None, rules: Rules, select
         include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
     )
     gathered = gather(rules, selection, as_of or datetime.now(UTC), most_periods=_MOST_PERIODS, collector=collector)
-    health = status_report(current_destination())
+    health = status_report(current_destination(), exact=True)
     calls = collector.calls(gathered.samples)
     text = page(gathered.validation, gathered.periods, calls, health, plotly_js)
     with atomic_write(output) as file:

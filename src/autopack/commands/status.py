@@ -12,12 +12,13 @@ import msgspec
 from autopack._util.text import escape_terminal
 from autopack.commands._output import print_json
 from autopack.commands._reading import announced_database
-from autopack.maintenance.health import StatusReport, status_report
+from autopack.maintenance.health import DatabaseStatus, StatusReport, status_report
 
 
 @click.command("status", short_help="Say whether everything accepted arrives.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
-def status_command(as_json: bool) -> None:
+@click.option("--exact", is_flag=True, help="Count the rows, however many; else more than 10,000 are estimated.")
+def status_command(as_json: bool, exact: bool) -> None:
     """Say which database is used, what it holds, and what has not arrived: in the journal or in the dead letters.
 
     The exit code is 0 when all is well. It is 1 when the database cannot be read; when events of dead processes wait
@@ -27,7 +28,7 @@ def status_command(as_json: bool) -> None:
 
     Example: autopack status --json
     """
-    report = status_report(announced_database())
+    report = status_report(announced_database(), exact=exact)
     if as_json:
         print_json(_flat(report))
     else:
@@ -43,12 +44,16 @@ def _flat(report: StatusReport) -> dict[str, Any]:
     return {**database, "healthy": report.healthy, **rest}
 
 
+def _rows_text(database: DatabaseStatus) -> str:
+    return str(database.rows) if database.rows_exact else f"about {database.rows} (estimated; --exact counts them)"
+
+
 def _lines(report: StatusReport) -> Iterator[str]:
     database, journal, letters = report.database, report.journal, report.dead_letters
     yield f"database:     {database.database}"
     yield f"reachable:    {'yes' if database.reachable else f'no: {database.problem}'}"
     if database.reachable:
-        yield f"rows:         {database.rows}"
+        yield f"rows:         {_rows_text(database)}"
         yield f"last event:   {database.last_event or ('unreadable' if database.rows else 'none')}"
     yield f"journal:      {journal.folder if journal else 'none'}"
     if journal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib import resources
@@ -40,6 +41,17 @@ class MarginalTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     modified: Marginals
 
 
+class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far budgets follow predictions: with a power of 1 all the way, with 0 not at all."""
+
+    power: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    centre: Annotated[float, msgspec.Meta(gt=0, le=10_000_000)]
+
+    def base(self, predicted: int) -> float:
+        """What a budget factor multiplies instead of the prediction."""
+        return self.centre * math.pow(predicted / self.centre, self.power) if predicted > 0 else 0.0
+
+
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The earlier executions of a phase under one model: how many, and the most tokens that one of them took."""
 
@@ -56,14 +68,53 @@ class Promise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_pooled: bool = False
 
 
+class Lengths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long replies were, as multiples of the base of their budget (of `memory`: of the largest earlier reply).
+
+    exact          of replies that ended of their own accord, ascending; each weighs the same, all together the rest
+    cut            of those that were cut, which is a lower bound; all together they weigh `cut_share`
+    input_tokens   the mean of their requests; None where it was not recorded
+    """
+
+    exact: list[Tokens]
+    cut: list[Tokens] = []
+    cut_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    input_tokens: Tokens | None = None
+
+
+class Factored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A factor on the base of budgets, what it keeps, and how long replies were."""
+
+    factor: Factor
+    promise: Promise
+    lengths: Lengths | None = None
+
+
+class ModelBudgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was learned from one model at one reasoning level: only what has phases enough for α of its own.
+
+    replies             from how many replies
+    reasoning_percent   how much of their output was reasoning; None where that was not recorded
+    """
+
+    model: str
+    reasoning_level: str | None
+    replies: Budget
+    strata: dict[str, Factored] = {}
+    pooled: Factored | None = None
+    reasoning_percent: Percent | None = None
+
+
 class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `autopack budget` looks up, beside the figures of the estimator: no prediction is made from it.
 
-    until           when the newest reply happened that was learned from, in seconds since 1970
-    memory          by model, then by `estimation.phases.phase_key`
-    memory_factor   what the largest earlier reply of a phase is multiplied by, and `memory_promise` what that keeps
-    strata          the promise of each `budget_factor`
-    pooled_factor   that of all strata together, for one that was not there, and `pooled_promise`
+    until            when the newest reply happened that was learned from, in seconds since 1970
+    memory           by model, then by `estimation.phases.phase_key`
+    memory_factor    what the largest earlier reply of a phase is multiplied by, and `memory_promise` what that keeps
+    strata           the promise of each `budget_factor`
+    pooled_factor    that of all strata together, for one that was not there, and `pooled_promise`
+    models           each model and reasoning level that there was
+    lengths          of each stratum that has its own factor; `pooled_lengths` of all, `memory_lengths` of next replies
     """
 
     until: float | None = None
@@ -73,13 +124,22 @@ class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strata: dict[str, Promise] = {}
     pooled_factor: Factor | None = None
     pooled_promise: Promise | None = None
+    models: list[ModelBudgets] = []
+    lengths: dict[str, Lengths] = {}
+    pooled_lengths: Lengths | None = None
+    memory_lengths: Lengths | None = None
+
+    def of_model(self, model: str, reasoning_level: str | None) -> ModelBudgets | None:
+        """What was learned from a model at a reasoning level; None where it was not there."""
+        wanted = (model, reasoning_level or None)
+        return next((each for each in self.models if (each.model, each.reasoning_level) == wanted), None)
 
 
 class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All figures of the estimator, in output tokens; `overhead` is keyed by `category/complexity`.
 
     So is `budget_factor`: where it has a key, the budget is the prediction times that factor, rounded up;
-    `budget_buffer` and the floors do not count then.
+    `budget_buffer` and the floors do not count then. Where there is a `budget_spread`, the factor multiplies its base.
     """
 
     safety_margin: Factor
@@ -90,8 +150,13 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overhead: dict[str, Tokens]
     marginal: MarginalTable
     budget_factor: dict[str, Factor] = {}
+    budget_spread: Spread | None = None
     about: str = ""
     learned: Learned | None = None
+
+    def budget_base(self, predicted: int) -> float:
+        """What a budget factor multiplies."""
+        return predicted if self.budget_spread is None else self.budget_spread.base(predicted)
 
 
 def load_coefficients(environ: Mapping[str, str]) -> Coefficients:
@@ -118,6 +183,8 @@ def fingerprint_of(coefficients: Coefficients) -> str:
     """8 hexadecimal digits that stand for all figures that predictions and budgets are made from."""
     figures = msgspec.to_builtins(msgspec.structs.replace(coefficients, about=""))
     del figures["learned"]
+    if coefficients.budget_spread is None:
+        del figures["budget_spread"]
     return blake2b(msgspec.json.encode(figures, order="deterministic"), digest_size=4).hexdigest()
 
 

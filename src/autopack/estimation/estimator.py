@@ -74,7 +74,7 @@ def budget_of(predicted: int, category: str, complexity: str, coefficients: Coef
     """Return the budget of a prediction for at least one deliverable; the caller cuts it to the cap."""
     factor = coefficients.budget_factor.get(f"{category}/{complexity}")
     if factor is not None:
-        return max(1, math.ceil(predicted * factor))
+        return max(1, math.ceil(coefficients.budget_base(predicted) * factor))
     return max(_budget_floor(complexity, coefficients), int(predicted * coefficients.budget_buffer))
 
 

@@ -10,6 +10,8 @@ Accuracy = tuple[int | None, int | None, bool | None]
 
 UNKNOWN: Accuracy = (None, None, None)
 
+WORST_SMAPE_PERCENT = 200.0
+
 WHOLE_CALL: Mapping[str, str] = {"usage": "total"}
 """The attribute of an event whose actual tokens are those of the whole call, since its reply had no usage."""
 

@@ -61,7 +61,7 @@ def open_rows(source: Destination) -> Iterator[tuple[int, Iterator[Row | Misfit]
     """How many rows a database holds, and the rows, to be taken once. Raises `ReadError`."""
     if _has_ids(source):
         with open_columns(source, dict.fromkeys(_COLUMNS)) as rows:
-            yield rows.total, _from_columns(chain.from_iterable(rows.blocks))
+            yield rows.total or 0, _from_columns(chain.from_iterable(rows.blocks))
     else:
         with open_events(source) as events:
             yield events.total, _from_records(events.records)

@@ -17,6 +17,7 @@ from autopack.telemetry.journal import JournalStatus, fingerprint_of, journal_st
 class DatabaseStatus(msgspec.Struct, frozen=True):
     """The state of a database. `problem` is None where it can be read, `last_event` (ISO 8601, UTC) None where
     it is empty or its newest time cannot be read; `rows` and `last_event` are None where there is a problem.
+    `rows_exact` False: `rows` is the database's own estimate, None where there is a problem.
     """
 
     database: str
@@ -24,6 +25,7 @@ class DatabaseStatus(msgspec.Struct, frozen=True):
     problem: str | None
     rows: int | None
     last_event: str | None
+    rows_exact: bool | None
 
 
 class WaitingEvents(NamedTuple):
@@ -56,9 +58,9 @@ class StatusReport(msgspec.Struct, frozen=True):
         return not self.problems
 
 
-def status_report(destination: Destination) -> StatusReport:
-    """The status now; nothing is created or changed."""
-    database = database_status(destination)
+def status_report(destination: Destination, *, exact: bool = False) -> StatusReport:
+    """The status now; nothing is created or changed. `exact`: count the rows, however many they are."""
+    database = database_status(destination, exact=exact)
     journal, dead_letters = _journal(destination), _dead_letters(destination)
     waiting = _waiting_in(journal)
     return StatusReport(
@@ -76,13 +78,25 @@ def waiting_events(destination: Destination) -> WaitingEvents:
     return _waiting_in(_journal(destination))
 
 
-def database_status(destination: Destination) -> DatabaseStatus:
-    """The status now. A database that is missing, broken or not autopack's raises nothing: the status reports it."""
+def database_status(destination: Destination, *, exact: bool = False) -> DatabaseStatus:
+    """The status now. A database that is missing, broken or not autopack's raises nothing: the status reports it.
+
+    `exact` False: many rows are estimated, which costs the same for any number of them.
+    """
     try:
-        rows, last_event = count_and_newest(destination)
+        count, last_event = count_and_newest(destination, exact=exact)
     except ReadError as exc:
-        return DatabaseStatus(str(destination), reachable=False, problem=str(exc), rows=None, last_event=None)
-    return DatabaseStatus(str(destination), reachable=True, problem=None, rows=rows, last_event=last_event)
+        return DatabaseStatus(
+            str(destination), reachable=False, problem=str(exc), rows=None, last_event=None, rows_exact=None
+        )
+    return DatabaseStatus(
+        str(destination),
+        reachable=True,
+        problem=None,
+        rows=count.rows,
+        last_event=last_event,
+        rows_exact=count.exact,
+    )
 
 
 def _journal(destination: Destination) -> JournalStatus | None:

@@ -3,8 +3,9 @@
 # Exit
 
 `atexit` calls `close_all`. It begins to close every live writer first and waits for them afterwards, so that their
-deadlines run at the same time and the exit takes as long as the longest. A child of `multiprocessing` leaves by
-`os._exit`, without `atexit`; there the same runs as a finalizer of `multiprocessing.util`.
+deadlines run at the same time and the exit takes as long as the longest; what the deadline is, `engine/writer` says. A
+child of `multiprocessing` leaves by `os._exit`, without `atexit`; there the same runs as a finalizer of
+`multiprocessing.util`.
 
 # Fork
 
@@ -168,9 +169,9 @@ def close_all() -> None:
     """Close every live writer: the deadlines run at the same time, so the exit waits for the longest only."""
     writers = _writers()
     for writer in writers:
-        writer.begin_close(writer.shutdown_timeout_s)
+        writer.begin_close()
     for writer in writers:
-        writer.close(writer.shutdown_timeout_s)
+        writer.close()
 
 
 def close_with_multiprocessing() -> None:

@@ -227,16 +227,19 @@ class Telemetry:
         return await _in_a_thread(lambda: self.flush(timeout_s))
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Let nothing in any more, write what is waiting, and stop, within the timeout (None: the setting's).
+        """Let nothing in any more, write what is waiting, and stop, within the timeout.
+
+        timeout_s None: the setting's, and where that is the default, too, up to 30 s in all as long as the worker is
+        still importing its libraries, which is said in the log after 5.
 
         Idempotent, and callable from several threads and from a signal handler. What could not be written in time is
         still `pending` in `stats()`, and is said in the log.
         """
-        self._writer.close(self._settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+        self._writer.close(timeout_s)
 
     def begin_close(self) -> None:
         """Close in the background: let nothing in any more, and let the worker drain and stop by itself."""
-        self._writer.begin_close(self._settings.shutdown_timeout_s)
+        self._writer.begin_close()
 
     @property
     def closed(self) -> bool:

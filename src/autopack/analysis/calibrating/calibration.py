@@ -14,7 +14,6 @@ written to a file, and what the rules of a verdict say of it on the same unseen 
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,16 +24,17 @@ from typing import Literal
 import msgspec
 
 from autopack.analysis.calibrating.coefficient_fit import Model, fit, is_informative, model_of
-from autopack.analysis.calibrating.conformal import BudgetResult, Predict, budgets_of, carried_factor, scores_of
+from autopack.analysis.calibrating.conformal import BudgetResult, budgets_of
 from autopack.analysis.calibrating.cross_validation import Comparison, compared, predicted_unseen
 from autopack.analysis.calibrating.history import KINDS, History, Reply
-from autopack.analysis.calibrating.memory import memory_of
+from autopack.analysis.calibrating.learning import Unseen, learned_from
+from autopack.analysis.calibrating.spread import unseen_bases
 from autopack.analysis.sampling.samples import Counts, Samples
 from autopack.analysis.validating.cells import cells_of
 from autopack.analysis.validating.measures import Measures, group_of
 from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.validation import Verdict, validate
-from autopack.estimation.coefficients import Coefficients, Learned, Marginals, MarginalTable, Promise
+from autopack.estimation.coefficients import Coefficients, Learned, Marginals, MarginalTable, Spread
 from autopack.estimation.estimator import budget_of
 
 LEVEL = 0.95
@@ -105,7 +105,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome, and all it rests on. `coefficients` is None where nothing is to be changed, and `answer` where no
-    budget is proposed.
+    budget is proposed. `spread` says what budgets are multiples of, where that is not the prediction.
     """
 
     source: str
@@ -115,6 +115,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     cut: int
     fit: FitResult
     budgets: list[BudgetResult]
+    spread: Spread | None
     answer: Answer | None
     coefficients: Coefficients | None
 
@@ -131,7 +132,11 @@ def calibrate(history: History, today: Coefficients, settings: Settings, *, sour
         pairs, fitted = [], _unfitted(refusal, history.replies, settings)
     taken = _with_changes(today, fitted.changes) if fitted.outcome == "better" else today
     unseen = pairs if fitted.outcome == "better" else [(reply, start) for reply in history.replies]
-    budgets = _budgets(unseen, today, settings) if settings.budgets else []
+    replies = [reply for reply, _ in unseen]
+    predicted = {id(reply): _predicted(model, today, reply) for reply, model in unseen}
+    spread, bases = unseen_bases(replies, predicted, settings.alpha, today.budget_cap, settings.folds)
+    unseen_replies = Unseen(replies, bases)
+    budgets = _budgets(unseen_replies, today, settings) if settings.budgets else []
     factors = {budget.stratum: budget.factor for budget in budgets if budget.factor is not None}
     changed = fitted.outcome == "better" or bool(factors)
     return Calibration(
@@ -142,43 +147,25 @@ def calibrate(history: History, today: Coefficients, settings: Settings, *, sour
         cut=history.cut,
         fit=fitted,
         budgets=budgets,
-        answer=_answer(unseen, today, factors) if factors else None,
-        coefficients=_file(taken, factors, fitted, budgets, _learned(unseen, budgets, today, settings))
+        spread=spread if factors else None,
+        answer=_answer(unseen, today, factors, spread) if factors else None,
+        coefficients=_file(
+            _rebased(taken, spread if factors else today.budget_spread, fitted),
+            factors,
+            fitted,
+            budgets,
+            learned_from(unseen_replies, budgets, settings.alpha if settings.budgets else None, today.budget_cap),
+        )
         if changed
         else None,
     )
 
 
-def _learned(
-    unseen: Sequence[tuple[Reply, Model]], budgets: Sequence[BudgetResult], today: Coefficients, settings: Settings
-) -> Learned:
-    """What `autopack budget` looks up."""
-    replies = [reply for reply, _ in unseen]
-    memory, memory_factor, memory_promise = memory_of(replies, settings.alpha)
-    pooled = scores_of(replies, _prediction(unseen, today), today.budget_cap)
-    pooled_factor, pooled_promise = carried_factor(pooled, settings.alpha) if settings.budgets else (None, None)
-    return Learned(
-        until=max((reply.at_s for reply in replies if reply.at_s < math.inf), default=None),
-        memory=memory,
-        memory_factor=memory_factor,
-        memory_promise=memory_promise,
-        strata={
-            budget.stratum: Promise(
-                alpha_percent=budget.alpha_percent,
-                bound_percent=budget.bound_percent,
-                is_pooled=budget.basis == "pooled",
-            )
-            for budget in budgets
-            if budget.alpha_percent is not None and budget.bound_percent is not None
-        },
-        pooled_factor=pooled_factor,
-        pooled_promise=pooled_promise,
-    )
-
-
-def _answer(unseen: Sequence[tuple[Reply, Model]], today: Coefficients, factors: Mapping[str, float]) -> Answer:
+def _answer(
+    unseen: Sequence[tuple[Reply, Model]], today: Coefficients, factors: Mapping[str, float], spread: Spread | None
+) -> Answer:
     """What the rules of a verdict say of the proposal, on replies that its predictions have not seen."""
-    proposed = msgspec.structs.replace(today, budget_factor={**today.budget_factor, **factors})
+    proposed = msgspec.structs.replace(today, budget_factor={**today.budget_factor, **factors}, budget_spread=spread)
     found = validate(_samples(unseen, proposed), Rules(proposal="the proposal"), as_of_s=0.0, source="")
     return Answer(verdict=found.verdict, reasons=found.reasons, missing=found.missing)
 
@@ -273,19 +260,13 @@ def _budget(coefficients: Coefficients, reply: Reply, predicted: int) -> int:
     return min(coefficients.budget_cap, budget_of(predicted, shape.category, shape.complexity, coefficients))
 
 
-def _budgets(unseen: Sequence[tuple[Reply, Model]], today: Coefficients, settings: Settings) -> list[BudgetResult]:
+def _budgets(unseen: Unseen, today: Coefficients, settings: Settings) -> list[BudgetResult]:
     before = model_of(today)
 
     def budget_before(reply: Reply) -> int:
         return _budget(today, reply, _predicted(before, today, reply))
 
-    predict = _prediction(unseen, today)
-    return budgets_of([reply for reply, _ in unseen], predict, budget_before, settings.alpha, today.budget_cap)
-
-
-def _prediction(unseen: Sequence[tuple[Reply, Model]], today: Coefficients) -> Predict:
-    models = {id(reply): model for reply, model in unseen}
-    return lambda reply: _predicted(models[id(reply)], today, reply)
+    return budgets_of(unseen.replies, unseen.base, budget_before, settings.alpha, today.budget_cap)
 
 
 def _changes(replies: Sequence[Reply], before: Model, after: Model) -> Iterator[Change]:
@@ -333,6 +314,12 @@ def _marginals(table: Marginals, name: str, values: Mapping[str, float]) -> Marg
     return Marginals(**{kind: values.get(f"marginal.{name}.{kind}", getattr(table, kind)) for kind in KINDS})
 
 
+def _rebased(taken: Coefficients, spread: Spread | None, fitted: FitResult) -> Coefficients:
+    """With these bases: what was promised for other ones, or for other predictions, holds no longer."""
+    is_kept = fitted.outcome != "better" and taken.budget_spread == spread
+    return msgspec.structs.replace(taken, budget_spread=spread, budget_factor=taken.budget_factor if is_kept else {})
+
+
 def _file(
     taken: Coefficients,
     factors: Mapping[str, float],
@@ -347,9 +334,10 @@ def _file(
         alphas = sorted({budget.alpha_percent for budget in budgets if budget.alpha_percent is not None})
         said = " or ".join(f"{alpha:.2g} %" for alpha in alphas)
         parts.append(f"budget_factor: at most {said} of replies of phases like the recorded ones exceed it.")
-    earlier = {} if fitted.outcome == "better" else taken.budget_factor  # promised for other predictions
     about = " ".join([*parts, "The formula stands in autopack/token_estimator.py."])
-    return msgspec.structs.replace(taken, budget_factor={**earlier, **factors}, about=about, learned=learned)
+    return msgspec.structs.replace(
+        taken, budget_factor={**taken.budget_factor, **factors}, about=about, learned=learned
+    )
 
 
 _MARGINAL_NAMES = [f"{table}.{kind}" for table in ("new", "modified") for kind in KINDS]

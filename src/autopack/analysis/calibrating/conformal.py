@@ -1,13 +1,13 @@
 """Budgets with a promise: conformal quantiles per stratum, by phase. Pure.
 
-The score of a reply is actual / predicted, what its budget would have had to be in units of its prediction, which was
-not fitted to the reply's run. Replies of one phase resemble each other, so a phase counts, not a reply: of K phases,
-the k-th with N_k replies, each score has the weight 1 / ((K + 1) · N_k), and 1 / (K + 1) lies at infinity. The factor
-is the least score with at least 1 - α at or below it (hierarchical conformal prediction: Lee, Barber and Willett 2023,
-arXiv 2306.06342). A reply of a phase that was not there, and is exchangeable with those K, is above that with a
-probability of at most α, whatever the distribution is and however bad the prediction. With one reply per phase this is
-the split-conformal rank ⌈(K + 1)(1 - α)⌉ (Vovk et al. 2005). The promise does not hold for a model or a kind of work
-that was not there before.
+The score of a reply is actual / predicted, what its budget would have had to be in units of its prediction (or of the
+base that `spread` makes of it), which was not fitted to the reply's run. Replies of one phase resemble each other, so a
+phase counts, not a reply: of K phases, the k-th with N_k replies, each score has the weight 1 / ((K + 1) · N_k), and
+1 / (K + 1) lies at infinity. The factor is the least score with at least 1 - α at or below it (hierarchical conformal
+prediction: Lee, Barber and Willett 2023, arXiv 2306.06342). A reply of a phase that was not there, and is exchangeable
+with those K, is above that with a probability of at most α, whatever the distribution is and however bad the
+prediction. With one reply per phase this is the split-conformal rank ⌈(K + 1)(1 - α)⌉ (Vovk et al. 2005). The promise
+does not hold for a model or a kind of work that was not there before.
 
 It is one for the average over histories. What a single history can come to, with 95 %, is Beta⁻¹(0.95; K + 1 - k, k),
 k the phases all of whose replies lie at or below the factor: exact with one reply per phase, else approximate.
@@ -38,8 +38,8 @@ _LARGEST_FACTOR = 100.0  # what the file's form allows
 _LARGEST_ALPHA = Fraction(1, 4)
 _BISECTIONS = 60
 
-Predict = Callable[[Reply], int]
-"""The tokens that are predicted for a reply, and were not fitted to it."""
+Base = Callable[[Reply], float]
+"""What the budget of a reply is a multiple of: its prediction, or what `spread` makes of it; not fitted to it."""
 
 
 class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,22 +164,22 @@ def _at_most(events: int, count: int, share: float) -> float:
 
 
 def budgets_of(
-    replies: Iterable[Reply], predict: Predict, budget_before: Callable[[Reply], int], alpha: Fraction, cap: int
+    replies: Iterable[Reply], base: Base, budget_before: Callable[[Reply], int], alpha: Fraction, cap: int
 ) -> list[BudgetResult]:
     """What can be promised for each stratum. `cap` is the largest budget there may be."""
     strata: defaultdict[str, list[Reply]] = defaultdict(list)
     for reply in replies:
         strata[reply.shape.stratum].append(reply)
-    pooled = scores_of([reply for name in sorted(strata) for reply in strata[name]], predict, cap)
+    pooled = scores_of([reply for name in sorted(strata) for reply in strata[name]], base, cap)
     return [
-        _budget(name, strata[name], pooled, predict=predict, budget_before=budget_before, alpha=alpha, cap=cap)
+        _budget(name, strata[name], pooled, base=base, budget_before=budget_before, alpha=alpha, cap=cap)
         for name in sorted(strata)
     ]
 
 
-def scores_of(replies: Sequence[Reply], predict: Predict, cap: int) -> Scores:
+def scores_of(replies: Sequence[Reply], base: Base, cap: int) -> Scores:
     """The score and phase of each."""
-    return Scores([_score(reply, predict(reply), cap) for reply in replies], [reply.phase for reply in replies])
+    return Scores([_score(reply, base(reply), cap) for reply in replies], [reply.phase for reply in replies])
 
 
 def _budget(
@@ -187,18 +187,18 @@ def _budget(
     replies: Sequence[Reply],
     pooled: Scores,
     *,
-    predict: Predict,
+    base: Base,
     budget_before: Callable[[Reply], int],
     alpha: Fraction,
     cap: int,
 ) -> BudgetResult:
-    own = scores_of(replies, predict, cap)
+    own = scores_of(replies, base, cap)
     is_own = own.phase_count >= least_phases(alpha)
     basis = own if is_own else pooled
     factor, promise = carried_factor(basis, alpha)
 
     def budget_after(reply: Reply) -> int:
-        return min(cap, math.ceil(predict(reply) * (factor or 0.0)))
+        return min(cap, math.ceil(base(reply) * (factor or 0.0)))
 
     return BudgetResult(
         stratum=stratum,
@@ -218,8 +218,8 @@ def _budget(
     )
 
 
-def _score(reply: Reply, predicted: int, cap: int) -> float:
-    return math.inf if reply.truncated or reply.actual > cap or predicted <= 0 else reply.actual / predicted
+def _score(reply: Reply, base: float, cap: int) -> float:
+    return math.inf if reply.truncated or reply.actual > cap or base <= 0 else reply.actual / base
 
 
 def _reason(own: Scores, basis: Scores, factor: float | None, alpha: Fraction) -> str | None:
@@ -227,15 +227,17 @@ def _reason(own: Scores, basis: Scores, factor: float | None, alpha: Fraction) -
     said = []
     if basis is not own:
         needed, present = least_phases(alpha), own.phase_count
-        said.append(f"{needed - present} more phases needed: {present} of {needed}")
+        said.append(f"{needed - present} more phases needed: {present} of {needed}; its own carry {_percent(own)}")
     carried = basis.carried()
     if carried > alpha:
-        said.append(
-            f"no factor below the ceiling keeps {float(alpha * 100):g} %; the data carry {float(carried * 100):.2g} %"
-        )
+        said.append(f"no factor below the ceiling keeps {float(alpha * 100):g} %; the data carry {_percent(basis)}")
     elif factor is None:
         said.append("too many replies were truncated or lie above the cap: what they needed is not known")
     return "; ".join(said) or None
+
+
+def _percent(scores: Scores) -> str:
+    return f"{float(scores.carried() * 100):.2g} %"
 
 
 def _over(replies: Iterable[Reply], budget: Callable[[Reply], int]) -> int:

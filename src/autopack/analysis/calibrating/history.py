@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import compress
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from autopack.analysis.replaying.observations import Observation, is_total
 from autopack.analysis.sampling.collector import SampleCollector
@@ -32,6 +32,9 @@ class Recorded(Observation, frozen=True, gc=False, kw_only=True):
     estimator: str | None = None
     attempt: int | None = None
     turn: int | None = None
+    input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    reasoning_level: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class Shape:
 class Reply:
     """A sample. `actual` is a lower bound where it was truncated; one that is neither that nor a success failed.
 
-    phase   the same for every execution of the phase in any run (`phase_key`); empty where it is the only one
+    phase            the same for every execution of the phase in any run (`phase_key`); empty where it is the only one
+    reasoning_share  how much of the output was reasoning, 0 … 1, of its first turn; None where that is not recorded
     """
 
     run_id: str
@@ -64,6 +68,21 @@ class Reply:
     phase: str = ""
     model: str = ""
     at_s: float = 0.0
+    input_tokens: int | None = None
+    reasoning_share: float | None = None
+    reasoning_level: str | None = None
+
+
+class _Noted(NamedTuple):
+    """Of an event, what samples do not hold."""
+
+    run_id: str
+    shape: Shape | None
+    phase: str
+    model: str
+    input_tokens: int | None
+    reasoning_share: float | None
+    reasoning_level: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +98,42 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
     """The samples among the events; None is one that could not be read."""
     collector = SampleCollector(include_simulated=include_simulated, include_imported=False)
     shapes: dict[Shape, Shape] = {}  # one of each: a million phases have few
-    found: list[tuple[str, Shape | None, str, str]] = []
+    found: list[_Noted] = []
 
     def noted() -> Iterator[Event | None]:
         for observation in observations:
             if observation is not None and collector.takes(observation.model):
                 shape = None if is_cut(observation) else _shape(observation)
-                found.append(
-                    (
-                        observation.run_id or "",
-                        shape and shapes.setdefault(shape, shape),
-                        _phase(observation),
-                        sys.intern(observation.model),
-                    )
-                )
+                found.append(_noted(observation, shape and shapes.setdefault(shape, shape)))
             yield None if observation is None else event_of(observation)
 
     collector.add_all(blocks_of(noted(), collector.unreadable))
     samples = collector.samples()
     replies = []
-    for (run_id, shape, phase, model), actual, success, truncated, at_s in zip(
+    for note, actual, success, truncated, at_s in zip(
         compress(found, samples.used), samples.actual, samples.success, samples.truncated, samples.at_s, strict=True
     ):
-        if shape is not None:
-            replies.append(Reply(run_id, shape, actual, bool(success), bool(truncated), phase, model, at_s))
+        if note.shape is not None:
+            replies.append(
+                Reply(
+                    *(note.run_id, note.shape, actual, bool(success), bool(truncated), note.phase, note.model, at_s),
+                    *note[4:],
+                )
+            )
     return History(replies, samples.counts, len(samples) - len(replies))
+
+
+def _noted(observation: Recorded, shape: Shape | None) -> _Noted:
+    reasoning, actual = observation.reasoning_tokens, observation.actual_output_tokens
+    return _Noted(
+        run_id=observation.run_id or "",
+        shape=shape,
+        phase=_phase(observation),
+        model=sys.intern(observation.model),
+        input_tokens=observation.input_tokens,
+        reasoning_share=None if reasoning is None or not actual else min(1.0, reasoning / actual),
+        reasoning_level=observation.reasoning_level and sys.intern(observation.reasoning_level),
+    )
 
 
 def event_of(observation: Recorded) -> Event:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 from autopack.analysis.calibrating.conformal import Scores, carried_factor
@@ -22,19 +22,31 @@ Memory = dict[str, dict[str, Remembered]]
 
 def memory_of(replies: Iterable[Reply], alpha: Fraction) -> tuple[Memory, float | None, Promise | None]:
     """The memory, the factor on the largest earlier reply, and what that keeps; None where the data carry none."""
-    phases: defaultdict[tuple[str, str], list[Reply]] = defaultdict(list)
-    for reply in replies:
-        if reply.phase:
-            phases[reply.model, reply.phase].append(reply)
     memory: Memory = {}
     scores = []
-    for (model, phase), executions in sorted(phases.items()):
-        executions.sort(key=lambda reply: (reply.at_s, reply.actual))
+    for model, phase, executions in _phases(replies):
         memory.setdefault(model, {})[phase] = _remembered(executions)
         if len(executions) > LEAST_EXECUTIONS:
             scores.append(_score(executions))
     factor, promise = carried_factor(Scores(scores, [""] * len(scores)), alpha)
     return memory, factor, promise
+
+
+def next_scores(replies: Iterable[Reply]) -> list[tuple[float, float]]:
+    """Of each phase whose score is known, that, with the same weight for all."""
+    found = [_score(executions) for *_, executions in _phases(replies) if len(executions) > LEAST_EXECUTIONS]
+    return [(score, 1.0) for score in found if not math.isinf(score)]
+
+
+def _phases(replies: Iterable[Reply]) -> Iterator[tuple[str, str, list[Reply]]]:
+    """Model, phase, and its executions in the order of time."""
+    phases: defaultdict[tuple[str, str], list[Reply]] = defaultdict(list)
+    for reply in replies:
+        if reply.phase:
+            phases[reply.model, reply.phase].append(reply)
+    for (model, phase), executions in sorted(phases.items()):
+        executions.sort(key=lambda reply: (reply.at_s, reply.actual))
+        yield model, phase, executions
 
 
 def _remembered(executions: Sequence[Reply]) -> Remembered:

@@ -77,6 +77,10 @@ def _about_budgets(calibration: Calibration) -> Iterator[str]:
         f"budgets: promised for {len(promised)} of {len(calibration.budgets)} strata"
         + (f"; price: {_price(promised)}" if promised else "")
     )
+    if calibration.spread is not None:
+        power, centre = calibration.spread.power, calibration.spread.centre
+        what = "one ceiling for all" if not power else f"{centre:g} × (prediction / {centre:g})^{power:g}"
+        yield f"  multiples of {what}, which takes a tenth fewer tokens at least than multiples of the prediction"
     for budget in calibration.budgets[:MOST_ROWS]:
         if budget.reason:
             what = "refused" if budget.factor is None else "proposed" if budget.basis == "stratum" else "pooled"

@@ -65,6 +65,12 @@ def blocks(connection: Connection, query: Select[*tuple[Any, ...]], limit: int |
     return streamed(connection, query.limit(limit))
 
 
+def estimated_rows(connection: Connection, table: str) -> int:
+    """What the last ANALYZE or VACUUM counted; -1 before the first."""
+    statement = text("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(:table)")
+    return int(connection.execute(statement, {"table": table}).scalar_one())
+
+
 def _engine(destination: Destination) -> Engine:
     try:
         return engine_for(destination)

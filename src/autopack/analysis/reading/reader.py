@@ -31,6 +31,9 @@ class Reader(Protocol):
     ) -> Generator[Block, None, None]:
         """The rows in blocks."""
 
+    def estimated_rows(self, connection: Connection, table: str, /) -> int:
+        """About how many rows a table has, for the same price whatever their number."""
+
 
 def streamed(connection: Connection, query: Select[*tuple[Any, ...]]) -> Generator[Block, None, None]:
     """The rows of a query, a block at a time; on PostgreSQL by way of a cursor on the server.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, null, select
 
@@ -33,6 +33,8 @@ from autopack.telemetry.event import HOST_COLUMNS
 
 _TABLE = TokenEstimationV2Event.metadata.tables[TokenEstimationV2Event.__tablename__]
 _ROW_NUMBER: ColumnElement[int] = literal_column("rowid")  # of SQLite only
+_NOT_BY_NUMBER: ColumnElement[int] = literal_column("+rowid")
+_COUNTED_ROWS = 10_000  # up to which an exact number costs next to nothing
 
 
 def reader_of(destination: Destination) -> Reader:
@@ -78,9 +80,12 @@ def open_events(destination: Destination, selection: Selection = EVERYTHING) -> 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some columns of the selected events: how many, and the values as they are stored, in blocks, to be taken once."""
+    """Some columns of the selected events: how many, and the values as they are stored, in blocks, to be taken once.
 
-    total: int
+    `total` is None where counting them would read the whole table a second time.
+    """
+
+    total: int | None
     blocks: Iterator[Block]
 
 
@@ -97,7 +102,7 @@ def open_columns(
     with reader.connected(destination) as connection:
         present = _columns(reader, connection, destination)
         conditions = _conditions(selection)
-        total = _count(connection, conditions, selection.limit)
+        total = None if _scans_table(selection) else _count(connection, conditions, selection.limit)
         query = _query(reader, present, columns).where(*conditions)
         if selection.limit is None:
             query = query.order_by(None)  # a limit means the newest; without one, sorting would only take time
@@ -105,17 +110,53 @@ def open_columns(
             yield Rows(total, blocks)
 
 
-def count_and_newest(destination: Destination) -> tuple[int, str | None]:
+@contextmanager
+def open_newest(destination: Destination, selection: Selection) -> Iterator[Iterator[EventRecord]]:
+    """The records of the selected events without their number, which would take a look at each: newest first where the
+    selection has a limit, in no order where it has none. Raises `ReadError`, as `open_events` does.
+    """
+    reader = reader_of(destination)
+    with reader.connected(destination) as connection:
+        present = _columns(reader, connection, destination)
+        query = _query(reader, present).where(*_conditions(selection))
+        if selection.limit is None:
+            query = query.order_by(None)
+        with closing(reader.blocks(connection, query, selection.limit)) as blocks:
+            yield _records(blocks, Unreadable(), recompute="event_uid" not in present)
+
+
+class RowCount(NamedTuple):
+    """How many rows there are; `exact` False: the database's own estimate."""
+
+    rows: int
+    exact: bool
+
+
+def count_and_newest(destination: Destination, *, exact: bool = True) -> tuple[RowCount, str | None]:
     """How many events the database holds, and when the newest of them happened, in ISO 8601 with its zone.
 
-    None: there are no events, or what is stored as the newest time is none. Raises `ReadError`.
+    None: there are no events, or what is stored as the newest time is none. `exact` False: beyond 10,000 rows their
+    number is estimated, so that it costs the same for any number. Raises `ReadError`.
     """
     reader = reader_of(destination)
     with reader.connected(destination) as connection:
         _columns(reader, connection, destination)
         newest = reader.as_stored(func.max(_TABLE.c.timestamp))  # or one bad value would raise
-        rows, stored = connection.execute(select(func.count(), newest)).one()
-    return rows, utc_text(stored)
+        stored = connection.execute(select(newest)).scalar_one()  # apart from the count: so an index answers it
+        count = _exact_count(connection) if exact else _quick_count(reader, connection)
+    return count, utc_text(stored)
+
+
+def _exact_count(connection: Connection) -> RowCount:
+    return RowCount(_count(connection, [], None), exact=True)
+
+
+def _quick_count(reader: Reader, connection: Connection) -> RowCount:
+    first = select(literal_column("1")).select_from(_TABLE).limit(_COUNTED_ROWS + 1).subquery()
+    rows: int = connection.execute(select(func.count()).select_from(first)).scalar_one()
+    if rows <= _COUNTED_ROWS:
+        return RowCount(rows, exact=True)
+    return RowCount(max(rows, reader.estimated_rows(connection, _TABLE.name)), exact=False)
 
 
 def rows_landed(destination: Destination) -> int:
@@ -158,8 +199,16 @@ def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
         conditions.append(columns.timestamp < selection.until)
     if selection.landed is not None:
         after, through = selection.landed
-        conditions += [after < _ROW_NUMBER, through >= _ROW_NUMBER]
+        # The newest of many are found by the index of times. The sign keeps SQLite from taking the row numbers for
+        # more selective than they are: it would sort the whole table (619 ms at a million rows, 0.04 ms so).
+        number = _ROW_NUMBER if selection.limit is None else _NOT_BY_NUMBER
+        conditions += [after < number, through >= number]
     return conditions
+
+
+def _scans_table(selection: Selection) -> bool:
+    """Whether no index answers which events these are."""
+    return bool(selection.categories or selection.models)
 
 
 def _count(connection: Connection, conditions: Sequence[ColumnElement[bool]], limit: int | None) -> int:

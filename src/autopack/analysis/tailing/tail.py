@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from autopack.analysis.reading.records import COLUMNS, EventRecord, Unreadable, record_of
-from autopack.analysis.reading.rows import open_columns, rows_landed
+from autopack.analysis.reading.records import EventRecord
+from autopack.analysis.reading.rows import open_newest, rows_landed
 from autopack.analysis.reading.selection import Selection
 from autopack.database.destination import Destination
 
@@ -61,11 +61,8 @@ class Tail:
                 yield record
 
     def _read(self, selection: Selection) -> Iterator[EventRecord]:
-        unreadable = Unreadable()
-        with open_columns(self._destination, dict.fromkeys(COLUMNS), selection) as rows:
-            for block in rows.blocks:
-                for row in block:
-                    yield record_of(row, unreadable)
+        with open_newest(self._destination, selection) as records:
+            yield from records
 
     def _remember_what_is_there(self, newest: list[EventRecord]) -> None:
         """Also those that were not shown, where a look would find them again."""

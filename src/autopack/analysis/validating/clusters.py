@@ -14,7 +14,8 @@ of each phase and over those of each run
 V is Cameron, Gelbach and Miller's two-way cluster variance (2011) of a mean with their small-sample correction replaced
 by D, which leaves out the pairs that y = z - mean has lost, and not below either one-way variance. Where all z are
 equal there is no variance to tell by, and n_eff is the smaller number of clusters. A rate with 0 < events < n has the
-same with its indicator for z, and takes the smaller n_eff of the two. The intervals are for
+same with its indicator for z, and takes the smaller n_eff of the two; a quantile with the indicator of what is beyond
+its limit. The intervals are for
 
     n* = max(1, n_eff · (z_level / t_df)²),  df = min(phases, runs) - 1
 
@@ -29,10 +30,11 @@ The counts and sums of a cluster are packed into one such number, which is added
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from operator import add
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -40,7 +42,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from autopack.analysis.sampling.samples import Samples
+from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.student import t_quantile
+from autopack.estimation.metrics import WORST_SMAPE_PERCENT
 
 LEAST_RUNS = 5
 
@@ -50,12 +54,16 @@ Population = Literal["new", "plan"]
 INDICATORS = ("under", "worst_under", "over", "worst_over", "truncated")
 """The rates of which clusters are looked at; `worst_…` count what truncated replies leave open as well."""
 
+OF_SUCCESSES = ("waste_p90", "smape_median_percent")
+"""The quantiles of successes: those beyond the limit are a rate among them, counted at the worse side."""
+
 _SCALE = 1 << 30
 _OFFSET = 1 << 36  # the largest logarithm, ln 2^53, is below 2^6
 _WIDTH, _WIDE = 32, 72
 _COUNT_MASK, _SUM_MASK = (1 << _WIDTH) - 1, (1 << _WIDE) - 1
-_SUCCESSES_AT = _WIDTH * (1 + len(INDICATORS))
-_EVENTS_MASK = ((1 << _WIDTH * len(INDICATORS)) - 1) << _WIDTH
+_EVENTS = len(INDICATORS) + len(OF_SUCCESSES)
+_SUCCESSES_AT = _WIDTH * (1 + _EVENTS)
+_EVENTS_MASK = ((1 << _WIDTH * _EVENTS) - 1) << _WIDTH
 _SUM_AT = _SUCCESSES_AT + _WIDTH
 _SUCCESS_SUM_AT = _SUM_AT + _WIDE
 
@@ -89,15 +97,16 @@ class Sizes:
 
     clusters: Clusters | None
     shares: dict[str, float | None]
-    quantiles: float | None
+    quantiles: dict[str, float | None]
 
 
 Vector = tuple[int, ...]
-"""Of the clusters of one kind: their number, Σ n², then Σ n·S and Σ S² of z and of each indicator; the same four of z
-over the successes.
+"""Of the clusters of one kind: their number, Σ n², then Σ n·S and Σ S² of z and of each indicator; the same over the
+successes.
 """
 
-_NO_CLUSTERS: Vector = (0,) * (2 + 2 * (1 + len(INDICATORS)) + 4)
+_OF_ALL = 2 + 2 * (1 + len(INDICATORS))
+_NO_CLUSTERS: Vector = (0,) * (_OF_ALL + 2 + 2 * (1 + len(OF_SUCCESSES)))
 
 
 class _Moments(NamedTuple):
@@ -182,39 +191,50 @@ class Tally:
     def sizes(self, level: float) -> Sizes:
         """The sizes for intervals of this level."""
         n, *events, successes, total, success_total = _unpacked(self.packed)
+        of_all, of_successes = events[: len(INDICATORS)], events[len(INDICATORS) :]
         every = _Moments(n, total, self.squares, self.phases[:4], self.runs[:4])
+        good = _Moments(
+            successes,
+            success_total,
+            self.success_squares,
+            self.phases[_OF_ALL : _OF_ALL + 4],
+            self.runs[_OF_ALL : _OF_ALL + 4],
+        )
         own = every.n_effective()
-        shares: dict[str, float | None] = {}
-        for place, (name, count) in enumerate(zip(INDICATORS, events, strict=True)):
-            effective = own
-            if 0 < count < n and own is not None:
-                of_rate = _Moments(n, count, count, _of(self.phases, place), _of(self.runs, place)).n_effective()
-                effective = own if of_rate is None else min(own, of_rate)
-            shares[name] = every.size(effective, level)
-        of_successes = _Moments(successes, success_total, self.success_squares, self.phases[-4:], self.runs[-4:])
         return Sizes(
             clusters=_described(every, own, level, self.kinds),
-            shares=shares,
-            quantiles=of_successes.size(of_successes.n_effective(), level),
+            shares={
+                name: every.size(_fewer(own, self._indicator(n, count, place, 0)), level)
+                for place, (name, count) in enumerate(zip(INDICATORS, of_all, strict=True))
+            },
+            quantiles={
+                name: good.size(_fewer(good.n_effective(), self._indicator(successes, count, place, _OF_ALL)), level)
+                for place, (name, count) in enumerate(zip(OF_SUCCESSES, of_successes, strict=True))
+            },
         )
+
+    def _indicator(self, n: int, count: int, place: int, start: int) -> float | None:
+        """The n_eff by an indicator; None where it tells nothing."""
+        if not 0 < count < n:
+            return None
+        sums = (_of(vector, start, place) for vector in (self.phases, self.runs))
+        return _Moments(n, count, count, *sums).n_effective()
 
 
 class Tallies:
     """The tallies of all groups that a verdict needs, from one look at each sample.
 
-    `strata` are those that count as the whole. For a `population` of `plan` every sample is a phase of its own.
+    For a `population` of `plan` every sample is a phase of its own.
     """
 
-    def __init__(
-        self, samples: Samples, *, underestimation_factor: float, recent_since_s: float, population: Population
-    ) -> None:
+    def __init__(self, samples: Samples, rules: Rules, *, recent_since_s: float) -> None:
         self._strata_count = max(1, len(samples.strata))
         self._cells: dict[tuple[int, int], list[int]] = {}
         self._phases: defaultdict[int, int] = defaultdict(int)
         self._runs: defaultdict[int, int] = defaultdict(int)
         self._phase_stratum: dict[int, int] = {}
-        self._kinds = _kinds(samples) if population == "plan" else {}
-        self._add(samples, underestimation_factor, recent_since_s, with_phases=population == "new")
+        self._kinds = _kinds(samples) if rules.population == "plan" else {}
+        self._add(samples, rules, recent_since_s, with_phases=rules.population == "new")
 
     def by_stratum(self) -> dict[int, Tally]:
         """A tally of each stratum."""
@@ -255,8 +275,9 @@ class Tallies:
                 runs[run] += packed
         return self._tally(cells, phases.values(), runs.values(), strata)
 
-    def _add(self, samples: Samples, factor: float, recent_since_s: float, *, with_phases: bool) -> None:
-        increments, log = _increments(), math.log
+    def _add(self, samples: Samples, rules: Rules, recent_since_s: float, *, with_phases: bool) -> None:
+        named = _thresholds(rules)
+        thresholds, increments, log = [value for value, _ in named], _increments(named), math.log
         phases, runs, strata = self._phases, self._runs, self._strata_count
         if with_phases:
             self._phase_stratum = dict(zip(samples.phase, samples.stratum, strict=True))
@@ -279,7 +300,7 @@ class Tallies:
             ratio = actual / predicted
             z = round(log(ratio) * _SCALE)
             increment, wide = increments[
-                (ratio > factor) | (nearest > budget) << 1 | truncated << 2 | success << 3  # flags are 0 and 1
+                bisect_left(thresholds, ratio) << 3 | (nearest > budget) | truncated << 1 | success << 2  # 0 and 1
             ]
             increment += (z + _OFFSET) * wide
             place = (stratum * 3 + period) * 8 + success * 4
@@ -373,25 +394,49 @@ def _penalty(degrees: int, level: float) -> float:
     return (NormalDist().inv_cdf((1 + level) / 2) / t_quantile(degrees, level)) ** 2
 
 
-def _of(vector: Vector, place: int) -> Vector:
-    """The sums of one indicator."""
-    return (*vector[:2], *vector[4 + 2 * place : 6 + 2 * place])
+def _fewer(own: float | None, of_rate: float | None) -> float | None:
+    return own if own is None or of_rate is None else min(own, of_rate)
 
 
-def _increments() -> list[tuple[int, int]]:
-    """By the flags under 1, over 2, truncated 4, success 8: what one sample adds to the counts, and the place of z."""
+def _of(vector: Vector, start: int, place: int) -> Vector:
+    """The sums of one indicator; those of successes `start` behind those of all."""
+    at = start + 4 + 2 * place
+    return (*vector[start : start + 2], *vector[at : at + 2])
+
+
+def _increments(thresholds: Sequence[tuple[float, str]]) -> list[tuple[int, int]]:
+    """By the number of thresholds below actual / predicted, times 8, and the flags over 1, truncated 2, success 4: what
+    one sample adds to the counts, and the place of z.
+    """
     found = []
-    for flags in range(16):
-        under, over, cut, success = (flags >> bit & 1 for bit in range(4))
-        counts = (1, under, under | cut, over, over | cut, cut, success)
-        packed = sum(count << _WIDTH * place for place, count in enumerate(counts))
+    for number in range(8 * (1 + len(thresholds))):
+        passed = {name for _, name in thresholds[: number >> 3]}
+        over, cut, success = (number >> bit & 1 for bit in range(3))
+        under, wastes = "under" in passed, "wasted" not in passed
+        errs = cut or "low" not in passed or "high" in passed
+        counts = (1, under, under | cut, over, over | cut, cut, success & wastes, success & errs, success)
+        packed = sum(int(count) << _WIDTH * place for place, count in enumerate(counts))
         found.append((packed, (1 << _SUM_AT) + (success << _SUCCESS_SUM_AT)))
     return found
 
 
+def _thresholds(rules: Rules) -> list[tuple[float, str]]:
+    """Of actual / predicted, ascending: above them is an underestimation, is no waste, errs by less, or by more."""
+    smape = rules.max_smape_median_percent
+    widest = (WORST_SMAPE_PERCENT + smape) / (WORST_SMAPE_PERCENT - smape) if smape < WORST_SMAPE_PERCENT else math.inf
+    return sorted(
+        [
+            (rules.underestimation_factor, "under"),
+            (1 / rules.max_waste_p90 if rules.max_waste_p90 else math.inf, "wasted"),
+            (1 / widest, "low"),
+            (widest, "high"),
+        ]
+    )
+
+
 def _unpacked(packed: int) -> Sequence[int]:
-    """n, the events of each indicator, the successes, Σ z and Σ z of the successes."""
-    counts = [packed >> _WIDTH * place & _COUNT_MASK for place in range(2 + len(INDICATORS))]
+    """n, the events of each indicator, those of the successes too, the successes, Σ z and Σ z of the successes."""
+    counts = [packed >> _WIDTH * place & _COUNT_MASK for place in range(2 + _EVENTS)]
     total = (packed >> _SUM_AT & _SUM_MASK) - counts[0] * _OFFSET
     success_total = (packed >> _SUCCESS_SUM_AT) - counts[-1] * _OFFSET
     return [*counts, total, success_total]
@@ -419,12 +464,12 @@ def _vector(alone: Sequence[int], clusters: Iterable[int]) -> Vector:
             success_crossed += of_successes * of_them
             success_sums += of_them * of_them
         if each & _EVENTS_MASK:
-            for place in range(len(INDICATORS)):
+            for place in range(_EVENTS):
                 found = each >> _WIDTH * (1 + place) & _COUNT_MASK
-                crossed_events[place] += n * found
+                crossed_events[place] += (n if place < len(INDICATORS) else of_successes) * found
                 event_sums[place] += found * found
-    of_events = (value for pair in zip(crossed_events, event_sums, strict=True) for value in pair)
+    of_events = list(zip(crossed_events, event_sums, strict=True))
     return (
-        *(count, sizes, crossed, sums, *of_events),
-        *(success_count, success_sizes, success_crossed, success_sums),
+        *(count, sizes, crossed, sums, *chain(*of_events[: len(INDICATORS)])),
+        *(success_count, success_sizes, success_crossed, success_sums, *chain(*of_events[len(INDICATORS) :])),
     )

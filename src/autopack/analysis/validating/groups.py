@@ -26,12 +26,7 @@ class Groups:
         self._tallies: Tallies | None = None
         self._by_stratum: dict[int, Tally] = {}
         if not rules.assume_independent:
-            self._tallies = Tallies(
-                samples,
-                underestimation_factor=rules.underestimation_factor,
-                recent_since_s=recent_since_s,
-                population=rules.population,
-            )
+            self._tallies = Tallies(samples, rules, recent_since_s=recent_since_s)
             self._by_stratum = self._tallies.by_stratum()
 
     def whole(self, period: Period | None = None) -> Group:

@@ -24,12 +24,12 @@ import msgspec
 from autopack.analysis.accuracy import quantile
 from autopack.analysis.sampling.samples import Samples
 from autopack.analysis.validating.rules import FIGURES, Rules
+from autopack.estimation.metrics import WORST_SMAPE_PERCENT
 
 SHOWN_MARGINS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
 _STEP = 1.01
 _STEPS = 300  # ×/÷ 20
-_MOST_SMAPE = 200.0
 _P90 = 0.9
 _BISECTIONS = 50
 
@@ -91,11 +91,11 @@ class _Ratios:
         exact = len(self.successes)
         rank = math.ceil((exact + self.cut_successes + 1) / 2)
         if not exact or rank > exact:
-            return _MOST_SMAPE if exact or self.cut_successes else None
-        low, high = 0.0, _MOST_SMAPE
+            return WORST_SMAPE_PERCENT if exact or self.cut_successes else None
+        low, high = 0.0, WORST_SMAPE_PERCENT
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            widest = (_MOST_SMAPE + middle) / (_MOST_SMAPE - middle)
+            widest = (WORST_SMAPE_PERCENT + middle) / (WORST_SMAPE_PERCENT - middle)
             within = bisect_right(self.successes, widest / margin) - bisect_left(self.successes, 1 / widest / margin)
             low, high = (low, middle) if within >= rank else (middle, high)
         return high
@@ -121,12 +121,12 @@ def margins_of(samples: Samples, rules: Rules, judged: Collection[int] | None) -
 def most_scatter(rules: Rules) -> float | None:
     """The largest scatter, as a factor, for which any margin meets the limits of the prediction; None: any scatter."""
     under, smape = rules.max_underestimation_percent / 100, rules.max_smape_median_percent
-    if not 0 < under < 1 / 2 or not 0 < smape < _MOST_SMAPE or rules.max_waste_p90 <= 0:
+    if not 0 < under < 1 / 2 or not 0 < smape < WORST_SMAPE_PERCENT or rules.max_waste_p90 <= 0:
         return None
     normal = NormalDist()
     z = normal.inv_cdf(1 - under)
     factor = math.log(rules.underestimation_factor)
-    by_smape = (math.log((_MOST_SMAPE + smape) / (_MOST_SMAPE - smape)) + factor) / z
+    by_smape = (math.log((WORST_SMAPE_PERCENT + smape) / (WORST_SMAPE_PERCENT - smape)) + factor) / z
     by_waste = (math.log(rules.max_waste_p90) + factor) / (z + normal.inv_cdf(_P90))
     return math.exp(max(0.0, min(by_smape, by_waste)))
 

@@ -34,9 +34,7 @@ from autopack.analysis.accuracy import quantile
 from autopack.analysis.validating.cells import Cell
 from autopack.analysis.validating.clusters import Clusters, Sizes
 from autopack.analysis.validating.intervals import quantile_ranks, wilson_interval
-from autopack.estimation.metrics import smape
-
-WORST_SMAPE_PERCENT = 200.0
+from autopack.estimation.metrics import WORST_SMAPE_PERCENT, smape
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,8 +178,8 @@ class Group:
             replace(self.underestimation_percent, size=shares["under"], worst_size=shares["worst_under"]),
             replace(self.truncation_percent, size=shares["truncated"], worst_size=shares["truncated"]),
             replace(self.budget_overrun_percent, size=shares["over"], worst_size=shares["worst_over"]),
-            replace(self.waste_p90, size=of_quantiles),
-            replace(self.smape_median_percent, size=of_quantiles),
+            replace(self.waste_p90, size=of_quantiles["waste_p90"]),
+            replace(self.smape_median_percent, size=of_quantiles["smape_median_percent"]),
         )
 
 

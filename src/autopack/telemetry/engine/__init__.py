@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autopack.telemetry.engine.recovery import RecoveryResult, recover
     from autopack.telemetry.engine.retry import Retries
     from autopack.telemetry.engine.settings import AUTO, Settings, journal_folder, resolve
+    from autopack.telemetry.engine.writer import waiting_text
 
 __all__ = [
     "AUTO",
@@ -33,6 +34,7 @@ __all__ = [
     "journal_folder",
     "recover",
     "resolve",
+    "waiting_text",
 ]
 
 __getattr__ = lazy_names(
@@ -51,5 +53,6 @@ __getattr__ = lazy_names(
         "journal_folder": "settings",
         "recover": "recovery",
         "resolve": "settings",
+        "waiting_text": "writer",
     },
 )

@@ -94,6 +94,11 @@ class WorkerCommands:
         self.deadline_s = time.monotonic() + timeout_s
         self.waker.wake()
 
+    def shorten_close(self, timeout_s: float) -> None:
+        """Where a close was commanded: end it at most this many seconds from now."""
+        if self.deadline_s is not None:
+            self.deadline_s = min(self.deadline_s, time.monotonic() + timeout_s)
+
     def expect_fork(self) -> None:
         """Close the connections and end, whatever is unsettled."""
         self.fork_expected = True
@@ -113,6 +118,7 @@ class WorkerState:
         self.dead_letters_lost = AtomicCounter()
         self.last_error: str | None = None
         self.running = False
+        self.loaded = False  # all that the worker imports
         self._changes = os_threads.Changes()
 
     def announce(self) -> None:

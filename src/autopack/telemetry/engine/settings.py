@@ -15,7 +15,7 @@ AUTO = "auto"
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=1 << 40)]
-# At least two of the largest events, at most what recovery maps.
+# At most what recovery maps.
 SegmentBytes = Annotated[int, msgspec.Meta(ge=64 << 10, le=256 << 20)]
 Interval = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Timeout = Annotated[float, msgspec.Meta(ge=0, le=3600)]
@@ -30,13 +30,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size          events that make a batch worth waking the worker for
     flush_interval_s    seconds after which a smaller batch is written
     shutdown_timeout_s  seconds that `close()`, and the exit of the interpreter, wait for the rest
+    load_timeout_s      seconds that they wait in all for a worker that still imports; 0 where only the former is given
     retry_attempts      tries of one transaction before it counts as an outage
     retry_total_s       seconds of tries before it counts as an outage
     backoff_base_s      upper end of the first random delay; it doubles with every try …
     backoff_cap_s       … up to this
     probe_interval_s    upper end of the random delay between tries during an outage
     journal_bytes       bytes of segments in one folder, of all writers together; beyond it the newest is dropped
-    journal_first_segment_bytes, journal_segment_bytes  sizes of the files that the journal is made of
+    journal_first_segment_bytes  size of the first file of a process; each further one is four times as large …
+    journal_segment_bytes  … up to this
     """
 
     queue_size: Size = 10_000
@@ -45,13 +47,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: Size = 500
     flush_interval_s: Interval = 0.5
     shutdown_timeout_s: Timeout = 5.0
+    load_timeout_s: Timeout = 30.0
     retry_attempts: Size = 8
     retry_total_s: Interval = 30.0
     backoff_base_s: Interval = 0.05
     backoff_cap_s: Interval = 2.0
     probe_interval_s: Interval = 5.0
     journal_bytes: Bytes = 256 << 20
-    journal_first_segment_bytes: SegmentBytes = 1 << 20
+    journal_first_segment_bytes: SegmentBytes = 64 << 10
     journal_segment_bytes: SegmentBytes = 8 << 20
 
 
@@ -69,6 +72,8 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
     if unknown := given.keys() - _FIELDS.keys():
         raise ConfigError(f"unknown setting {', '.join(sorted(unknown))}; there are {', '.join(_FIELDS)}")
     values = {name: _value(name, given.get(name), environ) for name in _FIELDS}
+    if values["shutdown_timeout_s"] is not None and values["load_timeout_s"] is None:
+        values["load_timeout_s"] = 0.0  # what a user has decided is the whole wait
     return Settings(**{name: value for name, value in values.items() if value is not None})
 
 

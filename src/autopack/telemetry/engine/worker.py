@@ -101,6 +101,7 @@ class Worker:
     async def run(self) -> bool:
         """Work until the end; returns False if it only ends because the process is about to fork."""
         self._commands.waker.attach()
+        self._end_loading()
         self._ahead = None  # what an earlier run had in flight is taken again
         self._fork_is_near = False
         try:
@@ -119,6 +120,12 @@ class Worker:
             # Not final for a worker that dies of a bug, or ends for a fork: another run begins.
             await self._store.close(final=self._commands.closing and not self._fork_is_near)
         return not self._fork_is_near
+
+    def _end_loading(self) -> None:
+        """From here on the time of a close counts; `Writer.begin_close` does the same, whichever comes second."""
+        self._state.loaded = True
+        self._commands.shorten_close(self._settings.shutdown_timeout_s)
+        self._state.announce()
 
     async def _next_batch(self) -> Batch | None:
         """The next events, as soon as there is a reason to write them; None when it is time to stop."""
@@ -177,7 +184,7 @@ class Worker:
         Returns False as soon as one has: there is something to write.
         """
         for _ in range(_IN_PROGRESS_TRIES):
-            if self._queue.backlog:
+            if self._queue.backlog or self._queue.has_more_to_recover:
                 return False
             if not self._queue.has_in_progress_appends:
                 return True
@@ -187,7 +194,7 @@ class Worker:
     def _has_reason_to_write(self) -> bool:
         if self._commands.closing or self._commands.flush_through > self._queue.settled_through:
             return True
-        return self._queue.backlog >= self._settings.batch_size
+        return self._queue.has_more_to_recover or self._queue.backlog >= self._settings.batch_size
 
     def _batch_limit(self) -> int:
         """A backlog is written in larger batches: fewer transactions, fewer hops between threads."""

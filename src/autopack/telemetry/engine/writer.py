@@ -5,6 +5,12 @@
 open → closing → closed. Closing accepts nothing more; then the worker drains until the deadline. What is appended by a
 call that was admitted before counts as accepted, and as pending if it is not written any more.
 
+# The deadline
+
+A timeout that the caller or a setting gives bounds the whole close. The default one is meant for the database, not for
+a machine that is so busy that the worker is still importing its libraries: it begins to count when these are loaded. A
+close with the default ends after `load_timeout_s` at the latest, and says that it waits once the usual time is over.
+
 # The thread
 
 It is a daemon, so that the interpreter never waits for it without a deadline; `lifecycle` closes every live writer at
@@ -92,7 +98,7 @@ class Writer:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is accepted now is settled; returns whether it is."""
-        target = self.queue.accepted_here
+        target = self.queue.accepted_through
         if self._settled(target) or self._runs_here():
             return self._settled(target)
         end_s = time.monotonic() + timeout_s
@@ -104,23 +110,32 @@ class Writer:
                 return True
         return False
 
-    def begin_close(self, timeout_s: float) -> None:
-        """Accept nothing more and ask the worker to drain and stop. Does not wait; only the first call counts."""
+    def begin_close(self, timeout_s: float | None = None) -> None:
+        """Accept nothing more and ask the worker to drain and stop. Does not wait; only the first call counts.
+
+        timeout_s None: that of the settings, which begins to count when the worker is loaded.
+        """
         if self._close_once.acquire(blocking=False):
             self.queue.close_to_new()
-            self._commands.close(timeout_s)
+            self._commands.close(self._longest_close_s if timeout_s is None else timeout_s)
+            if timeout_s is None and self.state.loaded:
+                self._commands.shorten_close(self._settings.shutdown_timeout_s)
             self.state.announce()
 
-    def close(self, timeout_s: float) -> None:
-        """Close, and wait for it, at most to the deadline of the first call."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Close, and wait for it, at most to the deadline of the first call, and at most so long."""
+        longest_s = self._longest_close_s if timeout_s is None else timeout_s
+        end_s = time.monotonic() + longest_s + _GRACE_S
         self.begin_close(timeout_s)
         if self._runs_here():
             return
-        end_s = time.monotonic() + self._commands.seconds_left() + _GRACE_S
         for _ in range(2):  # a thread that was begun may turn out, meanwhile, not to have been startable
             if not self.state.running and not self._end_without_thread():
                 return
-            self.state.wait_for(lambda: not self.state.running, max(0.0, end_s - time.monotonic()))
+            if timeout_s is None:
+                self._wait_until_loaded()
+            left_s = min(end_s - time.monotonic(), self._commands.seconds_left() + _GRACE_S)
+            self.state.wait_for(lambda: not self.state.running, max(0.0, left_s))
         if not self.state.running:
             self.queue.close()
             self._close_may_work = False  # what is left now is left to the next process
@@ -129,6 +144,18 @@ class Writer:
         if self._report_once.acquire(blocking=False):
             lifecycle.live.discard(self)
             self._report()
+
+    def _wait_until_loaded(self) -> None:
+        """Where the worker is still importing, wait for that; say so once the usual time of a close is over."""
+
+        def is_over() -> bool:
+            return self.state.loaded or not self.state.running
+
+        usual_s = min(self._settings.shutdown_timeout_s, self._commands.seconds_left())
+        if not self.state.wait_for(is_over, usual_s) and (left_s := self._commands.seconds_left()):
+            text = waiting_text(self.queue.account().pending, left_s, self.queue.durable_path)
+            log.warning("The telemetry writer is still loading: %s", text)
+            self.state.wait_for(is_over, left_s)
 
     def _end_without_thread(self) -> bool:
         """Where events have come and no thread could be started, as at the interpreter's exit: work here.
@@ -144,14 +171,19 @@ class Writer:
         return True
 
     @property
-    def shutdown_timeout_s(self) -> float:
-        """How long a close waits unless the caller gives a timeout."""
-        return self._settings.shutdown_timeout_s
+    def _longest_close_s(self) -> float:
+        """How long a close without a timeout of its own waits, in all."""
+        return max(self._settings.shutdown_timeout_s, self._settings.load_timeout_s)
 
     @property
     def closing(self) -> bool:
         """Whether a close has begun."""
         return self._close_once.locked()
+
+    @property
+    def close_seconds_left(self) -> float:
+        """Until the deadline of the close; 0 where none has begun."""
+        return self._commands.seconds_left()
 
     def begin_prepare_fork(self) -> None:
         """Ask the worker to close its connections and to end."""
@@ -183,12 +215,12 @@ class Writer:
         except IndexError:
             return  # the thread goes on, there was none, or another caller was here first
         self._close_may_work = True
-        if not self.closing and self._settled(self.queue.accepted_here):
+        if not self.closing and self._settled(self.queue.accepted_through):
             self.queue.set_wake_threshold(0)
             self._store_is_open = self._store.identity is None  # what is in memory only outlives its worker
             self.state.running = False
             # In this order: a call under way now has appended its event by the second look, or will wake for it.
-            if not self.queue.has_in_progress_appends and self._settled(self.queue.accepted_here):
+            if not self.queue.has_in_progress_appends and self._settled(self.queue.accepted_through):
                 return
         self._start()
 
@@ -342,6 +374,12 @@ def _make_queue(store: Store, settings: Settings, journal_folder: Path | None) -
     elif journal_folder is not None and not has_gil():
         lifecycle.warn_once("No journal on a Python without the GIL, which it relies on: events are in memory only")
     return MemoryQueue(settings.queue_size, settings.queue_bytes)
+
+
+def waiting_text(events: int, left_s: float, durable_path: str | Path | None) -> str:
+    """Say for what a program waits that wants to end, how long at most, and what a signal would do."""
+    fate = "LOSES them" if durable_path is None else "leaves them in the journal, for the next run to write"
+    return f"waiting up to {left_s:.0f} s for {events} event(s) to be written; Ctrl-C {fate}"
 
 
 def _loop_runs_here() -> bool:

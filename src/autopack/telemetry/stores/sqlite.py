@@ -25,8 +25,9 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_MS = 250
 _THREAD_END_S = 1.0  # of a thread that has nothing more to do; before aiosqlite 0.22 it notices that after up to 0.1 s
 _MAX_VARIABLES = 32_766  # of SQLite since 3.32
+_STATEMENTS = 8  # kept, each for its number of rows and columns
 
 _TRANSIENT = {"BUSY", "LOCKED", "NOMEM", "INTERRUPT", "IOERR", "FULL", "CANTOPEN", "PROTOCOL", "SCHEMA"}
 _DATA = {"TOOBIG", "CONSTRAINT", "MISMATCH", "RANGE"}
@@ -85,14 +87,12 @@ class _BulkConnection(sqlite3.Connection):
     files: _Files | None = None
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
-        """Run `sql`, an INSERT with its rows as `{rows}`, for all rows of `parameters` at once."""
-        rows: Sequence[Row] = list(parameters)
-        statement = _for_rows(sql, rows)
+        """Run `sql` once: it has a place for every value of every row of `parameters`."""
         try:
-            values = list(chain.from_iterable(rows))
+            values = list(chain.from_iterable(parameters))
             self._check_files()
             self.execute("BEGIN IMMEDIATE")
-            cursor = self.execute(statement, values)
+            cursor = self.execute(sql, values)
             self.execute("COMMIT")
             self._check_files()
         except (OverflowError, UnicodeError, TypeError, ValueError) as exc:
@@ -120,18 +120,37 @@ class _BulkConnection(sqlite3.Connection):
             self.execute("ROLLBACK")
 
 
-def _for_rows(sql: str, rows: Sequence[Row]) -> str:
-    placeholders = f"({','.join('?' * len(rows[0]))})"
-    return sql.format(rows=",".join([placeholders] * len(rows)))
-
-
-@cache
-def _insert_template(table: Table) -> str:
+@lru_cache(maxsize=_STATEMENTS)
+def _insert(table: Table, width: int, row_count: int) -> str:
+    """Writes so many rows, the first `width` columns of each."""
     # The conflict is named: a unique index of the user's own must not make another event vanish as a duplicate.
     return (
-        f"INSERT INTO {table.name} ({', '.join(table.names)}) VALUES {{rows}} "  # noqa: S608 (our own names)
+        f"INSERT INTO {table.name} ({', '.join(table.names[:width])}) VALUES {_places(width, row_count)} "  # noqa: S608 (our own names)
         f"ON CONFLICT ({', '.join(table.key)}) DO NOTHING"
     )
+
+
+def _places(width: int, row_count: int) -> str:
+    return ",".join([f"({','.join('?' * width)})"] * row_count)
+
+
+def _used_width(rows: Sequence[Row]) -> int:
+    """How many columns are left where the last ones, NULL in all of the rows, are left out.
+
+    Nearly every row ends with the columns that only a captured call fills, and to write NULL costs SQLite as much as to
+    write anything else.
+    """
+    width = _width(rows[0])
+    nulls = (None,) * (len(rows[0]) - width)
+    are_alike = [*map(itemgetter(slice(width, None)), rows)].count(nulls) == len(rows)  # nearly always, and in C
+    return width if are_alike else max(map(_width, rows))
+
+
+def _width(row: Row) -> int:
+    width = len(row)
+    while width > 1 and row[width - 1] is None:
+        width -= 1
+    return width
 
 
 class SqliteStore:
@@ -178,22 +197,21 @@ class SqliteStore:
         positions = [names.index(name) for name in self._table.key]
         keys = [tuple(row[position] for position in positions) for row in rows]
         query = (
-            f"WITH wanted({', '.join(self._table.key)}) AS (VALUES {{rows}}) SELECT {', '.join(self._table.key)} "  # noqa: S608 (our own names)
-            f"FROM wanted NATURAL JOIN {self._table.name}"
+            f"WITH wanted({', '.join(self._table.key)}) AS (VALUES {_places(len(positions), len(keys))}) "  # noqa: S608 (our own names)
+            f"SELECT {', '.join(self._table.key)} FROM wanted NATURAL JOIN {self._table.name}"
         )
         try:
-            found = set(map(tuple, await self._fetch(_for_rows(query, keys), list(chain.from_iterable(keys)))))
+            found = set(map(tuple, await self._fetch(query, list(chain.from_iterable(keys)))))
         except Exception as exc:
             raise translate(exc) from exc
         return [number for number, key in enumerate(keys) if key not in found]
 
     async def refusal(self, row: Row) -> str | None:
         """See `Store.refusal`."""
-        insert = _for_rows(_insert_template(self._table), [row])
         try:
             await self._fetch("BEGIN IMMEDIATE")
             try:
-                await self._fetch(insert, list(row))
+                await self._fetch(_insert(self._table, len(row), 1), list(row))
             finally:
                 await self._fetch("ROLLBACK")
         except Exception as exc:
@@ -218,10 +236,13 @@ class SqliteStore:
 
     async def _executemany(self, rows: Sequence[Row]) -> Any:
         await self._open()
+        width = _used_width(rows)
+        insert = _insert(self._table, width, len(rows))
+        used = map(itemgetter(slice(width)), rows)
         if self._connection is not None:
-            return await self._connection.executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
+            return await self._connection.executemany(insert, cast("Iterable[Any]", used))
         assert self._direct is not None  # noqa: S101 (for the type checker; `_open` made one of the two)
-        return self._direct.executemany(_insert_template(self._table), cast("Iterable[Any]", rows))
+        return self._direct.executemany(insert, used)
 
     async def _fetch(self, sql: str, parameters: Sequence[Any] = ()) -> Iterable[Any]:
         await self._open()
@@ -285,7 +306,7 @@ def _opened(destination: Destination, table: Table) -> sqlite3.Connection:
         # only while a backlog makes every batch the same size.
         isolation_level=None,
         timeout=BUSY_TIMEOUT_MS / 1000,
-        cached_statements=8,
+        cached_statements=_STATEMENTS,
     )
     try:
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
