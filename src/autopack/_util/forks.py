@@ -26,9 +26,10 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import threading
 from collections.abc import Callable
 from typing import Protocol
+
+from autopack._util import os_threads
 
 _WIPE_ON_FORK = 18  # the `mmap` of Python 3.11 has no name for it
 
@@ -71,7 +72,7 @@ def make_mark() -> Mark:
 
 mark = make_mark()
 _undo: list[Callable[[], object]] = []
-_noticing = threading.RLock()
+_noticing = os_threads.RLock()
 _noticed_by: list[int] = []
 
 
@@ -91,9 +92,9 @@ def notice() -> bool:
     with _noticing:
         if mark[0]:
             return True
-        if _noticed_by == [threading.get_ident()]:
+        if _noticed_by == [os_threads.get_ident()]:
             return False
-        _noticed_by[:] = [threading.get_ident()]
+        _noticed_by[:] = [os_threads.get_ident()]
         try:
             for undo in _undo:
                 undo()
@@ -105,7 +106,7 @@ def notice() -> bool:
 
 def _mark_child() -> None:
     global _noticing  # noqa: PLW0603 (a thread of the parent may hold the former for ever)
-    _noticing = threading.RLock()
+    _noticing = os_threads.RLock()
     mark[0] = 1
 
 
