@@ -22,12 +22,12 @@ takes a marked slot wakes it, so that the call site need not look at the length 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from autopack._util import os_threads
 from autopack.errors import QueueRejected
 from autopack.telemetry.engine.ledger import Account, Ledger
 from autopack.telemetry.lifecycle import best_effort
@@ -66,6 +66,10 @@ class Queue(Protocol):
     def recover(self) -> None:
         """Put events that dead processes have left behind before everything else. Called by the worker that begins."""
 
+    @property
+    def has_more_to_recover(self) -> bool:
+        """Whether dead processes may have left more than `backlog` says."""
+
     def take(self, limit: int) -> Mapping[int, bytes]:
         """The next events in order, at most `limit`, under keys for `settle`."""
 
@@ -81,12 +85,14 @@ class Queue(Protocol):
         """A consistent snapshot."""
 
     @property
-    def accepted_here(self) -> int:
-        """How many events this process has accepted by `record()`."""
+    def accepted_through(self) -> int:
+        """A number that grows with what this process accepts; `settled_through` reaches it when that is settled."""
 
     @property
     def settled_through(self) -> int:
-        """How many of those, counted from the first, are all settled; less than 0 while recovered ones are not."""
+        """Up to where, by the same measure, everything is settled; less than 0 while recovered events are not that the
+        worker found when it began.
+        """
 
     def set_wake_threshold(self, waiting: int) -> None:
         """Have `append` return True once about `waiting` events wait; 0: for the next that comes, whichever it is.
@@ -128,7 +134,7 @@ class MemoryQueue:
         self.append = _append_to(self._slots.pop, self._queued.append)
         self._ledger = Ledger()
         self._withdrawn: int | None = None  # slots that `close_to_new` has taken out of use; None while it is open
-        self._lock = threading.RLock()
+        self._lock = os_threads.RLock()
 
     def append_any(self, payload: bytes) -> bool:
         wanted = self._slots_of(payload)
@@ -170,6 +176,10 @@ class MemoryQueue:
     def recover(self) -> None:
         """Memory leaves nothing behind."""
 
+    @property
+    def has_more_to_recover(self) -> bool:
+        return False
+
     def take(self, limit: int) -> Mapping[int, bytes]:
         with best_effort(self._lock):
             if requeued := self._ledger.take_requeued(limit):
@@ -189,7 +199,7 @@ class MemoryQueue:
             return self._ledger.account(len(self._queued))
 
     @property
-    def accepted_here(self) -> int:
+    def accepted_through(self) -> int:
         with best_effort(self._lock):
             return self._ledger.next_key + len(self._queued)
 

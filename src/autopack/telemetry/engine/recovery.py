@@ -18,6 +18,7 @@ from autopack.telemetry.engine.dead_letters import DeadLetterSink
 from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.engine.worker import Worker
+from autopack.telemetry.journal.status import journal_status
 from autopack.telemetry.stores.base import Store
 
 
@@ -25,7 +26,8 @@ class RecoveryResult(msgspec.Struct, frozen=True):
     """What was found, in events, and what became of it: `found = written + duplicates + dead_lettered + left`.
 
     damaged     records that could not be read; their file was quarantined as `*.corrupt`
-    left        events that are still in the journal
+    left        events that are still in the journal; `without_room`: of these, refused ones that found no room in the
+                dead letters
     last_error  class and code of the last failure of the database; None: there was none
     """
 
@@ -33,9 +35,9 @@ class RecoveryResult(msgspec.Struct, frozen=True):
     written: int = 0
     duplicates: int = 0
     dead_lettered: int = 0
-    dead_letters_lost: int = 0
     damaged: int = 0
     left: int = 0
+    without_room: int = 0
     last_error: str | None = None
 
 
@@ -58,7 +60,9 @@ def recover(
     with log.only_errors():  # what the worker would warn of is in the result
         for fingerprint in fingerprints:
             queue = JournalQueue(folder, fingerprint, settings)
-            total = _sum(total, _recover_one(queue, store, dead_letters, settings, timeout_s))
+            result = _recover_one(queue, store, dead_letters, settings, timeout_s)
+            left = sum(file.events for file in journal_status(folder, fingerprint).orphaned if file.ours)
+            total = _sum(total, msgspec.structs.replace(result, found=result.found + left, left=left))
             if total.left:
                 break
     return total
@@ -67,6 +71,7 @@ def recover(
 def _recover_one(
     queue: JournalQueue, store: Store, dead_letters: DeadLetterSink, settings: Settings, timeout_s: float
 ) -> RecoveryResult:
+    """All but what is left, which lies in the folder."""
     commands, state = WorkerCommands(), WorkerState()
     commands.close(timeout_s)
     worker = Worker(
@@ -78,13 +83,12 @@ def _recover_one(
     finally:
         queue.close()
     return RecoveryResult(
-        found=account.recovered,
+        found=account.written + account.duplicates + account.dead_lettered,
         written=account.written,
         duplicates=account.duplicates,
         dead_lettered=account.dead_lettered,
-        dead_letters_lost=state.dead_letters_lost.value,
         damaged=account.damaged,
-        left=account.pending,
+        without_room=state.waiting_letters,
         last_error=state.last_error,
     )
 
