@@ -9,7 +9,9 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
+from mmap import mmap
 from pathlib import Path
 
 import pytest
@@ -72,7 +74,7 @@ def test_every_door_notices_a_fork_in_c(database: Path, first: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [make_mark, ProcessNumber])
-def test_a_mark_is_read_as_0_in_a_child(kind: type[ProcessNumber]) -> None:
+def test_a_mark_is_read_as_0_in_a_child(kind: Callable[[], mmap | ProcessNumber]) -> None:
     """Of a page that the kernel wipes, and of the process id. The child leaves at once."""
     read_end, write_end = os.pipe()
     mark = kind()

@@ -27,19 +27,10 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
-from typing import Protocol
 
 from autopack._util import os_threads
 
 _WIPE_ON_FORK = 18  # the `mmap` of Python 3.11 has no name for it
-
-
-class Mark(Protocol):
-    """`mark[0]` is not 0 in the process that set it."""
-
-    def __getitem__(self, index: int, /) -> int: ...
-
-    def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
 class ProcessNumber:
@@ -57,7 +48,7 @@ class ProcessNumber:
         self._pid = os.getpid()
 
 
-def make_mark() -> Mark:
+def make_mark() -> mmap.mmap | ProcessNumber:
     """The mark that is the cheapest to read here."""
     if sys.platform == "linux":
         try:
