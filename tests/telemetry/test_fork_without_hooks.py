@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from mmap import mmap
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from tests.journals import recover_into
@@ -20,14 +21,28 @@ from tests.write_side import child_environment, phases_of, run_python, url_of
 
 from autopack._util.forks import ProcessNumber, make_mark
 
-FORK_IN_C = """
+# A fork in C while a thread waits for the GIL leaves a child that can never hand it over, whatever the thread belongs to
+# (seen: 1 of 7). So each of these programs lets its writer come to rest first, and wakes nothing until it has forked.
+PREPARE = """
     import ctypes
     from autopack.telemetry import Telemetry
 
-    telemetry = Telemetry(sys.argv[1], shutdown_timeout_s=30)
+    def switches():
+        tasks = [task for task in os.listdir("/proc/self/task") if int(task) != os.getpid()]
+        return [line for task in tasks for line in open(f"/proc/self/task/{task}/status") if "ctxt_switches" in line]
+
+    def fork_in_c():
+        seen, at_rest = None, threading.Event()
+        while seen != (seen := switches()):
+            at_rest.wait(0.2)
+        return ctypes.PyDLL(None).fork()
+"""
+
+FORK_IN_C = """
+    telemetry = Telemetry(sys.argv[1], shutdown_timeout_s=30, flush_interval_s=60)
     accepted = [telemetry.record(**event(phase_id="before"))]
     assert telemetry.flush(30)
-    child = ctypes.PyDLL(None).fork()
+    child = fork_in_c()
     for n in range(500):
         accepted.append(telemetry.record(**event(phase_id=f"{'parent' if child else 'child'}{n}")))
     assert all(accepted)
@@ -45,7 +60,9 @@ FORK_IN_C = """
 def test_a_child_forked_in_c_has_a_writer_of_its_own(database: Path, journal: str) -> None:
     """1,001 accepted, 1,001 rows; before the child looked it was 501."""
     options = ["-W", "ignore::DeprecationWarning"]
-    run_python(FORK_IN_C, url_of(database), options=options, env={"TELEMETRY_JOURNAL_DIR": journal})
+    run_python(
+        dedent(PREPARE) + dedent(FORK_IN_C), url_of(database), options=options, env={"TELEMETRY_JOURNAL_DIR": journal}
+    )
     expected = [f"{who}{n}" for who in ("parent", "child") for n in range(500)]
     assert Counter(phases_of(database)) == Counter(["before", *expected])
 
@@ -54,12 +71,9 @@ def test_a_child_forked_in_c_has_a_writer_of_its_own(database: Path, journal: st
 def test_every_door_notices_a_fork_in_c(database: Path, first: str) -> None:
     """A child that first asks finds an empty instance, and leaves the parent's events to the parent."""
     code = f"""
-        import ctypes
-        from autopack.telemetry import Telemetry
-
         telemetry = Telemetry(sys.argv[1], flush_interval_s=60)
         assert telemetry.record(**event(phase_id="parent")) and telemetry.flush(30)
-        child = ctypes.PyDLL(None).fork()
+        child = fork_in_c()
         if not child:
             telemetry.{first}
             stats = telemetry.stats()
@@ -69,7 +83,7 @@ def test_every_door_notices_a_fork_in_c(database: Path, first: str) -> None:
         telemetry.close(30)
         assert telemetry.stats().written == 2, telemetry.stats()
     """
-    run_python(code, url_of(database), options=["-W", "ignore::DeprecationWarning"])
+    run_python(dedent(PREPARE) + dedent(code), url_of(database), options=["-W", "ignore::DeprecationWarning"])
     assert phases_of(database) == ["parent", "parent"]
 
 
@@ -179,13 +193,12 @@ def test_uwsgi_keeps_every_event_once(database: Path, tmp_path: Path, threads: l
 def test_events_of_a_child_forked_in_c_have_ids_of_their_own(database: Path) -> None:
     """Parent and child record at the same instant, from the same point of the parent's sequence."""
     code = """
-        import ctypes, time
-        from autopack.telemetry import Telemetry, recorder
+        from autopack.telemetry import recorder
 
-        telemetry = Telemetry(sys.argv[1])
+        telemetry = Telemetry(sys.argv[1], flush_interval_s=60)
         assert telemetry.record(**event(phase_id="before")) and telemetry.flush(30)
         recorder.time_ns = lambda: 1_700_000_000_000_000_000
-        child = ctypes.PyDLL(None).fork()
+        child = fork_in_c()
         assert telemetry.record(**event(phase_id="parent" if child else "child"))
         telemetry.close(30)
         assert telemetry.stats().duplicates == 0
@@ -193,5 +206,5 @@ def test_events_of_a_child_forked_in_c_have_ids_of_their_own(database: Path) -> 
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     """
-    run_python(code, url_of(database), options=["-W", "ignore::DeprecationWarning"])
+    run_python(dedent(PREPARE) + dedent(code), url_of(database), options=["-W", "ignore::DeprecationWarning"])
     assert sorted(phases_of(database)) == ["before", "child", "parent"]
