@@ -1,7 +1,13 @@
-"""Fixtures for every test: an environment without our settings, and places to write to."""
+"""Fixtures for every test: an environment without our settings, and places to write to.
 
+The tests also run where only the core of the product is installed, or a part of the extras (`scripts/matrix`). What
+needs more is left out there: a file by `NEEDS`, a single test by `@pytest.mark.needs("pyarrow")`.
+"""
+
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,32 @@ from tests.recorded import REAL, RecordedRun, made_run, real_run
 from tests.write_side import url_of
 
 from autopack.telemetry import lifecycle
+
+STATISTICS = ("numpy", "scipy")
+ANTHROPIC = ("anthropic", "httpx2")
+SERVER = (*ANTHROPIC, "starlette", "uvicorn")
+NEEDS = {  # of each file or folder what it imports beside the core of the product
+    "analysis/test_calibration.py": STATISTICS,
+    "analysis/test_clusters.py": STATISTICS,
+    "analysis/test_clusters_of_others.py": (*STATISTICS, "statsmodels"),
+    "analysis/test_conformal.py": STATISTICS,
+    "analysis/test_former_verdicts.py": STATISTICS,
+    "analysis/test_intervals.py": STATISTICS,
+    "analysis/test_proposal.py": STATISTICS,
+    "analysis/test_validation.py": STATISTICS,
+    "analysis/test_verdicts_hold.py": (*STATISTICS, "benchmarks"),
+    "commands/test_parquet.py": ("duckdb", "pyarrow"),
+    "commands/test_reading_commands_on_postgres.py": ("duckdb", "psycopg", "pyarrow"),
+    "commands/test_validate_command.py": STATISTICS,
+    "instrumentation/test_anthropic.py": (*SERVER, "opentelemetry"),
+    "instrumentation/test_off_and_private.py": SERVER,
+    "instrumentation/test_openai.py": (*SERVER, "openai"),
+    "instrumentation/test_spans.py": (*SERVER, "opentelemetry.sdk"),
+    "loopback": SERVER,
+    "reporting/test_report.py": ("playwright", "plotly"),
+    "telemetry/stores/test_postgres_store.py": ("asyncpg", "psycopg"),
+    "test_readme.py": ("scripts",),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +65,8 @@ def database_url(database: Path) -> str:
 @pytest.fixture(scope="session")
 def postgres_server() -> str:
     """The URL of a real PostgreSQL server."""
-    pytest.importorskip("psycopg")
-    pytest.importorskip("asyncpg")
+    if missing := missing_of(("asyncpg", "psycopg")):
+        pytest.skip(f"without {missing}")
     return postgres_servers.server_url()
 
 
@@ -60,6 +92,44 @@ def _nothing_left_running() -> Iterator[None]:
     before = set(lifecycle.live)
     yield
     assert set(lifecycle.live) <= before, "a writer still runs"
+
+
+def missing_of(modules: Iterable[str]) -> str:
+    """Those of the modules that are not installed."""
+    return ", ".join(name for name in modules if not _is_installed(name))
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    parent = module.rpartition(".")[0]
+    return (not parent or _is_installed(parent)) and importlib.util.find_spec(module) is not None
+
+
+def _left_out() -> dict[str, str]:
+    return {path: missing for path, modules in NEEDS.items() if (missing := missing_of(modules))}
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the files whose imports would fail."""
+    try:
+        path = collection_path.relative_to(Path(__file__).parent)
+    except ValueError:
+        return None
+    left_out = _left_out()
+    return True if any(str(part) in left_out for part in (path, *path.parents)) else None
+
+
+def pytest_report_header() -> list[str]:
+    """Which files are left out."""
+    return [f"left out without {missing}: tests/{path}" for path, missing in _left_out().items()]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests whose mark names what is not installed."""
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            if missing := missing_of(mark.args):
+                item.add_marker(pytest.mark.skip(reason=f"without {missing}"))
 
 
 def pytest_configure() -> None:
