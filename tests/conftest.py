@@ -34,12 +34,16 @@ NEEDS = {  # of each file or folder what it imports beside the core of the produ
     "commands/test_reading_commands_on_postgres.py": ("duckdb", "psycopg", "pyarrow"),
     "commands/test_validate_command.py": STATISTICS,
     "instrumentation/test_anthropic.py": (*SERVER, "opentelemetry"),
+    "instrumentation/test_examples.py": (*SERVER, "examples"),
     "instrumentation/test_off_and_private.py": SERVER,
     "instrumentation/test_openai.py": (*SERVER, "openai"),
     "instrumentation/test_spans.py": (*SERVER, "opentelemetry.sdk"),
     "loopback": SERVER,
     "reporting/test_report.py": ("playwright", "plotly"),
     "telemetry/stores/test_postgres_store.py": ("asyncpg", "psycopg"),
+    "packaging": ("hatchling", "uv"),
+    "test_anthropic_clients.py": SERVER,
+    "test_autonomous_executor.py": SERVER,
     "test_readme.py": ("scripts",),
 }
 

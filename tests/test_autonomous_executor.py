@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -254,12 +255,23 @@ def test_a_summary_that_cannot_be_written_is_one_clear_line(place: Path, program
     assert len(rows(place)) >= 45
 
 
+def opened_for(process: subprocess.Popen[bytes], fifo: Path) -> int:
+    """The writing end, as soon as the program has opened the other one; a program that ends instead fails the test."""
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as exc:
+            assert exc.errno == errno.ENXIO
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_program_while_it_waits_for_its_plan(place: Path, signum: signal.Signals, code: int) -> None:
     os.mkfifo(place / "plan")
     command = [*PROGRAM, "--run-id", "r", "--plan", str(place / "plan")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        writer = os.open(place / "plan", os.O_WRONLY)  # returns when the program has opened the other end
+        writer = opened_for(process, place / "plan")
         try:
             process.send_signal(signum)
             assert process.wait(30) == code

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from autopack._util.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from autopack.budgets import suggest_max_tokens
+    from autopack.budgets import retry_max_tokens, suggest_max_tokens
     from autopack.instrumentation.instrument import instrument
     from autopack.instrumentation.litellm_callback import LiteLLMCallback
     from autopack.instrumentation.phases import Phase, bind, current_phase, phase
@@ -28,6 +28,7 @@ __all__ = [
     "current_phase",
     "instrument",
     "phase",
+    "retry_max_tokens",
     "suggest_max_tokens",
 ]
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ if not TYPE_CHECKING:  # a type checker that sees it accepts every name
             "current_phase": "instrumentation.phases:current_phase",
             "instrument": "instrumentation.instrument:instrument",
             "phase": "instrumentation.phases:phase",
+            "retry_max_tokens": "budgets:retry_max_tokens",
             "suggest_max_tokens": "budgets:suggest_max_tokens",
         },
     )

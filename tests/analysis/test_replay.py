@@ -195,11 +195,19 @@ def test_then_and_now_stand_side_by_side() -> None:
         (observation(attributes={"attempt": 1, "usage": "total"}), "totals"),
         (observation(actual_output_tokens=0), "without_counts"),
         (observation(predicted_output_tokens=0), "without_counts"),
+        (observation(stop_reason="refusal"), "incomplete"),
+        (observation(stop_reason="pause_turn"), "incomplete"),
     ],
 )
 def test_what_is_left_out_is_counted(left_out: Observation | None, counter: str) -> None:
     report = replayed(left_out, observation())
     assert (report.counts.read, report.counts.compared, getattr(report.counts, counter)) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("reason", [None, "end_turn", "STOP", "tool_calls", "max_tokens"])
+def test_what_is_complete_or_cut_is_compared(reason: str | None) -> None:
+    report = replayed(observation(stop_reason=reason), observation(stop_reason="refusal", truncated=True))
+    assert (report.counts.compared, report.counts.incomplete) == (2, 0)
 
 
 def test_nothing_left_is_no_group() -> None:
@@ -296,6 +304,7 @@ def test_the_database_is_replayed_with_todays_estimator(tmp_path: Path) -> None:
         "simulated": 1,
         "totals": 0,
         "without_counts": 0,
+        "incomplete": 0,
         "compared": 6,
         "truncated": 1,
         "phases": 5,
@@ -382,7 +391,7 @@ def test_lines_that_are_no_records_are_counted_headers_are_not() -> None:
 def test_a_log_that_claims_too_many_deliverables_is_skipped() -> None:
     line = (
         b"[TokenEstimationV2] predicted_output=1 actual_output=1 selected_budget=1 category=a complexity=b "
-        b"deliverables=%d success=True stop_reason=x truncated=False model=m\n"
+        b"deliverables=%d success=True stop_reason=end_turn truncated=False model=m\n"
     )
     counts = replayed(*from_log([line % 10_001, line % 10_000, b"other\n"])).counts
     assert (counts.read, counts.skipped, counts.synthetic) == (2, 1, 1)
@@ -461,7 +470,7 @@ def drawn(report: ReplayReport) -> str:
     return capture.get()
 
 
-@pytest.mark.parametrize("draw", [plain, drawn])
+@pytest.mark.parametrize("draw", [plain, pytest.param(drawn, marks=pytest.mark.needs("rich"))])
 def test_names_are_shown_and_not_obeyed(draw: Callable[[ReplayReport], str]) -> None:
     shown = draw(replayed(observation(category=HOSTILE, complexity="[/]")))
     assert "[bold]x[/bold]\\x1b[2J" in shown or "[bold]x[/bold]\\x1b..." in shown
@@ -469,7 +478,7 @@ def test_names_are_shown_and_not_obeyed(draw: Callable[[ReplayReport], str]) -> 
     assert not {"\x1b", "\u202e"} & set(shown.replace("\x1b[1m", "").replace("\x1b[0m", ""))
 
 
-@pytest.mark.parametrize("draw", [plain, drawn])
+@pytest.mark.parametrize("draw", [plain, pytest.param(drawn, marks=pytest.mark.needs("rich"))])
 def test_both_tables_show_every_figure(draw: Callable[[ReplayReport], str]) -> None:
     report = replayed(observation(), observation(category="other", actual_output_tokens=3, truncated=True))
     shown = draw(report)
@@ -480,6 +489,7 @@ def test_both_tables_show_every_figure(draw: Callable[[ReplayReport], str]) -> N
     assert len(HEADER) == 8
 
 
+@pytest.mark.needs("rich")
 def test_a_long_name_is_folded_and_no_figure_is() -> None:
     report = replayed(observation(category="infrastructure-as-code", actual_output_tokens=13))
     shown = drawn(report)

@@ -42,7 +42,9 @@ def export_command(
 ) -> None:
     """Write the recorded events, newest first: one JSON object per line, CSV with a header row, or Parquet.
 
-    Headers and warnings go to standard error.
+    Headers and warnings go to standard error. input_tokens is all input, what came from the prompt cache included; in
+    rows whose cache_read_tokens and cache_write_tokens are empty, which are from before these columns or of a provider
+    that does not say, it may leave the cache out.
 
     Example: autopack export --since 2025-12-01 --output events.ndjson
     """

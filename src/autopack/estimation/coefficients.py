@@ -83,10 +83,11 @@ class Lengths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Factored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A factor on the base of budgets, and what it keeps."""
+    """A factor on the base of budgets, what it keeps, and how long replies were."""
 
     factor: Factor
     promise: Promise
+    lengths: Lengths | None = None
 
 
 class ModelBudgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +128,11 @@ class Learned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lengths: dict[str, Lengths] = {}
     pooled_lengths: Lengths | None = None
     memory_lengths: Lengths | None = None
+
+    def of_model(self, model: str, reasoning_level: str | None) -> ModelBudgets | None:
+        """What was learned from a model at a reasoning level; None where it was not there."""
+        wanted = (model, reasoning_level or None)
+        return next((each for each in self.models if (each.model, each.reasoning_level) == wanted), None)
 
 
 class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -27,7 +27,8 @@ C = TypeVar("C")
 def instrument_anthropic(client: C, recording: Recording) -> C:
     """A copy of a client that traces itself, whose spans are read; made, shared and closed as the SDK's `copy` says."""
     source: Any = client
-    made = source.copy(open_telemetry=_observed(source.open_telemetry, recording))
+    # Named, since Bedrock's `copy` makes an HTTP client of its own in some releases.
+    made = source.copy(open_telemetry=_observed(source.open_telemetry, recording), http_client=source._client)  # noqa: SLF001
     made.__class__ = _subclass_of(type(source), recording)
     result: C = made
     return result

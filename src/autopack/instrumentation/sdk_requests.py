@@ -50,7 +50,8 @@ def instrument_requests(client: C, recording: Recording, *, sdk: str, stream_usa
     source: Any = client
     kind = type(source)
     provider = next((name for part, name in _PROVIDERS if part in kind.__name__), sdk)
-    made = source.copy()
+    # Bedrock's `copy` makes an HTTP client of its own in some releases; OpenAI's counts who shares one.
+    made = source.copy(http_client=source._client) if sdk == "anthropic" else source.copy()  # noqa: SLF001
     made.__class__ = _subclass_of(kind, RequestOptions(recording, provider, stream_usage))
     result: C = made
     return result

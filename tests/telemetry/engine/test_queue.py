@@ -105,7 +105,7 @@ class Account(RuleBasedStateMachine):
     def the_identity_holds(self) -> None:
         account = self.queue.account()
         assert account.accepted == account.written + account.duplicates + account.dead_lettered + account.pending
-        assert account.accepted == self.accepted == self.queue.accepted_here
+        assert account.accepted == self.accepted == self.queue.accepted_through
         assert account.pending == len(self.waiting) + len(self.taken)
         assert (account.written, account.duplicates, account.dead_lettered) == (
             self.written,

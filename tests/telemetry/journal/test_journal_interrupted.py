@@ -74,12 +74,12 @@ def test_the_outer_call_journals_what_a_call_inside_it_defers(
 
     def record_inside() -> None:
         journal.append(b"from inside")
-        during.append(journal.accepted_here)
+        during.append(journal.journal.accepted)
 
     at_c_call("rename", record_inside)
     journal.append(b"outer")
     assert during == [1], "it counts from the moment when it is accepted"
-    assert journal.accepted_here == 2
+    assert journal.journal.accepted == 2
     assert len(segments_in(tmp_path)) == 1
     abandon(journal)
     later = make_journal(tmp_path, bytes(32))
@@ -147,7 +147,7 @@ def test_an_append_held_up_while_the_segment_changed_goes_on(tmp_path: Path) -> 
     journal.append(b"late")
     assert len(taken) == 401
     assert drained(journal) == [b"late"]
-    assert journal.accepted_here == 402
+    assert journal.journal.accepted == 402
     journal.close()
 
 
@@ -204,14 +204,14 @@ def test_a_count_that_is_overtaken_by_the_end_of_its_segment_is_right(tmp_path: 
     journal = make_journal(tmp_path, bytes(32))
     while len(segments_in(tmp_path)) < 2:
         journal.append(b"x" * 400)
-    accepted = journal.accepted_here
+    accepted = journal.journal.accepted
     for n in range(200):
         journal.append(b"%d" % n * 100)
     at_call("count_records", in_another_thread(lambda: drained(journal)))
-    assert journal.accepted_here == accepted + 200
+    assert journal.journal.accepted == accepted + 200
     assert journal.account().pending == 0
     journal.append(b"one more")
-    assert journal.settled_through < journal.accepted_here
+    assert journal.settled_through < journal.accepted_through
     journal.close()
 
 
@@ -255,7 +255,7 @@ def test_two_threads_that_prolong_the_journal_at_once_lose_nothing(tmp_path: Pat
     at_c_call("rename", in_another_thread(lambda: journal.append(b"of another thread")))
     journal.append(b"mine")
     assert sorted(drained(journal)) == [b"mine", b"of another thread"]
-    assert journal.accepted_here == 2
+    assert journal.journal.accepted == 2
     journal.close()
     assert segments_in(tmp_path) == []
 
@@ -291,6 +291,6 @@ def test_a_close_while_the_first_segment_is_made_lets_nothing_in(tmp_path: Path)
         journal.append(payload())
     with pytest.raises(QueueRejected, match="closed"):
         journal.append(payload())
-    assert (journal.accepted_here, journal.backlog) == (0, 0)
+    assert (journal.journal.accepted, journal.backlog) == (0, 0)
     journal.close()
     assert list(tmp_path.iterdir()) == []

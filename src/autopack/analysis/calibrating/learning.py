@@ -39,7 +39,9 @@ def learned_from(unseen: Unseen, budgets: Sequence[BudgetResult], alpha: Fractio
     """All that is looked up; `alpha` None where no budgets are promised."""
     replies = unseen.replies
     memory, memory_factor, memory_promise = memory_of(replies, alpha or Fraction(1, 100))
-    pooled = None if alpha is None else _factored(scores_of(replies, unseen.base, cap), alpha)
+    pooled_factor, pooled_promise = (
+        (None, None) if alpha is None else carried_factor(scores_of(replies, unseen.base, cap), alpha)
+    )
     own = {budget.stratum for budget in budgets if budget.basis == "stratum" and budget.factor is not None}
     return Learned(
         until=max((reply.at_s for reply in replies if reply.at_s < math.inf), default=None),
@@ -55,8 +57,8 @@ def learned_from(unseen: Unseen, budgets: Sequence[BudgetResult], alpha: Fractio
             for budget in budgets
             if budget.alpha_percent is not None and budget.bound_percent is not None
         },
-        pooled_factor=None if pooled is None else pooled.factor,
-        pooled_promise=None if pooled is None else pooled.promise,
+        pooled_factor=pooled_factor,
+        pooled_promise=pooled_promise,
         models=list(_models(unseen, alpha, cap)),
         lengths={
             name: lengths
@@ -76,9 +78,9 @@ def _models(unseen: Unseen, alpha: Fraction | None, cap: int) -> Iterable[ModelB
         strata: dict[str, Factored] = {}
         pooled = None
         if alpha is not None and len(groups) > 1:  # of a single one there is nothing to add
-            pooled = _carried(scores_of(replies, unseen.base, cap), alpha)
+            pooled = _factored(replies, unseen, alpha, cap)
             for name, members in sorted(_by_stratum(replies).items()):
-                found = _carried(scores_of(members, unseen.base, cap), alpha)
+                found = _factored(members, unseen, alpha, cap)
                 if found is not None:
                     strata[name] = found
         yield ModelBudgets(
@@ -91,13 +93,15 @@ def _models(unseen: Unseen, alpha: Fraction | None, cap: int) -> Iterable[ModelB
         )
 
 
-def _carried(scores: Scores, alpha: Fraction) -> Factored | None:
-    return _factored(scores, alpha) if scores.phase_count >= least_phases(alpha) else None
-
-
-def _factored(scores: Scores, alpha: Fraction) -> Factored | None:
+def _factored(replies: Sequence[Reply], unseen: Unseen, alpha: Fraction, cap: int) -> Factored | None:
+    """What these replies carry on their own; None where their phases are too few."""
+    scores = scores_of(replies, unseen.base, cap)
+    if scores.phase_count < least_phases(alpha):
+        return None
     factor, promise = carried_factor(scores, alpha)
-    return None if factor is None or promise is None else Factored(factor=factor, promise=promise)
+    if factor is None or promise is None:
+        return None
+    return Factored(factor=factor, promise=promise, lengths=_lengths(replies, unseen))
 
 
 def _reasoning_percent(replies: Sequence[Reply]) -> float | None:

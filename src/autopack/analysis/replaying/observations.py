@@ -9,6 +9,7 @@ import msgspec
 
 from autopack.analysis.reading.logs import LogRecord, logged
 from autopack.estimation.metrics import is_whole_call
+from autopack.estimation.stop_reasons import is_complete, is_cut
 
 MAX_SYNTHETIC = 10_000
 
@@ -54,6 +55,12 @@ def from_log(lines: Iterable[bytes]) -> Iterator[Observation | None]:
 def is_total(observation: Observation) -> bool:
     """Whether its count is of the whole call."""
     return observation.actual_is_total or is_whole_call(observation.attributes)
+
+
+def is_incomplete(observation: Observation) -> bool:
+    """Whether its reply says that it ended neither of the model's accord nor at a ceiling: refused, or paused."""
+    reason = observation.stop_reason
+    return reason is not None and not (observation.truncated or is_complete(reason) or is_cut(reason))
 
 
 def is_synthetic(observation: Observation) -> bool:

@@ -20,6 +20,7 @@ from autopack.analysis.replaying.observations import (
     Observation,
     deliverables_of,
     is_beyond_synthesis,
+    is_incomplete,
     is_synthetic,
     is_total,
 )
@@ -32,7 +33,8 @@ class ReplayCounts(msgspec.Struct):
     """What became of the records: `read` is every one, `compared` those that the figures are made of.
 
     Left out: `skipped` (unreadable), `duplicates` (the same event again), `simulated`, `totals` (only the tokens of
-    the whole call are known), `without_counts` (a count is 0). Of those compared: `truncated`; `phases` and
+    the whole call are known), `without_counts` (a count is 0), `incomplete` (refused in the middle, or paused: neither
+    complete nor cut, so its length says nothing). Of those compared: `truncated`; `phases` and
     `repeated_attempts` by (run, phase); `synthetic` had no deliverables recorded; `cut` had more than are stored,
     and today's estimate sees the stored ones only; `existing_unknown` count all deliverables as new;
     `without_stop_reason` may hold totals, which the host system's fallback stores that way (autopack adds an attribute
@@ -45,6 +47,7 @@ class ReplayCounts(msgspec.Struct):
     simulated: int = 0
     totals: int = 0
     without_counts: int = 0
+    incomplete: int = 0
     compared: int = 0
     truncated: int = 0
     phases: int = 0
@@ -129,6 +132,8 @@ class Replay:
             counts.totals += 1
         elif not (observation.actual_output_tokens and observation.predicted_output_tokens):
             counts.without_counts += 1
+        elif is_incomplete(observation):
+            counts.incomplete += 1
         else:
             return True
         return False

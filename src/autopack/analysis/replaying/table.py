@@ -19,6 +19,7 @@ _NOTES: tuple[tuple[str, str], ...] = (
     ("simulated", "left out: {} simulated (--include-simulated takes them in)"),
     ("totals", "left out: {} of which only the tokens of the whole call are known"),
     ("without_counts", "left out: {} with a count of 0"),
+    ("incomplete", "left out: {} refused in the middle or paused"),
     ("truncated", "{} truncated replies are lower bounds: in under and trunc, not in SMAPE and waste"),
     ("synthetic", "{} without recorded deliverables: synthetic ones (src/file0.py, …) stand in"),
     ("cut", "{} had more deliverables than are stored; today's estimator sees the stored ones"),

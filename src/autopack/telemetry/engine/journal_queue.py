@@ -1,33 +1,52 @@
 """The queue that lives in a journal: an account (`Ledger`) over a `Journal` and the orphans it has taken over.
 
 Every event that was taken has a key and a position. The worker settles keys; the files are acknowledged up to the
-position of the first event that is not settled, and one that lies wholly before it is deleted. Events of dead processes
-come first and have negative keys, so that `settled_through` counts this process's own only when theirs are settled.
+position of the first event that is not settled, and one that lies wholly before it is deleted. The process's own events
+and those of dead ones are two chains, each in order, and each is acknowledged by itself.
+
+# What dead processes left
+
+The worker that begins looks for it, then at most once a minute, and at once when the folder is more than half full or
+refuses a segment: a living writer must not starve on what dead ones left.
+
+- *Order.* What dead ones left comes first in a batch. While own events wait at least half of each batch is theirs, so
+  that one of them waits for at most as many recovered events as there are own ones before it, and half a batch.
+- *Cost.* One segment is surveyed at a time, when those before it have been read.
+- *Flush.* It waits for the process's own events, and for what the worker found when it began, not for what later
+  rounds find.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from autopack.errors import QueueRejected
-from autopack.telemetry import log
 from autopack.telemetry.engine.ledger import Account, Ledger
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.journal.journal import Journal
-from autopack.telemetry.journal.recovery import Orphans, orphans_in, remove_unfinished
+from autopack.telemetry.journal.recovery import Recovery
 from autopack.telemetry.journal.segment import Position
 from autopack.telemetry.journal.segment_maker import JournalSizes
 from autopack.telemetry.lifecycle import best_effort
+
+ROUND_INTERVAL_S = 60.0
 
 
 class JournalQueue:
     """A `Queue` on disk. Raises OSError when the folder cannot be used at all: then there is no journal."""
 
-    def __init__(self, folder: Path, fingerprint: bytes, settings: Settings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: bytes,
+        settings: Settings,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.journal = Journal(
             folder,
             fingerprint,
@@ -41,15 +60,15 @@ class JournalQueue:
         self.append = self.journal.append
         self.slot_bytes = self.journal.max_payload_bytes
         self.durable_path: Path | None = folder
-        self.damaged = 0
-        self._folder = folder
-        self._fingerprint = fingerprint
+        self._clock_s = clock_s
         self._ledger = Ledger()
-        self._positions: dict[int, Position] = {}  # of what is in flight, in order
+        self._own: dict[int, Position] = {}  # of what is in flight, in order
+        self._others: dict[int, Position] = {}  # the same of dead processes
         self._taken_here = 0
-        self._orphans = Orphans()
-        self._recovery_begun = False
-        self._recovered = 0
+        self._recovery = Recovery(folder, fingerprint)
+        self._next_round_s = 0.0
+        self._in_first_round = False
+        self._settled_at_take: int | None = None  # while events are taken that are not in flight yet
         self._left_behind = 0  # events of orphans that were not read before `close` gave them back
         self._lock = threading.RLock()  # for consistent snapshots: only the worker takes and settles
 
@@ -74,43 +93,53 @@ class JournalQueue:
 
     @property
     def _left_of_orphans(self) -> int:
-        return self._left_behind + (self._orphans.events_left if self._orphans else 0)
+        return self._left_behind + self._recovery.events_left
+
+    @property
+    def has_more_to_recover(self) -> bool:
+        return self._recovery.has_more
+
+    @property
+    def damaged(self) -> int:
+        """Records of dead processes that could not be read."""
+        return self._recovery.damaged
 
     def recover(self) -> None:
-        if self._recovery_begun:
-            return
-        self._recovery_begun = True
-        remove_unfinished(self._folder)
-        orphans = orphans_in(self._folder, self._fingerprint)
-        with best_effort(self._lock):
-            self._orphans.extend(orphans)
-            self._recovered = sum(orphan.events for orphan in orphans)
-            self.damaged = sum(orphan.damaged for orphan in orphans)
-            self._ledger.next_key = -self._recovered
-        if self._recovered or self.damaged:
-            log.warning(
-                "Recovered %d event(s) of earlier processes from %d journal segment(s), %d damaged",
-                self._recovered,
-                len(orphans),
-                self.damaged,
-            )
-        self._acknowledge()
+        self._in_first_round = self._in_first_round or not self._next_round_s
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        self._next_round_s = self._clock_s() + ROUND_INTERVAL_S
+        self.journal.clear_crowded()
+        self._recovery.begin_round()
+        self._end_first_round()
+
+    def _end_first_round(self) -> None:
+        if self._in_first_round and self._recovery.is_over:
+            self._in_first_round = False
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         self.journal.append_deferred()
         with best_effort(self._lock):
             if requeued := self._ledger.take_requeued(limit):
                 return requeued
-            batch = self._enter(self._orphans.read(limit)) if self._orphans else {}
-            taken_here = self._enter(self.journal.read(limit - len(batch)))
-            self._taken_here += len(taken_here)
-            return batch | taken_here
+            self._settled_at_take = self.settled_through
+            try:
+                share = max(1, limit // 2) if self.journal.appended > self._taken_here else limit
+                recovered = self._enter(self._recovery.read(share), self._others)
+                own = self._enter(self.journal.read(limit - len(recovered)), self._own)
+                self._taken_here += len(own)
+            finally:
+                self._settled_at_take = None
+            if not recovered:
+                self._acknowledge_recovered()  # segments in which nothing was left to read
+            return recovered | own
 
-    def _enter(self, lists: Iterable[list[tuple[Position, bytes]]]) -> dict[int, bytes]:
+    def _enter(self, lists: Iterable[list[tuple[Position, bytes]]], positions: dict[int, Position]) -> dict[int, bytes]:
         batch: dict[int, bytes] = {}
         for records in lists:
             entered = self._ledger.enter([payload for _, payload in records])
-            self._positions.update(zip(entered, [position for position, _ in records], strict=True))
+            positions.update(zip(entered, [position for position, _ in records], strict=True))
             batch |= entered
         return batch
 
@@ -122,13 +151,16 @@ class JournalQueue:
             keys = list(keys)
             self._ledger.settle(keys, written=written, duplicates=duplicates, dead_lettered=dead_lettered)
             for key in keys:
-                del self._positions[key]
+                del (self._own if key in self._own else self._others)[key]
         self._acknowledge()
 
     def _acknowledge(self) -> None:
-        first_unsettled = next(iter(self._positions.values()), None)
-        if not self._orphans or self._orphans.acknowledge(first_unsettled):
-            self.journal.acknowledge(first_unsettled)
+        self._acknowledge_recovered()
+        self.journal.acknowledge(next(iter(self._own.values()), None))
+
+    def _acknowledge_recovered(self) -> None:
+        self._recovery.acknowledge(next(iter(self._others.values()), None))
+        self._end_first_round()
 
     def account(self) -> Account:
         with best_effort(self._lock):
@@ -136,19 +168,24 @@ class JournalQueue:
             account = self._ledger.account(waiting)
         return msgspec.structs.replace(
             account,
-            recovered=self._recovered,
+            recovered=self._recovery.events,
             damaged=self.damaged,
             inline_segments=self.journal.inline_segments.value,
         )
 
     @property
-    def accepted_here(self) -> int:
-        return self.journal.accepted
+    def accepted_through(self) -> int:
+        return self.journal.accepted_through
 
     @property
     def settled_through(self) -> int:
         with best_effort(self._lock):
-            return self._ledger.settled_through
+            if self._settled_at_take is not None:
+                return self._settled_at_take
+            if self._in_first_round:
+                return -1
+            first = next(iter(self._own.values()), None)
+            return self.journal.read_through if first is None else first.place
 
     def set_wake_threshold(self, waiting: int) -> None:
         self.journal.set_wake_threshold(max(1, waiting - self.backlog) if waiting else 0)
@@ -158,13 +195,17 @@ class JournalQueue:
 
     def maintain(self) -> None:
         self.journal.maintain()
+        if self.journal.closed:
+            return
+        if self.journal.is_crowded or self._clock_s() >= self._next_round_s:
+            self._begin_round()
 
     def close(self) -> None:
         """Delete what is settled, and leave the rest to the next writer with this destination."""
         self.close_to_new()
         self.journal.close(settled=not self.account().pending)
-        self._left_behind += self._orphans.events_left
-        self._orphans.release()
+        self._left_behind += self._recovery.events_left
+        self._recovery.release()
 
     def prepare_fork(self, timeout_s: float) -> bool:
         return self.journal.prepare_fork(timeout_s)
@@ -174,4 +215,4 @@ class JournalQueue:
 
     def reset_in_child(self) -> None:
         self.journal.reset_in_child()
-        self._orphans.release()
+        self._recovery.release()

@@ -66,6 +66,10 @@ class Queue(Protocol):
     def recover(self) -> None:
         """Put events that dead processes have left behind before everything else. Called by the worker that begins."""
 
+    @property
+    def has_more_to_recover(self) -> bool:
+        """Whether dead processes may have left more than `backlog` says."""
+
     def take(self, limit: int) -> Mapping[int, bytes]:
         """The next events in order, at most `limit`, under keys for `settle`."""
 
@@ -81,12 +85,14 @@ class Queue(Protocol):
         """A consistent snapshot."""
 
     @property
-    def accepted_here(self) -> int:
-        """How many events this process has accepted by `record()`."""
+    def accepted_through(self) -> int:
+        """A number that grows with what this process accepts; `settled_through` reaches it when that is settled."""
 
     @property
     def settled_through(self) -> int:
-        """How many of those, counted from the first, are all settled; less than 0 while recovered ones are not."""
+        """Up to where, by the same measure, everything is settled; less than 0 while recovered events are not that the
+        worker found when it began.
+        """
 
     def set_wake_threshold(self, waiting: int) -> None:
         """Have `append` return True once about `waiting` events wait; 0: for the next that comes, whichever it is.
@@ -170,6 +176,10 @@ class MemoryQueue:
     def recover(self) -> None:
         """Memory leaves nothing behind."""
 
+    @property
+    def has_more_to_recover(self) -> bool:
+        return False
+
     def take(self, limit: int) -> Mapping[int, bytes]:
         with best_effort(self._lock):
             if requeued := self._ledger.take_requeued(limit):
@@ -189,7 +199,7 @@ class MemoryQueue:
             return self._ledger.account(len(self._queued))
 
     @property
-    def accepted_here(self) -> int:
+    def accepted_through(self) -> int:
         with best_effort(self._lock):
             return self._ledger.next_key + len(self._queued)
 

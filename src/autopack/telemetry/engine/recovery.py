@@ -18,6 +18,7 @@ from autopack.telemetry.engine.dead_letters import DeadLetterSink
 from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.engine.worker import Worker
+from autopack.telemetry.journal.status import journal_status
 from autopack.telemetry.stores.base import Store
 
 
@@ -58,7 +59,9 @@ def recover(
     with log.only_errors():  # what the worker would warn of is in the result
         for fingerprint in fingerprints:
             queue = JournalQueue(folder, fingerprint, settings)
-            total = _sum(total, _recover_one(queue, store, dead_letters, settings, timeout_s))
+            result = _recover_one(queue, store, dead_letters, settings, timeout_s)
+            left = sum(file.events for file in journal_status(folder, fingerprint).orphaned if file.ours)
+            total = _sum(total, msgspec.structs.replace(result, found=result.found + left, left=left))
             if total.left:
                 break
     return total
@@ -67,6 +70,7 @@ def recover(
 def _recover_one(
     queue: JournalQueue, store: Store, dead_letters: DeadLetterSink, settings: Settings, timeout_s: float
 ) -> RecoveryResult:
+    """All but what is left, which lies in the folder."""
     commands, state = WorkerCommands(), WorkerState()
     commands.close(timeout_s)
     worker = Worker(
@@ -78,13 +82,12 @@ def _recover_one(
     finally:
         queue.close()
     return RecoveryResult(
-        found=account.recovered,
+        found=account.written + account.duplicates + account.dead_lettered,
         written=account.written,
         duplicates=account.duplicates,
         dead_lettered=account.dead_lettered,
         dead_letters_lost=state.dead_letters_lost.value,
         damaged=account.damaged,
-        left=account.pending,
         last_error=state.last_error,
     )
 

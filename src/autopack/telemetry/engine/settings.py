@@ -15,7 +15,7 @@ AUTO = "auto"
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024, le=1 << 40)]
-# At least two of the largest events, at most what recovery maps.
+# At most what recovery maps.
 SegmentBytes = Annotated[int, msgspec.Meta(ge=64 << 10, le=256 << 20)]
 Interval = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Timeout = Annotated[float, msgspec.Meta(ge=0, le=3600)]
@@ -37,7 +37,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_cap_s       … up to this
     probe_interval_s    upper end of the random delay between tries during an outage
     journal_bytes       bytes of segments in one folder, of all writers together; beyond it the newest is dropped
-    journal_first_segment_bytes, journal_segment_bytes  sizes of the files that the journal is made of
+    journal_first_segment_bytes  size of the first file of a process; each further one is four times as large …
+    journal_segment_bytes  … up to this
     """
 
     queue_size: Size = 10_000
@@ -53,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_cap_s: Interval = 2.0
     probe_interval_s: Interval = 5.0
     journal_bytes: Bytes = 256 << 20
-    journal_first_segment_bytes: SegmentBytes = 1 << 20
+    journal_first_segment_bytes: SegmentBytes = 64 << 10
     journal_segment_bytes: SegmentBytes = 8 << 20
 
 

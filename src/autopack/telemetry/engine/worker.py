@@ -184,7 +184,7 @@ class Worker:
         Returns False as soon as one has: there is something to write.
         """
         for _ in range(_IN_PROGRESS_TRIES):
-            if self._queue.backlog:
+            if self._queue.backlog or self._queue.has_more_to_recover:
                 return False
             if not self._queue.has_in_progress_appends:
                 return True
@@ -194,7 +194,7 @@ class Worker:
     def _has_reason_to_write(self) -> bool:
         if self._commands.closing or self._commands.flush_through > self._queue.settled_through:
             return True
-        return self._queue.backlog >= self._settings.batch_size
+        return self._queue.has_more_to_recover or self._queue.backlog >= self._settings.batch_size
 
     def _batch_limit(self) -> int:
         """A backlog is written in larger batches: fewer transactions, fewer hops between threads."""

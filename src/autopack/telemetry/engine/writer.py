@@ -98,7 +98,7 @@ class Writer:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is accepted now is settled; returns whether it is."""
-        target = self.queue.accepted_here
+        target = self.queue.accepted_through
         if self._settled(target) or self._runs_here():
             return self._settled(target)
         end_s = time.monotonic() + timeout_s
@@ -214,12 +214,12 @@ class Writer:
         except IndexError:
             return  # the thread goes on, there was none, or another caller was here first
         self._close_may_work = True
-        if not self.closing and self._settled(self.queue.accepted_here):
+        if not self.closing and self._settled(self.queue.accepted_through):
             self.queue.set_wake_threshold(0)
             self._store_is_open = self._store.identity is None  # what is in memory only outlives its worker
             self.state.running = False
             # In this order: a call under way now has appended its event by the second look, or will wake for it.
-            if not self.queue.has_in_progress_appends and self._settled(self.queue.accepted_here):
+            if not self.queue.has_in_progress_appends and self._settled(self.queue.accepted_through):
                 return
         self._start()
 

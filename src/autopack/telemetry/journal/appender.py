@@ -18,7 +18,7 @@ import os
 
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.journal.format import FIRST_RECORD, count_records
-from autopack.telemetry.journal.segment import Segment
+from autopack.telemetry.journal.segment import Segment, place_of
 
 _NEVER = 1 << 62
 
@@ -39,10 +39,12 @@ class Appender:
         self.write = _has_no_room if segment is None else segment.map.write
         self._next: dict[None, Appender] = {}
         self._previous = previous
+        self.number: int = 0 if previous is None else previous.number + 1
         self._start = 0
         self._counted = (FIRST_RECORD, 0)
         self._final_count = 0 if segment is None else None
         if segment is not None:
+            segment.number = self.number
             segment.map.seek(FIRST_RECORD)
 
     def seal(self) -> None:
@@ -55,6 +57,36 @@ class Appender:
     def is_half_full(self) -> bool:
         """Whether it is time to make the next segment."""
         return self.segment is not None and self.segment.map.tell() >= self.segment.size_bytes // 2
+
+    @property
+    def end(self) -> int:
+        """Up to where it is written, in the chain; where it takes nothing more, up to the end of the segment."""
+        if self.segment is None:
+            return 0
+        try:
+            return place_of(self.number, self.segment.map.tell())
+        except ValueError:  # closed
+            return place_of(self.number, self.segment.size_bytes)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it takes no more records."""
+        return self.segment is None or self.end == place_of(self.number, self.segment.size_bytes)
+
+    @property
+    def read_through(self) -> int | None:
+        """Up to where it is read, in the chain; None where it is read to its end, and another one follows."""
+        has_next, is_sealed = self.next is not None, self.is_sealed  # asked for first: more may come until then
+        if self.segment is None:
+            return None if has_next else 0
+        try:
+            if self.segment.has_unread:
+                return place_of(self.number, self.segment.read_offset)
+        except ValueError:  # another thread has closed the segment since: it is settled
+            return None
+        if has_next:
+            return None
+        return place_of(self.number, self.segment.size_bytes if is_sealed else self.segment.read_offset)
 
     @property
     def next(self) -> Appender | None:

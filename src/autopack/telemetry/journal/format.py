@@ -4,7 +4,7 @@ The tables of header, mark and record stand in `autopack.telemetry.journal`. Two
 
 - `read_records`, `count_records` and `has_record` trust what they find. They are for a segment that this process
   writes itself.
-- `find_record` trusts nothing: a record counts if the segment can hold its sequence and its checksum is right. It is
+- `RecordFinder` trusts nothing: a record counts if the segment can hold its sequence and its checksum is right. It is
   for a segment that a dead writer left.
 """
 
@@ -49,6 +49,7 @@ _NUMBERS_AT = len(_BEGIN)
 _KIND_AT = _NUMBERS_AT + _NUMBERS.size
 _BIN_8, _BIN_16, _BIN_32 = 0xC4, 0xC5, 0xC6
 RECORD_OVERHEAD_BYTES = _KIND_AT + 5  # at most
+LEAST_OVERHEAD_BYTES = _KIND_AT + 2
 
 encode: Final = msgspec.msgpack.Encoder().encode  # `pack_record` is `encode` of a pair; the hot path writes it out
 
@@ -216,13 +217,35 @@ def has_record(data: Data, offset: int) -> bool:
     return _payload_at(data, offset) is not None
 
 
-def find_record(data: Data, offset: int, first_sequence: int) -> Record | None:
-    """The first record at or after an offset that is whole; None if there is no more."""
-    while (offset := data.find(_BEGIN, offset)) >= 0:
-        if (record := _whole_record_at(data, offset, first_sequence)) is not None:
-            return record
-        offset += 1
-    return None
+class RecordFinder:
+    """Finds the whole records of a segment that a dead writer left, and trusts nothing.
+
+    A record that is damaged, or forged, may claim any length, and its checksum is taken over all of that: bytes in
+    which such heads stand close together would cost the square of their number. So the checksums that are wrong may
+    cover eight times the segment's size and no more; what is left then counts as damaged. Damage that is no forgery
+    costs each damaged record once.
+    """
+
+    _MOST_WRONG = 8
+
+    def __init__(self, data: Data, first_sequence: int) -> None:
+        self._data = data
+        self._first_sequence = first_sequence
+        self._wrong_bytes_left = self._MOST_WRONG * len(data)
+
+    def next_from(self, offset: int) -> Record | None:
+        """The first record at or after an offset that is whole; None if there is no more."""
+        data = self._data
+        while self._wrong_bytes_left > 0 and (offset := data.find(_BEGIN, offset)) >= 0:
+            found = _claimed_at(data, offset, self._first_sequence)
+            if found is not None:
+                start, end, sequence, checksum = found
+                payload = data[start:end]
+                if adler32(payload, sequence) == checksum:
+                    return Record(offset, end, sequence, payload)
+                self._wrong_bytes_left -= len(payload)
+            offset += 1
+        return None
 
 
 def has_leftover(data: Data, offset: int) -> bool:
@@ -247,12 +270,14 @@ def _payload_at(data: Data, offset: int) -> tuple[int, int] | None:
     return None
 
 
-def _whole_record_at(data: Data, offset: int, first_sequence: int) -> Record | None:
+def _claimed_at(data: Data, offset: int, first_sequence: int) -> tuple[int, int, int, int] | None:
+    """What the head of a record claims here, if this segment can hold it: its payload's begin and end, its sequence and
+    its checksum.
+    """
     if (found := _payload_at(data, offset)) is None:
         return None
     start, end = found
     sequence, checksum = _NUMBERS.unpack_from(data, offset + _NUMBERS_AT)
     if end > len(data) or not first_sequence <= sequence < first_sequence + len(data) // RECORD_OVERHEAD_BYTES:
         return None
-    payload = data[start:end]
-    return Record(offset, end, sequence, payload) if adler32(payload, sequence) == checksum else None
+    return start, end, sequence, checksum

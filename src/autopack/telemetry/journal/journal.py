@@ -18,9 +18,15 @@ from zlib import adler32
 from autopack.errors import QueueRejected
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.journal.appender import Appender
-from autopack.telemetry.journal.format import RECORD_OVERHEAD_BYTES, encode, pack_record
+from autopack.telemetry.journal.format import (
+    FIRST_RECORD,
+    LEAST_OVERHEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    encode,
+    pack_record,
+)
 from autopack.telemetry.journal.recovery import try_to
-from autopack.telemetry.journal.segment import Position, Segment
+from autopack.telemetry.journal.segment import Position, Segment, place_of
 from autopack.telemetry.journal.segment_maker import JournalSizes, SegmentMaker
 from autopack.telemetry.lifecycle import best_effort
 
@@ -45,6 +51,7 @@ class Journal:
         self._appender = Appender()
         self._oldest = self._appender  # the first that is not settled to its end
         self._ready: list[Segment] = []  # the next one, made by the worker
+        self._read_at_end: int | None = None  # once it is closed
 
     # The call site.
 
@@ -71,7 +78,7 @@ class Journal:
         try:
             self._inside.add(thread)
             with best_effort(self._making):
-                self._appender = self._after(full)
+                self._appender = self._after(full, len(payload))
         finally:
             self._inside.discard(thread)
         wake = self.append(payload)
@@ -116,14 +123,17 @@ class Journal:
             return True
         return False
 
-    def _after(self, full: Appender) -> Appender:
-        """The appender that goes on behind one that takes nothing any more. Raises QueueRejected."""
+    def _after(self, full: Appender, payload_bytes: int = 0) -> Appender:
+        """The appender that goes on behind one that takes nothing any more. Raises QueueRejected.
+
+        If it has to be made it has room for an event of that size.
+        """
         if full.next is None:
             if self._closed:
                 raise QueueRejected("closed")
             # At once: no event goes in behind refused ones, whose sequences would lead out of the segment's range.
             full.seal()
-            segment = self._next_segment(full)
+            segment = self._next_segment(payload_bytes)
             following = full.link_next(segment)
             if following.segment is segment:
                 self._append_deferred_to(following)  # also if a handler that interrupted this recorded, and then closed
@@ -134,11 +144,14 @@ class Journal:
             raise QueueRejected("closed")
         return full.last
 
-    def _next_segment(self, full: Appender) -> Segment:
+    def _next_segment(self, payload_bytes: int) -> Segment:
         """The segment that the worker has made, or else one that is made here and now. Raises QueueRejected."""
         with contextlib.suppress(IndexError):
-            return self._ready.pop()
-        made = self._maker.make(first=full.segment is None)
+            segment = self._ready.pop()
+            if segment.has_room_for(payload_bytes):
+                return segment
+            self._ready.append(segment)  # for later: events as large as this one are rare
+        made = self._maker.make(payload_bytes)
         self.inline_segments.add()
         return made
 
@@ -190,7 +203,7 @@ class Journal:
             self._leave_ready()
         if not self._ready and appender.is_half_full:
             with contextlib.suppress(QueueRejected):
-                self._ready.append(self._maker.make(first=False))
+                self._ready.append(self._maker.make())
 
     def _leave_ready(self) -> None:
         """The same for those that were not written to yet."""
@@ -209,6 +222,41 @@ class Journal:
         """The same, and those that overflowed and cannot be read yet."""
         with best_effort(self._counting):
             return self.appended + len(self._reentrant_overflow)
+
+    @property
+    def accepted_through(self) -> int:
+        """A place in the chain before which all lies that was accepted; what overflowed will come right behind."""
+        with best_effort(self._counting):
+            last = self._appender.last
+            end, overflow = last.end, list(self._reentrant_overflow)
+        if not overflow:
+            return end
+        waiting = sum(len(payload) + LEAST_OVERHEAD_BYTES for payload in overflow)
+        return place_of(last.number + 1, FIRST_RECORD + waiting) if last.is_sealed else end + waiting
+
+    @property
+    def read_through(self) -> int:
+        """The place in the chain up to which it is read."""
+        appender: Appender | None = self._oldest
+        while self._read_at_end is None and appender is not None:
+            if (place := appender.read_through) is not None:
+                return place
+            appender = appender.next
+        return self._read_at_end or 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it accepts nothing more."""
+        return self._closed
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether, when a segment was last made or asked for, little room was left: what others left should go."""
+        return self._maker.crowded
+
+    def clear_crowded(self) -> None:
+        """What others left is looked for."""
+        self._maker.crowded = False
 
     def set_wake_threshold(self, events: int) -> None:
         """Have `append` return True once about `events` more records have been appended; 0: each time."""
@@ -231,6 +279,7 @@ class Journal:
     def close(self, *, settled: bool) -> None:
         """Close every segment. settled: whether every event is settled; then delete the files, else leave them."""
         self.close_to_new()
+        self._read_at_end = self.read_through
         with best_effort(self._making):
             for appender, segment in self._unsettled():
                 appender.freeze_count()

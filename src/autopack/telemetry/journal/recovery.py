@@ -8,16 +8,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from autopack._util.files import is_at, open_private, try_lock
 from autopack.errors import ForeignSegmentError, SegmentError
 from autopack.telemetry import log
 from autopack.telemetry.journal.format import Record
-from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Position, Segment
+from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Position, Segment, read_header_of
 from autopack.telemetry.lifecycle import warn_once
 
 # A segment is made in milliseconds; a younger file may be in the making, and not locked yet.
 _UNFINISHED_FOR_S = 60.0
+_MOST_OPEN = 128  # segments at once: each is an open file and a map
+
+T = TypeVar("T")
 
 
 class Orphan:
@@ -27,12 +31,13 @@ class Orphan:
         self.segment = segment
         self.events, self.damaged = _survey(segment)
         self.events_left = self.events
+        self._finder = segment.record_finder()
 
     def next_record(self) -> Record | None:
         """The next good record, None at the end."""
         if not self.events_left:
             return None
-        record = self.segment.good_record_from(self.segment.read_offset)
+        record = self._finder.next_from(self.segment.read_offset)
         if record is None:
             raise SegmentError(f"{self.segment.path} changed while it was read")
         self.events_left -= 1
@@ -62,38 +67,102 @@ class Orphan:
             self.segment.remove()
 
 
-class Orphans(deque[Orphan]):
-    """The segments of dead writers that this process has taken over, oldest first."""
+class Recovery:
+    """Takes over what dead writers left for a destination, in rounds; of each round the oldest first.
+
+    A segment is taken over and surveyed only when those before it have been read, so that a large backlog costs the
+    worker one segment at a time, and other processes may take the rest. Where another process was faster, or the file
+    is gone, all is well.
+    """
+
+    def __init__(self, folder: Path, fingerprint: bytes) -> None:
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._candidates: deque[Path] = deque()
+        self._orphans: deque[Orphan] = deque()
+        self._round = (0, 0, 0)  # segments, events, damaged records
+        self.events = 0
+        self.damaged = 0
+
+    def begin_round(self) -> None:
+        """Look for dead writers' segments, unless a round is under way."""
+        if not self.is_over:
+            return
+        remove_unfinished(self._folder)
+        found = filter(None, (_created(path, self._fingerprint) for path in sorted(self._folder.glob(f"*{SUFFIX}"))))
+        self._candidates.extend(path for _, path in sorted(found, key=lambda item: item[0]))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that was found is settled."""
+        return not self._candidates and not self._orphans
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be more to read than `events_left`."""
+        return bool(self._candidates) and len(self._orphans) < _MOST_OPEN
 
     @property
     def events_left(self) -> int:
-        """How many events were not read yet."""
-        return sum(orphan.events_left for orphan in self)
+        """How many events were not read yet, of the segments that are taken over."""
+        return sum(orphan.events_left for orphan in tuple(self._orphans))
 
     def read(self, limit: int) -> Iterator[list[tuple[Position, bytes]]]:
         """At most `limit` records that were not read yet, in order: one list for each segment."""
-        for orphan in self:
+        for orphan in tuple(self._orphans):
             records = orphan.next_records(limit)
             limit -= len(records)
             yield records
+        while limit > 0 and (taken := self._take_over_next()) is not None:
+            records = taken.next_records(limit)
+            limit -= len(records)
+            yield records
 
-    def acknowledge(self, first_unsettled: Position | None) -> bool:
-        """Everything that was read before a position is settled: move the marks, remove the files that end before it.
+    def _take_over_next(self) -> Orphan | None:
+        """One more; None where no more are to be had, or enough are open."""
+        while self.has_more:
+            segment = _taken_over(self._candidates.popleft(), self._fingerprint)
+            if segment is not None:
+                orphan = Orphan(segment)
+                self._orphans.append(orphan)
+                self.events += orphan.events
+                self.damaged += orphan.damaged
+                segments, events, damaged = self._round
+                self._round = segments + 1, events + orphan.events, damaged + orphan.damaged
+                return orphan
+        return None
 
-        Returns whether none is left.
-        """
-        while self:
-            first = self[0]
+    def acknowledge(self, first_unsettled: Position | None) -> None:
+        """Everything that was read before a position is settled: move the marks, remove files that end before it."""
+        while self._orphans:
+            first = self._orphans[0]
             if not first.segment.acknowledge_before(first_unsettled) or first.events_left:
-                return False
-            try_to(self.popleft().dispose)
-        return True
+                return
+            try_to(self._orphans.popleft().dispose)
+        if not self._candidates:
+            self._log_round()
+
+    def _log_round(self) -> None:
+        (segments, events, damaged), self._round = self._round, (0, 0, 0)
+        if events or damaged:
+            log.warning(
+                "Recovered %d event(s) of earlier processes from %d journal segment(s), %d damaged",
+                events,
+                segments,
+                damaged,
+            )
 
     def release(self) -> None:
         """Give them up, for the next writer, with what is not settled in them."""
-        for orphan in self:
-            orphan.segment.release()
-        self.clear()
+        self._candidates.clear()
+        while self._orphans:
+            self._orphans.popleft().segment.release()
+
+
+def _created(path: Path, fingerprint: bytes) -> tuple[int, Path] | None:
+    """When a segment was made, if it is for this destination; None for anything else, which is left alone."""
+    header = _unless_unusable(path, lambda: read_header_of(path, fingerprint))
+    return None if header is None else (header.created_ns, path)
 
 
 def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:
@@ -106,17 +175,22 @@ def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:
 
 
 def _taken_over(path: Path, fingerprint: bytes | None) -> Segment | None:
+    segment = _unless_unusable(path, lambda: Segment.open(path, fingerprint))
+    if segment is None or segment.take_over():
+        return segment
+    segment.release()
+    return None
+
+
+def _unless_unusable(path: Path, look: Callable[[], T]) -> T | None:
+    """What a look at a file gives; None, and said once, where it is to be left alone."""
     try:
-        segment = Segment.open(path, fingerprint)
+        return look()
     except (ForeignSegmentError, FileNotFoundError):
         return None  # for another database; or its writer has just finished it
     except (SegmentError, OSError) as exc:
         warn_once(f"{path} is left alone: {exc}")
         return None
-    if segment.take_over():
-        return segment
-    segment.release()
-    return None
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -145,7 +219,8 @@ def _survey(segment: Segment) -> tuple[int, int]:
     offset = segment.read_offset
     events = damaged = 0
     expected: int | None = None
-    while (record := segment.good_record_from(offset)) is not None:
+    finder = segment.record_finder()
+    while (record := finder.next_from(offset)) is not None:
         if record.start != offset:
             # Where they follow each other nothing is damaged, whatever their sequences: threads may swap theirs.
             damaged += 1 if expected is None else max(1, record.sequence - expected)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from autopack._util.files import is_at, open_private, try_lock
 from autopack.telemetry.journal import format as bytes_of
-from autopack.telemetry.journal.format import MARK_AT, Header, Process, Record
+from autopack.telemetry.journal.format import MARK_AT, Header, Process, RecordFinder
 
 SUFFIX = ".seg"
 UNFINISHED_SUFFIX = ".tmp"
@@ -41,6 +41,35 @@ class Position(NamedTuple):
     segment: Segment
     offset: int
 
+    @property
+    def place(self) -> int:
+        """A number that grows along the chain of a journal."""
+        return place_of(self.segment.number, self.offset)
+
+
+def place_of(segment_number: int, offset: int) -> int:
+    """Where that is in a chain of segments, as one number."""
+    return segment_number << 32 | offset
+
+
+def read_header_of(path: Path, fingerprint: bytes | None = None) -> Header:
+    """The header of a segment, of which nothing is left open. Raises what `Segment.open` raises."""
+    file = open_private(path, os.O_RDONLY)
+    try:
+        return _checked_head(file, fingerprint)[0]
+    finally:
+        os.close(file)
+
+
+def _checked_head(file: int, fingerprint: bytes | None) -> tuple[Header, Process]:
+    size_bytes = os.fstat(file).st_size
+    bytes_of.check_size(size_bytes)
+    head = os.pread(file, bytes_of.HEAD_BYTES, 0)
+    header = bytes_of.read_header(head)
+    bytes_of.check_size(size_bytes, header.first_record)
+    header.check_destination(fingerprint)
+    return header, bytes_of.read_process(head, header)
+
 
 class Segment:
     """An open, mapped segment. The process that holds its lock owns it, until `release`, `remove` or `quarantine`."""
@@ -53,6 +82,7 @@ class Segment:
         self.size_bytes = os.fstat(file).st_size
         self.map = mmap.mmap(file, self.size_bytes)
         self.read_offset = header.first_record
+        self.number = 0  # in the chain of its journal
 
     @classmethod
     def create(cls, path: Path, header: Header) -> Segment:
@@ -101,13 +131,7 @@ class Segment:
         """
         file = open_private(path, os.O_RDWR)
         try:
-            size_bytes = os.fstat(file).st_size
-            bytes_of.check_size(size_bytes)
-            head = os.pread(file, bytes_of.HEAD_BYTES, 0)
-            header = bytes_of.read_header(head)
-            bytes_of.check_size(size_bytes, header.first_record)
-            header.check_destination(fingerprint)
-            return cls(path, file, header, bytes_of.read_process(head, header))
+            return cls(path, file, *_checked_head(file, fingerprint))
         except BaseException:
             os.close(file)
             raise
@@ -129,6 +153,10 @@ class Segment:
 
     def _try_lock(self) -> bool:
         return self._file is not None and try_lock(self._file)
+
+    def has_room_for(self, payload_bytes: int) -> bool:
+        """Whether an event of that size fits into it while it is empty."""
+        return payload_bytes + bytes_of.RECORD_OVERHEAD_BYTES <= self.size_bytes - self.header.first_record
 
     def touch_pages(self) -> None:
         """Have the kernel map every page for writing now: later, the first touch of each would be felt."""
@@ -158,9 +186,9 @@ class Segment:
         """Whether a record begins at `read_offset`, in a segment of this process."""
         return bytes_of.has_record(self.map, self.read_offset)
 
-    def good_record_from(self, offset: int) -> Record | None:
-        """The first record at or after an offset that is whole, in a segment of a dead writer."""
-        return bytes_of.find_record(self.map, offset, self.header.first_sequence)
+    def record_finder(self) -> RecordFinder:
+        """Finds the records that are whole, in a segment of a dead writer."""
+        return RecordFinder(self.map, self.header.first_sequence)
 
     def is_damaged_after(self, offset: int) -> bool:
         """Whether there is more than zeros behind an offset, or the file is shorter or longer than it was made."""

@@ -19,8 +19,12 @@ from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Segmen
 _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
 
 
+_GROWTH = 4  # from one segment to the next
+_PAGE_BYTES = 4096
+
+
 class JournalSizes(NamedTuple):
-    """Bytes: of the largest event, of the first segment and of each further one, of all segments in one folder."""
+    """Bytes: of the largest event, of the first segment of a writer, of its largest ones, of all in one folder."""
 
     max_event: int
     first_segment: int
@@ -29,8 +33,8 @@ class JournalSizes(NamedTuple):
 
     @property
     def max_payload(self) -> int:
-        """The largest event that is accepted, which any segment has room for."""
-        return min(self.max_event, min(self.first_segment, self.segment) - FIRST_RECORD - RECORD_OVERHEAD_BYTES)
+        """The largest event that is accepted: a segment of the largest size has room for it."""
+        return min(self.max_event, max(self.first_segment, self.segment) - FIRST_RECORD - RECORD_OVERHEAD_BYTES)
 
 
 class SegmentMaker:
@@ -42,23 +46,32 @@ class SegmentMaker:
         self._sizes = sizes
         self._writer_id = os.urandom(16)
         self._numbers = itertools.count(1)
+        self._size_bytes = sizes.first_segment  # of the next one
+        self.crowded = False  # more than half of what the folder may hold is in use, or it is full
         self._full_until_s = 0.0
         self._logged_full = False
         _check_folder(folder)
 
-    def make(self, *, first: bool) -> Segment:
-        """One more; the first of a journal is smaller.
+    def make(self, payload_bytes: int = 0) -> Segment:
+        """One more, with room for an event of that size at least.
+
+        The first of a writer is small, and each further one four times as large as the one before, up to the largest:
+        many short processes leave little behind, and a busy one makes few files.
 
         Raises QueueRejected where there is no room, in the folder or on the disk.
         """
         if time.monotonic() < self._full_until_s:
             raise QueueRejected("journal_full")
         sizes = self._sizes
-        size_bytes = sizes.first_segment if first else sizes.segment
+        needed = -(-(FIRST_RECORD + RECORD_OVERHEAD_BYTES + payload_bytes) // _PAGE_BYTES) * _PAGE_BYTES
+        size_bytes = max(self._size_bytes, min(needed, sizes.segment))
         try:
             ensure_private_folder(self._folder)  # it may have been deleted
-            if size_bytes + _bytes_of_segments(self._folder) <= sizes.folder:
+            used_bytes = size_bytes + _bytes_of_segments(self._folder)
+            self.crowded = used_bytes > sizes.folder // 2
+            if used_bytes <= sizes.folder:
                 made = self._create(size_bytes)
+                self._size_bytes = max(self._size_bytes, min(size_bytes * _GROWTH, sizes.segment))
                 self._logged_full = False
                 return made
             problem = f"{sizes.folder} bytes are in use"
