@@ -261,7 +261,8 @@ def opened_for(process: subprocess.Popen[bytes], fifo: Path) -> int:
         try:
             return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as exc:
-            assert exc.errno == errno.ENXIO
+            if exc.errno != errno.ENXIO:  # there is no reader yet
+                raise
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
