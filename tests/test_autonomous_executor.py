@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import json
 import os
 import pty
@@ -47,12 +48,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+_OLD_CLICK: Any = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # before 8.2
+RUNNER = CliRunner(**_OLD_CLICK)  # keeps standard output and standard error apart
 SHUTDOWN_S = Settings().shutdown_timeout_s
 LOADED_MACHINE_S = 10  # by which a machine of which other tests take all may be later; an idle one needs 1.5 s in all
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(run_command, [str(argument) for argument in arguments])
+    return RUNNER.invoke(run_command, [str(argument) for argument in arguments])
 
 
 def rows(place: Path, columns: str = "*", name: str = "events.db") -> list[Any]:
