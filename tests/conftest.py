@@ -1,51 +1,20 @@
 """Fixtures for every test: an environment without our settings, and places to write to.
 
-The tests also run where only the core of the product is installed, or a part of the extras (`scripts/matrix`). What
-needs more is left out there: a file by `NEEDS`, a single test by `@pytest.mark.needs("pyarrow")`.
+What the tests of a file need beside the core of the product stands in `tests.needs`, what a single test needs in
+its mark: `@pytest.mark.needs("pyarrow")`. Where it is not installed they are left out.
 """
 
-import importlib.util
 import os
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests import postgres as postgres_servers
+from tests.needs import NEEDS, missing_of
 from tests.recorded import REAL, RecordedRun, made_run, real_run
 from tests.write_side import url_of
 
 from autopack.telemetry import lifecycle
-
-STATISTICS = ("numpy", "scipy")
-ANTHROPIC = ("anthropic", "httpx2")
-SERVER = (*ANTHROPIC, "starlette", "uvicorn")
-NEEDS = {  # of each file or folder what it imports beside the core of the product
-    "analysis/test_calibration.py": STATISTICS,
-    "analysis/test_clusters.py": STATISTICS,
-    "analysis/test_clusters_of_others.py": (*STATISTICS, "statsmodels"),
-    "analysis/test_conformal.py": STATISTICS,
-    "analysis/test_former_verdicts.py": STATISTICS,
-    "analysis/test_intervals.py": STATISTICS,
-    "analysis/test_proposal.py": STATISTICS,
-    "analysis/test_validation.py": STATISTICS,
-    "analysis/test_verdicts_hold.py": (*STATISTICS, "benchmarks"),
-    "commands/test_parquet.py": ("duckdb", "pyarrow"),
-    "commands/test_reading_commands_on_postgres.py": ("duckdb", "psycopg", "pyarrow"),
-    "commands/test_validate_command.py": STATISTICS,
-    "instrumentation/test_anthropic.py": (*SERVER, "opentelemetry"),
-    "instrumentation/test_examples.py": (*SERVER, "examples"),
-    "instrumentation/test_off_and_private.py": SERVER,
-    "instrumentation/test_openai.py": (*SERVER, "openai"),
-    "instrumentation/test_spans.py": (*SERVER, "opentelemetry.sdk"),
-    "loopback": SERVER,
-    "reporting/test_report.py": ("playwright", "plotly"),
-    "telemetry/stores/test_postgres_store.py": ("asyncpg", "psycopg"),
-    "packaging": ("hatchling", "uv"),
-    "test_anthropic_clients.py": SERVER,
-    "test_autonomous_executor.py": SERVER,
-    "test_readme.py": ("scripts",),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -96,17 +65,6 @@ def _nothing_left_running() -> Iterator[None]:
     before = set(lifecycle.live)
     yield
     assert set(lifecycle.live) <= before, "a writer still runs"
-
-
-def missing_of(modules: Iterable[str]) -> str:
-    """Those of the modules that are not installed."""
-    return ", ".join(name for name in modules if not _is_installed(name))
-
-
-@cache
-def _is_installed(module: str) -> bool:
-    parent = module.rpartition(".")[0]
-    return (not parent or _is_installed(parent)) and importlib.util.find_spec(module) is not None
 
 
 def _left_out() -> dict[str, str]:
