@@ -21,7 +21,8 @@ from tests.write_side import child_environment, phases_of, run_python, url_of
 
 from autopack._util.forks import ProcessNumber, make_mark
 
-# A fork in C while any thread waits for the GIL leaves a child that can never hand it over (seen: 1 of 7). So each of these programs lets its writer come to rest first, and wakes nothing until it has forked.
+# A fork in C while any thread waits for the GIL leaves a child that can never hand it over (seen: 1 of 7).
+# So each of these programs lets its writer come to rest first, and wakes nothing until it has forked.
 PREPARE = """
     import ctypes
     from autopack.telemetry import Telemetry
