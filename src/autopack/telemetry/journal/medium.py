@@ -16,7 +16,7 @@ where there is none the kernel ends the process by SIGBUS. There each record is 
   handler, is a hole. The call says so, and the reader passes it. After an error the segment is sealed.
 - *In order all the same.* The reader stops at a place that is reserved and neither whole nor void: its call is in
   progress. Whole is what has the right checksum.
-- *Never the wrong file.* The file is closed only when no call is in progress; else it stays open as long as the process.
+- *Never the wrong file.* The file is closed only when no call is in progress; else it is left open for good.
 """
 
 from __future__ import annotations
