@@ -51,7 +51,7 @@ class LoopWaker:
         self._woken = True
         if (loop := self._loop) is not None:
             # RuntimeError: the loop is closed. The worker has ended, and every thread that waits has a deadline.
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError, MemoryError):  # the latter: it looks by itself twice a second
                 loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
@@ -132,6 +132,12 @@ class WorkerState:
         with best_effort(self.changed) as held:
             if held:
                 self.changed.notify_all()
+
+    def pause(self, timeout_s: float) -> None:
+        """Wait for a change, at most so long."""
+        with best_effort(self.changed) as held:
+            if held:
+                self.changed.wait(max(0.0, timeout_s))
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until the predicate holds, at most `timeout_s`; returns whether it does. A dead worker ends the wait."""
