@@ -41,7 +41,7 @@ CALLS = {
     "a segment's map": "mmap.mmap",
     "a segment's lock": "fcntl.flock",
     "a look at the folder": "os.scandir",
-    "the bare thread": "_thread.start_new_thread",
+    "the bare thread": "autopack._util.os_threads.start_new_thread",
     "the thread": "threading.Thread.start",
     "an event loop": "socket.socketpair",
     "a connection": "sqlite3.connect",
@@ -142,7 +142,7 @@ def test_a_thread_that_dies_before_it_says_so_is_not_believed(monkeypatch: pytes
     may_end = threading.Event()
     store = MemoryStore()
     with monkeypatch.context() as patch:
-        patch.setattr("threading.Thread.start", lambda _thread: may_end.wait())
+        patch.setattr("threading.Thread.start", lambda _thread: may_end.wait(60))
         telemetry = Telemetry(store)
         assert telemetry.record(**event())
         wait_for(telemetry, lambda stats: not stats.worker_alive)

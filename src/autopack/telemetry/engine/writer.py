@@ -36,16 +36,15 @@ unsettled; until then `state.running` stays true for the threads that wait for t
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import itertools
 import random
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autopack._util import os_threads
 from autopack.telemetry import lifecycle, log
 from autopack.telemetry.counters import Drops, has_gil
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
@@ -88,16 +87,17 @@ class Writer:
         self._store = store
         self._settings = settings
         self._commands = WorkerCommands()
-        self._working = threading.Lock()
+        self._working = os_threads.Lock()
         self._close_may_work = True  # itself, in its own thread: no worker has begun, and no close has ended
-        self._thread: threading.Thread | None = None
+        self._thread: os_threads.Thread | None = None  # the last one
+        self._working_ident: int | None = None  # of the thread that works now
         self._worker: Worker | None = None
         self._ended_for_fork: list[bool] = []  # not empty from the end of the thread until it is decided how to go on
         self._store_is_open = False  # and no worker is there to close it
         self._begun_by_s = 0.0  # on the monotonic clock: when a thread that was begun has to be at work
         self._may_start_s = 0.0  # on the monotonic clock: when the next event may try to start the thread
-        self._close_once = threading.Lock()
-        self._report_once = threading.Lock()
+        self._close_once = os_threads.Lock()
+        self._report_once = os_threads.Lock()
 
     def wake(self) -> None:
         """There is a batch to write. Called from the hot path: never waits, never raises."""
@@ -205,7 +205,7 @@ class Writer:
             return True
         if _loop_runs_here():
             return False
-        self._work()
+        self._work(None)
         return True
 
     @property
@@ -233,10 +233,11 @@ class Writer:
         queue_rests = self.queue.prepare_fork(timeout_s)
         if not self.state.running or self._runs_here():
             return queue_rests
-        self.state.wait_for(lambda: bool(self._ended_for_fork), until_s - time.monotonic())
-        thread = self._thread
-        if self._ended_for_fork and thread is not None and thread.name == _THREAD_NAME:  # not that of a `close`
-            lifecycle.join_until_gone(thread, min(_THREAD_END_S, until_s - time.monotonic()))
+        self.state.wait_in_thread(
+            lambda: bool(self._ended_for_fork) or not self.state.running, until_s - time.monotonic()
+        )
+        if self._ended_for_fork and self._thread is not None:
+            lifecycle.join_until_gone(self._thread, min(_THREAD_END_S, until_s - time.monotonic()))
         return bool(self._ended_for_fork or not self.state.running) and queue_rests
 
     def resume_after_fork(self) -> None:
@@ -267,7 +268,7 @@ class Writer:
 
     def _runs_here(self) -> bool:
         """Whether this is the worker's own thread."""
-        return threading.current_thread() is self._thread
+        return os_threads.get_ident() == self._working_ident
 
     def _settled(self, target: int) -> bool:
         return self.queue.settled_through >= target
@@ -284,7 +285,7 @@ class Writer:
             self.state.running = True
             lifecycle.live.add(self)
             lifecycle.close_with_multiprocessing()
-            _thread.start_new_thread(self._launch, ())
+            os_threads.start_new_thread(self._launch, ())
         except Exception as exc:  # noqa: BLE001 (no thread, no memory: whatever it is, it is tried again)
             self._not_started(exc)
         except BaseException as exc:
@@ -295,7 +296,7 @@ class Writer:
     def _launch(self) -> None:
         self.state.running = True
         try:
-            threading.Thread(target=self._work, name=_THREAD_NAME, daemon=True).start()
+            os_threads.Thread(self._work, _THREAD_NAME).start()
         except BaseException as exc:  # noqa: BLE001 (nothing stands above it that would see it)
             self._not_started(exc)
 
@@ -310,12 +311,14 @@ class Writer:
         self.queue.set_wake_threshold(1)
         self.state.announce()
 
-    def _work(self) -> None:
+    def _work(self, thread: os_threads.Thread | None) -> None:
+        """thread: the one that this is, None if it is the caller's."""
         if not self._working.acquire(blocking=False):
             return  # begun twice: an exception of a signal handler came between the start and the note of it
         self._close_may_work = False
         self._store_is_open = False
-        self._thread = threading.current_thread()
+        self._thread = thread
+        self._working_ident = os_threads.get_ident()
         self.state.running = True
         ended_for_fork = False
         try:
@@ -335,6 +338,7 @@ class Writer:
             self._may_start_s = time.monotonic() + _START_PAUSE_S
             self.queue.set_wake_threshold(1)
         self.state.running = for_fork
+        self._working_ident = None
         self._working.release()
         if for_fork:
             self._ended_for_fork.append(True)
@@ -364,8 +368,10 @@ class Writer:
         self._store.load()
         import anyio
 
+        from autopack.telemetry.engine.loop import make_loop
+
         self._worker = self._worker or self._make_worker()
-        return anyio.run(self._worker.run)
+        return anyio.run(self._worker.run, backend_options={"loop_factory": make_loop})
 
     def _say_failed(self, exc: BaseException) -> None:
         if self.state.loaded:
@@ -382,11 +388,10 @@ class Writer:
         if self._commands.closing:
             limit_s = min(limit_s, _CLOSING_DELAY_S, self._commands.seconds_left())
         was_closing = self._commands.closing
-        with self.state.changed:
-            self.state.changed.wait_for(
-                lambda: self._commands.closing and not was_closing,
-                random.uniform(0, limit_s),  # noqa: S311 (jitter, no secret)
-            )
+        self.state.wait_in_thread(
+            lambda: self._commands.closing and not was_closing,
+            random.uniform(0, limit_s),  # noqa: S311 (jitter, no secret)
+        )
 
     def _make_worker(self) -> Worker:
         from autopack.telemetry.engine.worker import Worker

@@ -31,6 +31,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autopack._util import os_threads
 from autopack._util.files import make_folders
 from autopack.database.destination import Destination
 from autopack.errors import DataRejectedError, SchemaError, StoreError, StoreUnusableError, TransientStoreError
@@ -275,6 +276,10 @@ class SqliteStore:
         import aiosqlite
 
         _create_private(self._destination.path)
+        if os_threads.threads_are_patched():
+            # aiosqlite would hand each call to a "thread" that the worker's own thread had to run.
+            self._direct = _opened(self._destination, self._table)
+            return
         connection = aiosqlite.Connection(partial(_opened, self._destination, self._table), iter_chunk_size=64)
         # A connection that hangs must not keep the interpreter from ending. Before 0.22 it is its own thread.
         thread: Any = getattr(connection, "_thread", connection)
