@@ -123,7 +123,8 @@ class Writer:
         """
         if self.is_running or self.closing:
             return
-        if time.monotonic() < self._may_start_s:
+        if time.monotonic() < self._may_start_s or lifecycle.is_about_to_fork():
+            lifecycle.warn_where_threads_stand_still()
             self.queue.set_wake_threshold(1)
         else:
             self._start()
@@ -284,7 +285,8 @@ class Writer:
             self._begun_by_s = time.monotonic() + _BEGIN_WAIT_S
             self.state.running = True
             lifecycle.live.add(self)
-            lifecycle.close_with_multiprocessing()
+            lifecycle.close_with_the_process()
+            lifecycle.warn_where_threads_stand_still()
             os_threads.start_new_thread(self._launch, ())
         except Exception as exc:  # noqa: BLE001 (no thread, no memory: whatever it is, it is tried again)
             self._not_started(exc)
