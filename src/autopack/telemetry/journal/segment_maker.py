@@ -49,7 +49,7 @@ class JournalSizes(NamedTuple):
 
 
 class SegmentMaker:
-    """For any thread and any signal handler at once. Raises OSError when the folder cannot be used at all."""
+    """For any thread and any signal handler at once."""
 
     def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes, append: Append = "auto") -> None:
         self._folder = folder
@@ -61,9 +61,7 @@ class SegmentMaker:
         self.crowded = False  # more than half of what the folder may hold is in use, or it is full
         self._full_until_s = 0.0
         self._logged_full = False
-        ensure_private_folder(folder)
-        self._medium = medium_in(folder) if append == "auto" else Medium[append.upper()]
-        _check_folder(folder, self._medium)
+        self._medium = None if append == "auto" else Medium[append.upper()]
 
     def make(self, payload_bytes: int = 0) -> Segment:
         """One more, with room for an event of that size at least.
@@ -101,6 +99,7 @@ class SegmentMaker:
         self._full_until_s = time.monotonic() + _FULL_FOR_S
 
     def _create(self, size_bytes: int) -> Segment:
+        self._medium = medium_in(self._folder) if self._medium is None else self._medium
         header = Header(
             version=FORMAT_VERSION,
             size_bytes=size_bytes,
@@ -117,10 +116,10 @@ class SegmentMaker:
 
 
 @cache
-def _check_folder(folder: Path, medium: Medium) -> None:
-    """Raise OSError where a segment could never be made: no right to write, a link, no locks, no shared mappings."""
+def check_folder(folder: Path) -> None:
+    """Raise OSError where no segment can be made: no room, no right to write, a link, no locks, no shared mappings."""
     ensure_private_folder(folder)
-    header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32), medium=medium)
+    header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32), medium=medium_in(folder))
     Segment.create_unnamed(folder / f"check-{os.urandom(8).hex()}{UNFINISHED_SUFFIX}", header).remove()
 
 
