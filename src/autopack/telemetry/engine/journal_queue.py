@@ -120,7 +120,6 @@ class JournalQueue:
     def _end_round(self) -> None:
         if self._recovery.is_over:
             self._recovering = self._in_first_round = False
-        self._recovering = False  # a round is under way
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         self.journal.append_deferred()
