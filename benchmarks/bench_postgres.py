@@ -2,25 +2,27 @@
 
 Both sides have a database of their own on one server, which grows alike; windows are interleaved. The limit has nothing
 to do but to hand tuples to COPY: no decoding, no validation, no account, and it could not be repeated safely, since a
-conflict fails the whole COPY. The server is the one in `TEST_POSTGRES_URL`, or one from a wheel that is started here.
+conflict fails the whole COPY. CPU is that of the client, in all of its threads: the server is another process. The
+server is the one in `TEST_POSTGRES_URL`, or one from a wheel that is started here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 from typing import Any
 
 from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY
 from benchmarks.queue_drain import drain_rate, rate_table
-from benchmarks.report import Options, Section
+from benchmarks.report import Line, Options, Section, Table
 from benchmarks.rows import COLUMNS, TABLE, make_rows, with_instants
-from benchmarks.samples import at_least, ratio_of_medians
+from benchmarks.samples import at_least, at_most, ratio_of_medians
 from tests import postgres
 
 from autopack.database.destination import parse_database_url
@@ -43,10 +45,10 @@ Writing = Callable[[list[Row]], Awaitable[None]]
 def run(options: Options) -> Section:
     """Measure the drain of a full queue, the store alone, and the limits."""
     with _state_folder(), _servers_database("autopack") as url, _servers_database("limit") as limit_url:
-        rates = asyncio.run(_rates(url, limit_url, 5 if options.quick else 18))
+        rates, cpu = asyncio.run(_rates(url, limit_url, 5 if options.quick else 18))
     return Section(
         title="Drain into PostgreSQL, main thread idle",
-        tables=[rate_table(rates, COPY, BACKLOG)],
+        tables=[rate_table(rates, COPY, BACKLOG), _cpu_table(cpu)],
         targets=[
             at_least(
                 f"drain into PostgreSQL: {side} over {COPY}",
@@ -55,6 +57,11 @@ def run(options: Options) -> Section:
                 aim=0.6,
             )
             for side in (MEMORY, JOURNAL)
+        ]
+        + [
+            at_most(
+                f"CPU of the client: {STORE} over {COPY}", *ratio_of_medians(cpu[STORE], cpu[COPY]), must=1, aim=0.7
+            )
         ],
         remarks=[
             "Client and server share two cores here; with a server of its own the client's part decides. The server "
@@ -63,7 +70,13 @@ def run(options: Options) -> Section:
     )
 
 
-async def _rates(url: str, limit_url: str, windows: int) -> dict[str, list[float]]:
+def _cpu_table(cpu: dict[str, list[float]]) -> Table:
+    lines = [Line(title, [round(statistics.median(found), 2)]) for title, found in cpu.items()]
+    return Table("CPU of the client, ready rows", ["µs/row, median"], lines)
+
+
+async def _rates(url: str, limit_url: str, windows: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Rows/s of all sides, and the CPU of those that write ready rows, in µs per row."""
     import asyncpg
 
     store = PostgresStore(parse_database_url(url))
@@ -78,36 +91,34 @@ async def _rates(url: str, limit_url: str, windows: int) -> dict[str, list[float
         for telemetry in (memory, journal):
             telemetry.record(**FIELDS)
             assert telemetry.flush(30)
-        methods: dict[str, Callable[[], Awaitable[float]]] = {
-            MEMORY: lambda: _drained(memory),
-            JOURNAL: lambda: _drained(journal),
-            STORE: lambda: _written(lambda rows: _store(store, rows)),
-            COPY: lambda: _written(lambda rows: _copy(connection, rows)),
-            EXECUTEMANY: lambda: _written(lambda rows: _executemany(connection, rows)),
+        drains = {MEMORY: memory, JOURNAL: journal}
+        writes: dict[str, Writing] = {
+            STORE: lambda rows: _store(store, rows),
+            COPY: lambda rows: _copy(connection, rows),
+            EXECUTEMANY: lambda rows: _executemany(connection, rows),
         }
-        rates: dict[str, list[float]] = {title: [] for title in methods}
+        rates: dict[str, list[float]] = {title: [] for title in (*drains, *writes)}
+        cpu: dict[str, list[float]] = {title: [] for title in writes}
         for _ in range(windows):
-            for title, method in methods.items():
-                rates[title].append(await method())
+            for title, telemetry in drains.items():
+                rates[title].append(drain_rate(telemetry, BACKLOG))
+            for title, write in writes.items():
+                rows = make_rows(BACKLOG)
+                rate, cpu_us = await _written(write, rows if title == STORE else with_instants(rows))
+                rates[title].append(rate)
+                cpu[title].append(cpu_us)
     await connection.close()
     await store.close()
-    return rates
+    return rates, cpu
 
 
-async def _drained(telemetry: Telemetry) -> float:
-    return drain_rate(telemetry, BACKLOG)
-
-
-async def _written(write: Writing) -> float:
-    rows = make_rows(BACKLOG)
+async def _written(write: Writing, rows: list[Row]) -> tuple[float, float]:
     size = PostgresStore.max_batch_rows
-    batches = [rows[start : start + size] for start in range(0, BACKLOG, size)]
-    elapsed_ns = 0
-    for batch in batches:
-        begin = perf_counter_ns()
-        await write(batch)
-        elapsed_ns += perf_counter_ns() - begin
-    return BACKLOG / (elapsed_ns / 1e9)
+    begin_ns, begin_cpu_ns = perf_counter_ns(), process_time_ns()
+    for start in range(0, len(rows), size):
+        await write(rows[start : start + size])
+    elapsed_ns, cpu_ns = perf_counter_ns() - begin_ns, process_time_ns() - begin_cpu_ns
+    return len(rows) / (elapsed_ns / 1e9), cpu_ns / len(rows) / 1000
 
 
 async def _store(store: PostgresStore, rows: list[Row]) -> None:
@@ -115,11 +126,11 @@ async def _store(store: PostgresStore, rows: list[Row]) -> None:
 
 
 async def _copy(connection: Any, rows: list[Row]) -> None:
-    await connection.copy_records_to_table(TABLE, records=with_instants(rows), columns=COLUMNS)
+    await connection.copy_records_to_table(TABLE, records=rows, columns=COLUMNS)
 
 
 async def _executemany(connection: Any, rows: list[Row]) -> None:
-    await connection.executemany(_INSERT, with_instants(rows))
+    await connection.executemany(_INSERT, rows)
 
 
 @contextmanager

@@ -1,6 +1,11 @@
 """COPY, the fast way into PostgreSQL: any text arrives as it was, and what is there already costs nothing but time."""
 
-from collections.abc import Sequence
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +16,13 @@ from tests.telemetry.stores.proxy import proxy_to
 from tests.write_side import TABLE, event
 
 from autopack.database.destination import parse_database_url
+from autopack.errors import DataRejectedError
 from autopack.telemetry import Telemetry
 from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import FIELD_NAMES, Rejected, Row, as_read
+from autopack.telemetry.event.schema import FIELD_NAMES, Rejected, Row, as_read, replaced
 from autopack.telemetry.event.schema import TABLE as SCHEMA
 from autopack.telemetry.event.wire import encode
+from autopack.telemetry.stores.postgres import binary
 from autopack.telemetry.stores.postgres.copy import copy_text
 from autopack.telemetry.stores.postgres.store import PostgresStore
 
@@ -154,3 +161,138 @@ def test_events_arrive_where_row_level_security_allows_no_copy(postgres: Databas
     finally:
         postgres.execute(f"DROP OWNED BY {role}")
         postgres.execute(f"DROP ROLE {role}")
+
+
+MANY = 120  # enough for the binary format
+
+
+def many(start: int = 0, **changes: Any) -> list[Row]:
+    return [row_of(number, **changes) for number in range(start, start + MANY)]
+
+
+@contextmanager
+def watched_store(postgres: Database) -> Iterator[tuple[PostgresStore, Callable[[], str]]]:
+    """A store, and what the format of its last COPY was."""
+    with proxy_to(postgres.address()) as proxy:
+
+        def last_format() -> str:
+            end_of_statement = bytes(proxy.sent).rpartition(b"FROM STDIN")[2]
+            return "binary" if end_of_statement.startswith(b" (FORMAT binary)") else "text"
+
+        yield PostgresStore(parse_database_url(postgres.url_through(proxy.port))), last_format
+
+
+async def test_a_large_batch_goes_in_binary_and_a_small_one_as_text(postgres: Database) -> None:
+    """A process that records little is not to import psycopg for it."""
+    hostile = [
+        row_of(
+            1000 + number,
+            run_id=text,
+            stop_reason=text,
+            model=text,
+            deliverables=[text],
+            attributes={"a": text},
+            call_id=text,
+            attempt=number,
+            predicted_output_tokens=2**53 - 1,
+        )
+        for number, text in enumerate(HOSTILE)
+    ]
+    with watched_store(postgres) as (store, last_format):
+        assert await store.write(hostile[:2]) == 2
+        assert last_format() == "text"
+        assert await store.write([*many(), *hostile[2:]]) == MANY + len(hostile) - 2
+        assert last_format() == "binary"
+        await store.close()
+    assert stored(postgres) == as_stored([*many(), *hostile])
+
+
+async def test_a_large_batch_that_is_there_in_part_is_completed(postgres: Database) -> None:
+    with watched_store(postgres) as (store, last_format):
+        assert await store.write(many()) == MANY
+        assert await store.write(many(MANY // 2)) == MANY // 2
+        assert await store.write(many(2 * MANY)) == MANY
+        assert await store.write(many(3 * MANY)) == MANY
+        assert last_format() == "binary"
+        await store.close()
+    assert len(stored(postgres)) == int(3.5 * MANY)
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "sent"),
+    [
+        ("predicted_output_tokens", "double precision", "text"),  # eight bytes as well
+        ("predicted_output_tokens", "numeric", "text"),
+        ("predicted_output_tokens", "integer", "text"),
+        ("predicted_output_tokens", "varchar", "text"),
+        ("attributes_json", "jsonb USING attributes_json::jsonb", "text"),
+        ("model", "char(30)", "binary"),
+        ("model", "varchar(40)", "binary"),
+        ("timestamp", "timestamp USING timestamp AT TIME ZONE 'UTC'", "binary"),
+    ],
+)
+async def test_a_column_of_another_type_gets_the_values_all_the_same(
+    postgres: Database, column: str, type_: str, sent: str
+) -> None:
+    """Also one that is given another type while the store is connected."""
+    attributes = {"a": "ä"}
+    rows, later = many(attributes=attributes), many(MANY, attributes=attributes)
+    with watched_store(postgres) as (store, last_format):
+        assert await store.write(rows) == MANY
+        assert last_format() == "binary"
+        postgres.execute("SET TIME ZONE 'Asia/Tokyo'")
+        postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN {column} TYPE {type_}")
+        assert await store.write(later) == MANY
+        assert last_format() == sent
+        await store.close()
+    first, *others = postgres.execute(f"SELECT DISTINCT {column} FROM {TABLE}")
+    assert others == []
+    expected = as_read(rows[0])._asdict()[column]
+    value = first[column]
+    if type_ == "varchar":
+        assert value == str(expected)
+    elif column == "attributes_json":
+        assert value == attributes
+    elif column == "timestamp":
+        assert value.replace(tzinfo=UTC) == expected
+    else:
+        assert str(value).strip() == str(expected) or value == expected
+
+
+async def test_without_psycopgs_c_code_the_batch_is_sent_as_text(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg._cmodule", None)
+    with watched_store(postgres) as (store, last_format):
+        assert await store.write(many()) == MANY
+        assert last_format() == "text"
+        await store.close()
+    assert stored(postgres) == as_stored(many())
+
+
+def test_an_encoder_that_makes_other_bytes_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function is psycopg's own affair, and may change with any version of it."""
+    module = importlib.import_module("psycopg._cmodule")
+
+    def changed(_row: Any, _transformer: Any, data: bytearray) -> None:
+        data += b"?"
+
+    assert binary.encoder(SCHEMA) is not None
+    monkeypatch.setattr(module, "_psycopg", SimpleNamespace(format_row_binary=changed))
+    assert binary.encoder(SCHEMA) is None
+
+
+async def test_a_value_that_does_not_fit_its_column_is_refused_as_before(postgres: Database) -> None:
+    """By the server, which says why: not by the encoder."""
+    store = PostgresStore(parse_database_url(postgres.url))
+    rows = many()
+    rows[7] = replaced(rows[7], model="x" * 501)
+    await store.write(rows[:1])
+    postgres.execute(f"ALTER TABLE {TABLE} ALTER COLUMN model TYPE varchar(500)")
+    with pytest.raises(DataRejectedError, match="22001"):
+        await store.write(rows[1:])
+    rows[7] = replaced(rows[7], model="m", success="perhaps")
+    with pytest.raises(DataRejectedError, match="22P02"):
+        await store.write(rows[1:])
+    assert len(stored(postgres)) == 1
+    await store.close()

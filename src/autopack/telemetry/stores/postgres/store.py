@@ -20,6 +20,8 @@ from autopack.database.postgres_urls import PostgresUrl
 from autopack.errors import DataRejectedError, StoreUnusableError
 from autopack.telemetry import lifecycle, log
 from autopack.telemetry.event.schema import TABLE, Row, Table
+from autopack.telemetry.stores.base import LEFT_OUT
+from autopack.telemetry.stores.postgres.binary import copy_statement, encoder
 from autopack.telemetry.stores.postgres.copy import copy_text
 from autopack.telemetry.stores.postgres.errors import translate
 
@@ -31,6 +33,10 @@ _CLOSE_TIMEOUT_S = 1.0
 _DUPLICATE = "23505"
 # Row-level security allows no COPY, a view takes none, and some servers that speak the protocol have none.
 _NO_COPY = frozenset({"0A000", "42601", "42809"})
+# What the binary format may fail with although the text of the same rows would not: data and syntax, access and types.
+_ONLY_BINARY = frozenset({"0A", "22", "42"})
+_OTHER_BYTES = "22P03"  # so does a column of four bytes
+_BINARY_FROM_ROWS = 100  # a process that records less is not to import psycopg for it, which takes 60 ms
 # A value that its column cannot read. As our values have types, it may be the column that has another one.
 _UNREADABLE = frozenset({"22P02", "22007"})
 
@@ -57,6 +63,8 @@ class PostgresStore:
         self._driver: Any = None
         self._all_new_expected = True
         self._may_copy = True
+        self._encode: Callable[[Sequence[Row]], bytes] | None = None
+        self._may_encode = True
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -96,15 +104,46 @@ class PostgresStore:
         """How many there are now, all rows being new, but for those that a trigger of the user's left out; None: it
         cannot be done, and nothing was written. Raises the driver's errors.
         """
-        table = self._table
-        source = _whole(copy_text(rows, table))
         try:
-            status = await self._driver.copy_to_table(table.name, source=source, columns=table.names)
+            status = await self._copy_binary(rows) or await self._copy_text(rows)
         except Exception as exc:
             if not await self._may_insert(getattr(exc, "sqlstate", None)):
                 raise
             return None
         return _count_in(status)
+
+    async def _copy_text(self, rows: Sequence[Row]) -> str:
+        source, table = _whole(copy_text(rows, self._table)), self._table
+        return str(await self._driver.copy_to_table(table.name, source=source, columns=table.names))
+
+    async def _copy_binary(self, rows: Sequence[Row]) -> str | None:
+        """The status; None: it cannot be done, and nothing was written. Raises the driver's errors."""
+        encoded = self._encoded(rows)
+        if encoded is None:
+            return None
+        try:
+            return str(await self._driver._copy_in(copy_statement(self._table), _whole(encoded), None))  # noqa: SLF001 (`copy_to_table` takes no WHERE)
+        except Exception as exc:
+            sqlstate = str(getattr(exc, "sqlstate", None))
+            if sqlstate[:2] not in _ONLY_BINARY:
+                raise
+            self._may_encode = sqlstate[:2] == "22" and sqlstate != _OTHER_BYTES
+        return None
+
+    def _encoded(self, rows: Sequence[Row]) -> bytes | None:
+        """The rows in the binary format, where it is worth it, and they and the table can be had in it."""
+        if not self._may_encode or len(rows) < _BINARY_FROM_ROWS:
+            return None
+        if self._encode is None:
+            with lifecycle.importing():
+                self._encode = encoder(self._table)
+        if self._encode is None or not hasattr(self._driver, "_copy_in"):
+            self._may_encode = False
+            return None
+        try:
+            return self._encode(rows)
+        except Exception:  # noqa: BLE001 (a value that has not the type of its column: of text the server judges)
+            return None
 
     async def _may_insert(self, sqlstate: str | None) -> bool:
         """Whether what COPY failed with says nothing about the slower way. Raises the driver's error where it is the
@@ -127,6 +166,10 @@ class PostgresStore:
 
     async def absent(self, rows: Sequence[Row]) -> list[int]:
         """See `Store.absent`."""
+        absent: list[int] = await self._ask(lambda driver: self._absent(driver, rows))
+        return absent
+
+    async def _absent(self, driver: Any, rows: Sequence[Row]) -> list[int]:
         positions = [self._table.names.index(name) for name in self._table.key]
         keys = [tuple(row[position] for position in positions) for row in rows]
         names = ", ".join(f'"{name}"' for name in self._table.key)
@@ -137,27 +180,27 @@ class PostgresStore:
             + " AND ".join(f'found."{name}" = wanted."{name}"' for name in self._table.key)
             + ")"
         )
-        found = await self._ask(lambda driver: driver.fetch(query, *zip(*keys, strict=True)))
-        present = set(map(tuple, found))
+        present = set(map(tuple, await driver.fetch(query, *zip(*keys, strict=True))))
         return [number for number, key in enumerate(keys) if key not in present]
 
     async def refusal(self, row: Row) -> str | None:
         """See `Store.refusal`."""
         from autopack.telemetry.stores.postgres.connection import insert_arrays, insert_statement
 
-        async def insert_and_roll_back(driver: Any) -> None:
+        async def insert_and_roll_back(driver: Any) -> list[int]:
             transaction = driver.transaction()
             await transaction.start()
             try:
                 await driver.execute(insert_statement(self._table), *insert_arrays([row], self._table))
+                return await self._absent(driver, [row])
             finally:
                 await transaction.rollback()
 
         try:
-            await self._ask(insert_and_roll_back)
+            absent = await self._ask(insert_and_roll_back)
         except DataRejectedError as exc:
             return exc.code
-        return None
+        return LEFT_OUT if absent else None
 
     async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
         """The driver's answer. Raises StoreError; after any but one of the data the connection is dropped."""
@@ -201,6 +244,7 @@ class PostgresStore:
         assert self._engine is not None  # noqa: S101 (for the type checker; `load` made it)
         self._connection = await self._engine.connect()
         self._driver = (await self._connection.get_raw_connection()).driver_connection
+        self._may_encode = True
         current = await self._connection.run_sync(migrations.is_current)
         await self._connection.commit()
         return current
