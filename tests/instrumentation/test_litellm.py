@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -201,6 +202,10 @@ async def test_litellms_own_cache_gives_no_calls(
                 assert [chunk async for chunk in reply]
             if attempt == 0:
                 assert await asyncio.to_thread(sink.wait, "actual_output_tokens") == (50,)
-                await asyncio.to_thread(until, lambda filled=number: len(litellm.cache.cache.cache_dict) == filled)
+                await asyncio.to_thread(until, partial(_is_filled, number))
     await asyncio.to_thread(until, lambda: not_recorded("cached") == before + 4)
     assert (len(server.requests), sink.take()) == (2, [])
+
+
+def _is_filled(entries: int) -> bool:
+    return len(litellm.cache.cache.cache_dict) == entries
