@@ -289,13 +289,13 @@ class Writer:
         signal handler raises out of it: the thread that comes second finds the first at work.
         """
         try:
+            if os_threads.threads_are_patched():
+                self._load_here()
             self._begun_by_s = time.monotonic() + _BEGIN_WAIT_S
             self.state.running = True
             lifecycle.live.add(self)
             lifecycle.close_with_the_process()
             lifecycle.warn_where_threads_stand_still()
-            if os_threads.threads_are_patched():
-                self._load_here()
             os_threads.start_new_thread(self._launch, ())
         except Exception as exc:  # noqa: BLE001 (no thread, no memory: whatever it is, it is tried again)
             self._not_started(exc)
