@@ -201,7 +201,7 @@ class Journal:
         appender = self._appender.last
         if appender.segment is None or self._closed:
             return
-        if not appender.segment.is_in_place():
+        if appender.segment.mend() or not appender.segment.is_in_place():
             appender.seal()
             self._leave_ready()
         if not self._ready and appender.is_half_full:

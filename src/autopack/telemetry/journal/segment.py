@@ -6,6 +6,7 @@ them is in `medium`. One that another process made is read through a map, and it
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autopack._util.files import is_at, open_private, try_lock
+from autopack.telemetry import log
 from autopack.telemetry.journal import format as bytes_of
 from autopack.telemetry.journal import medium
 from autopack.telemetry.journal.format import Header, Medium, Process, RecordFinder
@@ -173,6 +175,15 @@ class Segment(AnySegment):
     def has_room_for(self, payload_bytes: int) -> bool:
         """Whether an event of that size fits into it while it is empty."""
         return payload_bytes + bytes_of.RECORD_OVERHEAD_BYTES <= self.size_bytes - self.header.first_record
+
+    def mend(self) -> bool:
+        """Whether the file was cut. Then it is made as long as it was, so that to touch its pages is no SIGBUS."""
+        if self._file is None or os.fstat(self._file).st_size >= self.size_bytes:
+            return False
+        with contextlib.suppress(OSError):  # no room for its size: then a touch of what is gone ends the process
+            os.ftruncate(self._file, self.size_bytes)
+        log.warning("%s was cut while it was in use: what was cut off is lost", self.path)
+        return True
 
     def next_records(self, limit: int) -> list[tuple[Position, bytes]]:
         """At most `limit` records from `read_offset` on, of a segment of this process, and step over them."""
