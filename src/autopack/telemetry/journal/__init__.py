@@ -2,11 +2,12 @@
 
 # Theory of operation
 
-`Journal.append` puts an encoded event into the current segment, without a lock, and then the event is accepted. Where the
-file system keeps its promise that is a copy into a shared map, without a system call; elsewhere one `pwrite` (`medium`). The kernel holds the pages: SIGKILL, OOM or a crash of the process do not touch them; a power
-loss of the machine may. The worker reads the same segments in order, so the journal is the queue. While the database is
-away events stay in it, as many as fit, and memory stays flat. After a commit the worker moves the acknowledged mark
-forward, and deletes a segment that is settled to its end.
+`Journal.append` puts an encoded event into the current segment, without a lock, and then the event is accepted. Where
+the file system keeps its promise that is a copy into a shared map, without a system call; elsewhere one `pwrite`
+(`medium`). The kernel holds the pages: SIGKILL, OOM or a crash of the process do not touch them; a power loss of the
+machine may. The worker reads the same segments in order, so the journal is the queue. While the database is away events
+stay in it, as many as fit, and memory stays flat. After a commit the worker moves the acknowledged mark forward, and
+deletes a segment that is settled to its end.
 
 | module | holds |
 |---|---|
@@ -24,8 +25,8 @@ forward, and deletes a segment that is settled to its end.
 
 1. What is in a segment is the truth about what was accepted. It is counted by stepping from record to record; there is
    no counter beside it that could differ.
-2. A record takes its place in one step that neither a thread nor a signal handler can interrupt, or not at all. Where it
-   is written and not mapped, a place that was taken and not written whole is void, and every reader passes it.
+2. A record takes its place in one step that neither a thread nor a signal handler can interrupt, or not at all. Where
+   it is written and not mapped, a place that was taken and not written whole is void, and every reader passes it.
 3. A sealed segment takes nothing more. Only a sealed segment has a next one, and it has one for ever.
 4. Hence no event of a segment comes after one of the next, and to read the chain in order is to read the events in
    order.
@@ -114,8 +115,9 @@ recovers what it can read, and the events of the newer one wait for a newer one.
 
 A segment belongs to the process that holds its `flock`. The kernel gives the lock up when the process is gone, and
 another writer with the same destination takes the segment over: one that begins, or one that lives and looks once a
-minute, and at once when the folder is more than half full or refuses a segment. Two may try; one gets the lock. After it has the lock it checks that the path still leads to the file
-it opened, since the former owner may have removed it in between.
+minute, and at once when the folder is more than half full or refuses a segment. Two may try; one gets the lock. After
+it has the lock it checks that the path still leads to the file it opened, since the former owner may have removed it in
+between.
 
 # Growth
 
@@ -126,9 +128,9 @@ disk.
 # Cuts
 
 Whoever truncates a mapped segment takes its pages away, and the next touch of one is a SIGBUS. The worker looks at the
-size of the current segment between batches. One that was cut is sealed and made as long as it was, so that its pages are
-there again: what was cut off is lost, what comes later goes elsewhere. Between the cut and that look a touch ends the
-process.
+size of the current segment between batches. One that was cut is sealed and made as long as it was, so that its pages
+are there again: what was cut off is lost, what comes later goes elsewhere. Between the cut and that look a touch ends
+the process.
 
 # Fork
 
