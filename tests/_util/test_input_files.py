@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +48,39 @@ def test_what_is_not_of_the_kind_is_refused_in_one_line(data: bytes, complaint: 
     with pytest.raises(InputFileError, match=rf"^in\\x1bput: .*{complaint}") as refused:
         decode_input(data, kind, "in\x1bput")
     assert "\n" not in str(refused.value)
+
+
+def test_a_pipe_into_which_no_program_writes_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputFileError, match="pipe: a pipe into which no program writes"):
+        read_input(tmp_path / "pipe", writer_wait_s=0.01)
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    """Also where its writer comes after the reader, and writes more than a pipe holds."""
+    os.mkfifo(tmp_path / "pipe")
+    content = b"x" * (1 << 18)
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+    writer.start()
+    try:
+        assert read_input(tmp_path / "pipe", writer_wait_s=60) == content
+    finally:
+        writer.join()
+
+
+def test_a_process_substitution_is_read_however_slow_it_is(tmp_path: Path) -> None:
+    """The shell hands over a pipe by its number; that a program has it open is enough, whenever it writes."""
+    code = (
+        "import sys; from pathlib import Path; from autopack._util.input_files import read_input\n"
+        "print('reading', flush=True); print(read_input(Path(sys.argv[1]), writer_wait_s=0))"
+    )
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, f"/dev/fd/{reading}"], pass_fds=[reading], stdout=subprocess.PIPE, text=True
+    ) as process:
+        os.close(reading)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "reading\n"
+        os.write(writing, b"late")
+        os.close(writing)
+        assert process.stdout.read() == "b'late'\n"

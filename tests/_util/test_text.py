@@ -21,6 +21,10 @@ BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u
         ("a\nb\r\tc", "a\\nb\\r\\tc"),
         ("\x7f", "\\x7f"),
         ("safe\u202etxt.exe", "safe\\u202etxt.exe"),
+        ("app\u200b.py", "app\\u200b.py"),
+        ("a\u00ad\u2060\u2064\u3164b", "a\\xad\\u2060\\u2064\\u3164b"),
+        ("\U000e0041", "\\U000e0041"),
+        ("✔\ufe0f", "✔\ufe0f"),
         ("\udcff", "\\udcff"),
         ("C:\\new", "C:\\new"),
     ],
@@ -34,7 +38,7 @@ def test_no_text_reaches_the_terminal_with_a_control_character(raw: str) -> None
     """No text can reach the terminal with a control character, or break its encoder."""
     shown = escape_terminal(raw)
     shown.encode()
-    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") or c in BIDI]
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") or c in BIDI]
 
 
 @given(ANY_TEXT)
@@ -47,4 +51,10 @@ def test_what_is_shown_once_is_shown_the_same_again(raw: str) -> None:
 def test_json_that_is_safe_for_a_terminal_means_the_same(value: object) -> None:
     safe = escape_json(json.dumps(value, ensure_ascii=False))
     assert json.loads(safe) == value
-    assert not [c for c in safe if unicodedata.category(c) == "Cc" or c in BIDI]
+    assert not [c for c in safe if unicodedata.category(c) in ("Cc", "Cf") or c in BIDI]
+
+
+def test_json_beyond_the_first_plane_is_two_escapes() -> None:
+    safe = escape_json('"\U000e0041\u200b"')
+    assert safe.isascii()
+    assert json.loads(safe) == "\U000e0041\u200b"

@@ -422,6 +422,26 @@ def test_get_telemetry_means_a_sessions_file_also_after_chdir(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_relative_url_that_means_another_file_is_warned_of_once(tmp_path: Path) -> None:
+    done = run_python(
+        """
+        from autopack.telemetry import get_telemetry
+        for folder in ("a", "b", "c", "a"):
+            os.makedirs(os.path.join(sys.argv[1], folder), exist_ok=True)
+            os.chdir(os.path.join(sys.argv[1], folder))
+            assert get_telemetry().record(**event(phase_id=folder))
+        os.environ["DATABASE_URL"] = f"sqlite:///{sys.argv[1]}/absolute.db"
+        assert get_telemetry().record(**event(phase_id=folder))
+        """,
+        tmp_path,
+        env={"TELEMETRY_DB_ENABLED": "1", "DATABASE_URL": "sqlite:///x.db"},
+    )
+    warned = [line for line in done.stderr.splitlines() if "working directory has changed" in line]
+    assert len(warned) == 1
+    assert f"now go to sqlite:///{tmp_path}/b/x.db, earlier ones went to sqlite:///{tmp_path}/a/x.db" in warned[0]
+
+
+@pytest.mark.slow
 def test_get_telemetry_from_many_threads_at_once_is_one_instance(tmp_path: Path) -> None:
     run_python(
         """

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import re
 
-# C0 and DEL, C1, the Arabic letter mark, directional marks, line and paragraph separators, bidi embeddings,
-# overrides and isolates, the byte order mark, and surrogates, which no encoder accepts.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# Characters without a width of their own: all of the category Cf, and what else Unicode calls ignorable by default, but
+# for the variation selectors, which ordinary emoji are written with.
+_INVISIBLE = (
+    "\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e00ff"
+)
+# C0 and DEL, C1, line and paragraph separators, and surrogates, which no encoder accepts.
+_UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_INVISIBLE}]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -29,17 +35,30 @@ def escape_json(encoded: str) -> str:
     JSON allows such characters raw inside strings only, and there the escape means the same; the line breaks
     and tabs between values are kept.
     """
-    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded)
+    return _UNSAFE_IN_JSON.sub(_escape_in_json, encoded)
 
 
-_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_INVISIBLE}]")
+
+
+def _escape_in_json(match: re.Match[str]) -> str:
+    """JSON knows UTF-16 units only: what lies beyond the first 65,536 characters is two of them."""
+    digits = match[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{digits[at : at + 4]}" for at in range(0, len(digits), 4))
 
 
 def _escape(match: re.Match[str]) -> str:
-    character = match[0]
-    code = ord(character)
-    return _SHORT.get(character) or (f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}")  # noqa: PLR2004 (two hex digits)
+    return _SHORT.get(match[0]) or _hexadecimal(match[0])
 
+
+def _hexadecimal(character: str) -> str:
+    code = ord(character)
+    if code <= _LAST_OF_TWO_DIGITS:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= _LAST_OF_FOUR_DIGITS else f"\\U{code:08x}"
+
+
+_LAST_OF_TWO_DIGITS, _LAST_OF_FOUR_DIGITS = 0xFF, 0xFFFF
 
 # Secrets.
 
@@ -94,5 +113,4 @@ def without_secrets(text: str) -> str:
 
 
 def _escaped(blank: re.Match[str]) -> str:
-    code = ord(blank[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 (two hex digits)
+    return _hexadecimal(blank[0])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import click
 
+from autopack.analysis.reading.decoding import decoded
 from autopack.analysis.reading.lines import FileLines, bounded_lines
 from autopack.analysis.reading.selection import Source
 from autopack.commands._output import announce, note, tracked
@@ -60,7 +62,10 @@ def as_click_error(destination: Destination, what: str) -> Iterator[None]:
 
 @contextmanager
 def opened_lines(file: Path, source: Source) -> Iterator[FileLines]:
-    """The lines of a file, or of standard input (`-`), with a progress bar on a terminal. Raises `OSError`."""
+    """The lines of a file, or of standard input (`-`), with a progress bar on a terminal. Raises `OSError`, and
+    `ReadError` where it is none of lines.
+    """
     with click.open_file(str(file), "rb") as stream:
         name = "standard input" if str(file) == "-" else str(file)
-        yield FileLines(tracked(bounded_lines(stream.readline), "Reading", None), name, source)
+        lines = bounded_lines(decoded(cast("BinaryIO", stream), name).readline)
+        yield FileLines(tracked(lines, "Reading", None), name, source)

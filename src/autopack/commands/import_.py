@@ -85,7 +85,8 @@ def import_command(
 
     Importing twice changes nothing: events keep their ids, and an event without one gets an id that follows from what
     it is and how often the file has it. Log lines name neither run nor phase: those of a day become one run, named
-    imported-log-<date>, and each line a phase of its own. Their clock is taken to be UTC. What was logged with
+    imported-log-<date>, and each line a phase of its own. Their clock is taken to be UTC where it states
+    no zone. Files of UTF-16 and gzip are read as well. What was logged with
     telemetry on is in the database already, under its real ids: do not import that log.
 
     A line that is no event is rejected by itself, with the reason, to a file of its own. The exit code is 0 when every

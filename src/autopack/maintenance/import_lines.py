@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Literal
 
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES
-from autopack.analysis.reading.logs import TAG, parse_line
+from autopack.analysis.reading.log_wrappers import is_json_of_a_logger
+from autopack.analysis.reading.logs import TAG, claims_a_record, parse_line
 from autopack.maintenance.import_rows import NoEvent, RowMaker
 from autopack.telemetry.event import Row
 
 ImportFormat = Literal["auto", "log", "ndjson"]
-_TAG = TAG.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class FileReader:
     """Reads the lines of one file, and counts them.
 
     `format` is the one that was asked for; for "auto", that of the first line that is neither blank nor a header (`#`):
-    it begins with `{` in an export. `passed_over` counts lines that claim nothing: headers, and what else is in a log.
+    it begins with `{` in an export, and is no object with a message in it, as loggers write them. `passed_over` counts
+    lines that claim nothing: headers, and what else is in a log.
     """
 
     def __init__(self, wanted: ImportFormat = "auto", assumed_time: datetime | None = None) -> None:
@@ -48,7 +49,7 @@ class FileReader:
             self.lines = number
             text = line.strip()
             if text and self.format == "auto" and not text.startswith(b"#"):
-                self.format = "ndjson" if text.startswith(b"{") else "log"
+                self.format = "ndjson" if text.startswith(b"{") and not is_json_of_a_logger(text) else "log"
             if self._claims_to_be_an_event(text):
                 yield self._read_line(number, line)
             else:
@@ -56,7 +57,7 @@ class FileReader:
 
     def _claims_to_be_an_event(self, text: bytes) -> bool:
         if self.format == "log":
-            return _TAG in text
+            return claims_a_record(text)
         return bool(text) and not text.startswith(b"#")
 
     def _read_line(self, number: int, line: bytes) -> ReadLine:

@@ -66,7 +66,7 @@ class RowMaker:
         self._decode = Decoder()
 
     def from_log(self, record: LogRecord) -> Row:
-        """The row of a log line, whose clock is taken to be UTC. Raises `NoEvent`.
+        """The row of a log line, whose clock is taken to be UTC unless it states a zone. Raises `NoEvent`.
 
         Lines of a day are one run, and each line is a phase of its own. The paths of its deliverables are not in the
         log, only how many there were.

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from autopack.analysis.reading.decoding import decoded
 from autopack.analysis.reading.lines import bounded_lines
 from autopack.maintenance.bulk_write import write_or_isolate
 from autopack.maintenance.import_lines import FileReader, ReadLine
@@ -45,11 +46,13 @@ async def import_stream(
 
     Raises:
         StoreError: the database cannot be written. The batches before are in it.
+        ReadError: the file is none of lines: an archive, a database, or damaged.
         OSError: the file cannot be read, or the rejected lines cannot be written.
 
     """
     rejected_before, events, written = rejects.count, 0, 0
-    for batch in _batches(reader.read(bounded_lines(stream.readline)), store.max_batch_rows if store else 1):
+    lines = bounded_lines(decoded(stream, name).readline)
+    for batch in _batches(reader.read(lines), store.max_batch_rows if store else 1):
         landed, refused = await _write(store, [line for line in batch if line.row]) if store else (0, {})
         for line in batch:
             if line.row is None or line.number in refused:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _shared: dict[Destination, Telemetry] = {}
 _disabled = DisabledTelemetry()
 _replacing = lifecycle.ForkSafeLock()
+_meanings: dict[str, Destination | None] = {}  # of each URL the first; None once it was said that it has another
 
 
 def get_telemetry() -> Telemetry:
@@ -63,6 +64,7 @@ def _database() -> tuple[Callable[[], Destination], type[ValueError]]:
 
 def _replace(destination: Destination) -> Telemetry:
     with _replacing.hold():
+        _warn_of_another_meaning(destination)
         found = _shared.get(destination)
         if found is None or found.closed:
             found = Telemetry.from_env()
@@ -72,3 +74,17 @@ def _replace(destination: Destination) -> Telemetry:
                 _shared.clear()
                 _shared[destination] = found
         return found
+
+
+def _warn_of_another_meaning(destination: Destination) -> None:
+    """Warn, once for each URL, where a relative one means another file since the working directory has changed."""
+    from autopack.database.destination import database_url
+
+    url = database_url()
+    former = _meanings.setdefault(url, destination)
+    if former is not None and former != destination:
+        _meanings[url] = None
+        lifecycle.warn_once(
+            f"The working directory has changed, and DATABASE_URL is relative to it: events now go to {destination}, "
+            f"earlier ones went to {former}; an absolute path (four slashes) always means the same file"
+        )

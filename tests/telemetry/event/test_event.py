@@ -12,6 +12,7 @@ from typing import Any
 from uuid import RFC_4122, UUID
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -347,6 +348,25 @@ def test_values_that_are_almost_built_in_land_as_what_they_are() -> None:
     assert (found.run_id, found.phase_id, found.predicted_output_tokens) == ("r", "red", 7)
     assert found.attributes_json == '{"k":"v"}'
     assert type(found.run_id) is str
+
+
+@pytest.mark.parametrize("kind", ["int8", "int64", "uint32", "uint64"])
+def test_a_number_of_numpy_is_that_number(kind: str) -> None:
+    number = vars(np)[kind](52)
+    found = row(predicted_output_tokens=number, success=np.bool_(True), attributes={"n": number, "x": np.float32(0.5)})
+    assert (found.predicted_output_tokens, found.success) == (52, True)
+    assert json.loads(found.attributes_json) == {"n": 52, "x": 0.5}
+
+
+def test_what_only_looks_like_numpys_keeps_its_name() -> None:
+    """Its code is the caller's own, and is not called: neither that of a subclass nor that of a namesake."""
+
+    class Int64(np.int64):
+        __name__ = "int64"
+
+    namesake = type("int64", (ArrayScalar,), {"__module__": "numpy"})
+    for value in (Int64(5), namesake(), np.longdouble(5), np.datetime64(5, "s"), np.array([5])):
+        assert "cannot be recorded" in rejected(predicted_output_tokens=value).reason
 
 
 def test_paths_may_be_text_or_pathlibs() -> None:

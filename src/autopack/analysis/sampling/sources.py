@@ -75,7 +75,7 @@ def from_ndjson(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Bloc
 
 
 def from_log(lines: Iterable[bytes], unreadable: Unreadable) -> Iterator[Block]:
-    """The events in the `[TokenEstimationV2]` lines of a log, whose clock is taken to be UTC; each is a phase."""
+    """The events in the `[TokenEstimationV2]` lines of a log; a clock without a zone is UTC, and each is a phase."""
     return blocks_of(map(_of_log, logged(lines)), unreadable)
 
 

@@ -121,7 +121,7 @@ class WorkerState:
     def __init__(self) -> None:
         self.retries = AtomicCounter()
         self.restarts = AtomicCounter()
-        self.dead_letters_lost = AtomicCounter()
+        self.waiting_letters = 0
         self.last_error: str | None = None
         self.running = False
         self.loaded = False  # all that the worker imports

@@ -61,7 +61,9 @@ class Writer:
         self.state = WorkerState()
         self.drops = Drops()
         self.dead_letters: DeadLetterSink = (
-            MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
+            MemoryDeadLetters()
+            if store.telemetry_dir is None
+            else DeadLetterFile(store.telemetry_dir, max_bytes=settings.dead_letter_bytes)
         )
         self._store = store
         self._settings = settings
@@ -350,7 +352,7 @@ class Writer:
         facts = {
             f"not written, {f'kept in {kept_in}' if kept_in else 'LOST with this process'}": account.pending,
             "in the dead letters": account.dead_lettered,
-            "of these without room in the file": self.state.dead_letters_lost.value,
+            "of the former refused, without room in the dead letters": self.state.waiting_letters,
             "damaged in the journal": account.damaged,
             **{f"dropped as {reason}": count for reason, count in self.drops.snapshot().items()},
         }

@@ -5,11 +5,12 @@ where a caller gave something that `record()` does not know, a mapping of that. 
 path is replaced by its type's name, since calling the caller's own `__str__`, `__iter__` or `__class__` on the hot path
 could wait, raise or deadlock. Such a value, and a missing one, travels as an extension type, so that the worker
 recognises it and dead-letters the event with the reason. (Dataclasses and msgspec's structs are written as the mappings
-of their fields.)
+of their fields; a number of one of numpy's own types, whose code is C as well, as the number.)
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Final
@@ -21,6 +22,9 @@ EXT_UNRECORDABLE = 1
 EXT_MISSING = 2
 
 _PATHS = (PosixPath, PurePosixPath, PurePath, PureWindowsPath, WindowsPath)
+_NUMPY_NUMBERS = frozenset(
+    {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)} | {"float16", "float32", "bool", "bool_"}
+)
 _MAX_DEPTH = 8
 _MAX_NODES = 500
 _MAX_PRINTED_BITS = 4096  # Python refuses to print integers of more than 4,300 digits
@@ -41,7 +45,18 @@ def _replace(value: Any) -> Any:
         return int.__int__(value)
     if issubclass(kind, float):
         return float.__float__(value)
-    return unrecordable(_name_of(kind))
+    number = _number_of_numpy(kind, value)
+    return unrecordable(_name_of(kind)) if number is None else number
+
+
+def _number_of_numpy(kind: type, value: Any) -> int | float | None:
+    """The value of a scalar such as `numpy.int64`, which is no `int`; None for what is not exactly of such a type."""
+    numpy = sys.modules.get("numpy")
+    name = _name_of(kind)
+    if numpy is None or name not in _NUMPY_NUMBERS or vars(numpy).get(name) is not kind:
+        return None
+    number: int | float = vars(numpy)["generic"].item(value)
+    return number
 
 
 def unrecordable(description: str) -> Ext:
