@@ -31,6 +31,9 @@ A fork waits at most `FORK_WAIT_S` in all, then goes ahead and logs that the chi
 child each instance is empty and has a new queue, worker and store. The parent's are kept and never collected
 (`keep_uncollected`): to collect a connection closes it, and that would write into the parent's files.
 
+A fork that is made in C runs none of these. Its child notices at its first call (`autopack._util.forks`), and only then
+begins anew; what the three points above ask for was not asked for then.
+
 # Locks
 
 - No lock is needed for an event to be accepted, or for a count to become right in the end.
@@ -45,15 +48,17 @@ import atexit
 import contextlib
 import os
 import sys
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING
 
+from autopack._util import forks, os_threads
 from autopack.telemetry import log
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
+    from types import ModuleType
 
     from autopack.telemetry.engine.writer import Writer
     from autopack.telemetry.recorder import Telemetry
@@ -65,7 +70,7 @@ _GONE_WAIT_S = 0.05
 
 
 @contextlib.contextmanager
-def best_effort(lock: threading.RLock | threading.Condition, timeout_s: float = _BEST_EFFORT_WAIT_S) -> Iterator[bool]:
+def best_effort(lock: os_threads.RLock, timeout_s: float = _BEST_EFFORT_WAIT_S) -> Iterator[bool]:
     """Acquire `lock`, waiting at most 50 ms, and yield whether it was acquired. The body runs either way.
 
     Only where the lock improves consistency and correctness does not need it: the holder may be a frame that this very
@@ -79,7 +84,7 @@ def best_effort(lock: threading.RLock | threading.Condition, timeout_s: float = 
             lock.release()
 
 
-def join_until_gone(thread: threading.Thread, timeout_s: float) -> None:
+def join_until_gone(thread: threading.Thread | os_threads.Thread, timeout_s: float) -> None:
     """Wait until a thread has ended, and the kernel does not count it any more.
 
     Python counts threads as the kernel does when it warns of a fork; up to 3.12 `join` returns a little earlier.
@@ -87,7 +92,7 @@ def join_until_gone(thread: threading.Thread, timeout_s: float) -> None:
     thread.join(max(0.0, timeout_s))
     until_s = time.monotonic() + _GONE_WAIT_S
     while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until_s:  # noqa: PTH110 (lean)
-        time.sleep(_GONE_WAIT_S / 100)
+        os_threads.sleep(_GONE_WAIT_S / 100)
 
 
 class ForkSafeLock:
@@ -97,12 +102,12 @@ class ForkSafeLock:
     """
 
     def __init__(self, *, fork_waits: bool = False) -> None:
-        self._lock = threading.RLock()
+        self._lock = os_threads.RLock()
         self._fork_waits = fork_waits
         _locks.append(self)
 
     @contextlib.contextmanager
-    def hold(self, timeout_s: float = threading.TIMEOUT_MAX) -> Iterator[bool]:
+    def hold(self, timeout_s: float = os_threads.TIMEOUT_MAX) -> Iterator[bool]:
         """Like `best_effort`; without a timeout the lock is held for certain."""
         with best_effort(self._lock, timeout_s) as held:  # this one, also if a fork in the body replaces it in a child
             yield held
@@ -128,7 +133,7 @@ class ForkSafeLock:
 
     def reset_in_child(self) -> None:
         """Begin anew: its owner may be a thread that does not exist here."""
-        self._lock = threading.RLock()
+        self._lock = os_threads.RLock()
 
 
 _locks: list[ForkSafeLock] = []
@@ -166,6 +171,7 @@ def keep_uncollected(inherited: object) -> None:
 
 def close_all() -> None:
     """Close every live writer: the deadlines run at the same time, so the exit waits for the longest only."""
+    forks.notice()
     writers = _writers()
     for writer in writers:
         writer.begin_close()
@@ -173,12 +179,52 @@ def close_all() -> None:
         writer.close()
 
 
-def close_with_multiprocessing() -> None:
-    """Have a child of `multiprocessing`, which leaves by `os._exit` and without `atexit`, close its writers first."""
-    util = sys.modules.get("multiprocessing.util")
-    process = sys.modules.get("multiprocessing.process")
-    if util is not None and process is not None and process.parent_process() is not None:
-        util.Finalize(None, close_all, exitpriority=0)
+def close_with_the_process() -> None:
+    """Close the writers of this process where it leaves by `os._exit`, without `atexit`, as far as it tells anyone.
+
+    A child of `multiprocessing` runs the finalizers of its `util` first, one of `billiard` those of its own, and a
+    worker of Celery's pool, which is a fork of `billiard`'s that does not, tells by a signal. Each only where it is
+    imported already.
+    """
+    for package in ("multiprocessing", "billiard"):
+        util, process = (sys.modules.get(f"{package}.{name}") for name in ("util", "process"))
+        if util is not None and process is not None and _has_parent(process):
+            util.Finalize(None, close_all, exitpriority=0)
+    if (signals := sys.modules.get("celery.signals")) is not None:
+        signals.worker_process_shutdown.connect(_close_with_celery, weak=False)
+
+
+def _has_parent(process: ModuleType) -> bool:
+    if hasattr(process, "parent_process"):
+        return process.parent_process() is not None
+    return getattr(process.current_process(), "_parent_pid", None) is not None  # billiard's
+
+
+def _close_with_celery(**_told: object) -> None:
+    close_all()
+
+
+def is_about_to_fork() -> bool:
+    """Whether this is uWSGI's master, which loads the application and then forks its workers in C, without a hook.
+
+    It starts no thread: what a thread holds at such a fork (the GIL's own mutex, a module that it imports, a connection
+    to SQLite) is held for ever in the workers. What the master accepts is in its journal, and is written when it ends.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    try:
+        return uwsgi is not None and uwsgi.masterpid() == os.getpid() and uwsgi.worker_id() == 0
+    except Exception:  # noqa: BLE001 (a module of that name that is not uWSGI's)
+        return False
+
+
+def warn_where_threads_stand_still() -> None:
+    """UWSGI without `--enable-threads` keeps the GIL between requests: the writer's thread runs by chance only."""
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if isinstance(options, dict) and not {"enable-threads", "threads"} & {str(name) for name in options}:
+        warn_once(
+            "uWSGI runs without --enable-threads: events stay in the journal, and nothing is certain to be written "
+            "until the process ends"
+        )
 
 
 def pause_writers_at_forks() -> None:
@@ -192,7 +238,8 @@ def pause_writers_at_forks() -> None:
 
     if not _registered:
         _registered.append(True)
-        os.register_at_fork(before=_prepare_fork, after_in_parent=_resume_after_fork, after_in_child=_reset_in_child)
+        os.register_at_fork(before=_prepare_fork, after_in_parent=_resume_after_fork)
+        forks.in_child(_reset_in_child)
 
 
 def _writers() -> set[Writer]:
@@ -242,4 +289,5 @@ def _reset_locks() -> None:
 
 
 atexit.register(close_all)
-os.register_at_fork(before=_prepare_locks, after_in_parent=_resume_locks, after_in_child=_reset_locks)
+os.register_at_fork(before=_prepare_locks, after_in_parent=_resume_locks)
+forks.in_child(_reset_locks)

@@ -8,20 +8,17 @@ that wait until it changes.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from autopack._util import os_threads
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.lifecycle import best_effort
 
 if TYPE_CHECKING:
     import asyncio
 
     import anyio
-
-_SLICE_S = 0.25  # of a wait: the longest time for which a missed announcement goes unnoticed
 
 
 class LoopWaker:
@@ -51,7 +48,7 @@ class LoopWaker:
         self._woken = True
         if (loop := self._loop) is not None:
             # RuntimeError: the loop is closed. The worker has ended, and every thread that waits has a deadline.
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError, MemoryError):  # the latter: it looks by itself twice a second
                 loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
@@ -113,10 +110,7 @@ class WorkerCommands:
 
 
 class WorkerState:
-    """What the worker reports: counters, the last error, and when it has settled events or has ended.
-
-    `changed` is re-entrant: a signal handler may call `flush()` or `close()` while it interrupts one of them.
-    """
+    """What the worker reports: counters, the last error, and when it has settled events or has ended."""
 
     def __init__(self) -> None:
         self.retries = AtomicCounter()
@@ -125,19 +119,26 @@ class WorkerState:
         self.last_error: str | None = None
         self.running = False
         self.loaded = False  # all that the worker imports
-        self.changed = threading.Condition(threading.RLock())
+        self._changes = os_threads.Changes()
 
     def announce(self) -> None:
         """Wake the threads that wait for a change."""
-        with best_effort(self.changed) as held:
-            if held:
-                self.changed.notify_all()
+        self._changes.announce()
+
+    def pause(self, timeout_s: float) -> None:
+        """Wait until the worker runs, at most so long. A greenlet that waits lets the others run."""
+        wait_for = os_threads.poll if os_threads.threads_are_patched() else self._changes.wait_for
+        wait_for(lambda: self.running, timeout_s)
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until the predicate holds, at most `timeout_s`; returns whether it does. A dead worker ends the wait."""
-        end_s = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
-        while not predicate() and self.running and (left_s := end_s - time.monotonic()) > 0:
-            with best_effort(self.changed) as held:
-                if held:
-                    self.changed.wait_for(lambda: predicate() or not self.running, min(left_s, _SLICE_S))
+        """Wait until the predicate holds, at most `timeout_s`; returns whether it does. A dead worker ends the wait.
+
+        A greenlet that waits lets the others run.
+        """
+        wait_for = os_threads.poll if os_threads.threads_are_patched() else self._changes.wait_for
+        wait_for(lambda: predicate() or not self.running, timeout_s)
         return predicate()
+
+    def wait_in_thread(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until the predicate holds, at most `timeout_s`; returns whether it does. No greenlet runs meanwhile."""
+        return self._changes.wait_for(predicate, timeout_s)

@@ -38,6 +38,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from autopack._util import os_threads
 from autopack._util.files import ensure_private_folder, is_at, open_private, try_lock
 from autopack._util.ids import event_uid
 from autopack.telemetry.event.decode import encode_given
@@ -127,7 +128,7 @@ class DeadLetterFile:
     forgotten = 0
 
     def __init__(
-        self, folder: Path, *, max_bytes: int = MAX_BYTES, sleep: Callable[[float], None] = time.sleep
+        self, folder: Path, *, max_bytes: int = MAX_BYTES, sleep: Callable[[float], None] = os_threads.sleep
     ) -> None:
         self.path = folder / FILE_NAME
         self.problem = ""
