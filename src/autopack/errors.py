@@ -15,7 +15,7 @@ AutopackError
 │   ├── ConfigError               a setting is impossible: change it
 │   ├── StoreError                a batch was not written, and the class says what to do with it
 │   │   ├── TransientStoreError       try the whole transaction again
-│   │   ├── DataRejectedError         a row in it is the reason: bisect
+│   │   ├── DataRejectedError         a row in it may be the reason: find out which, or whether it is the table
 │   │   └── StoreUnusableError        no row is the reason, no retry helps until a person acts: keep everything
 │   ├── SegmentError              a file cannot be used as a journal segment: leave it alone
 │   │   └── ForeignSegmentError       its events are for another destination
@@ -117,7 +117,14 @@ class TransientStoreError(StoreError):
 
 
 class DataRejectedError(StoreError):
-    """The database, or its driver, refused a value. Nothing of the batch was written."""
+    """The database, or its driver, refused a row. Nothing of the batch was written.
+
+    `subject`: what the refusal is about, such as `column tenant`, where the driver names it; never a value.
+    """
+
+    def __init__(self, code: str, subject: str | None = None) -> None:
+        super().__init__(code)
+        self.subject = subject
 
 
 class StoreUnusableError(StoreError):

@@ -220,7 +220,10 @@ def test_dead_letters_are_counted_and_lost_ones_are_a_fault(database: Path) -> N
     assert (code, report["problems"]) == (1, ["1 dead letter(s) cannot be read"])
     os.truncate(dead_letter_file(database), 0)
     os.truncate(dead_letter_file(database), MAX_BYTES)
-    assert "there is no room for further dead letters" in status(database)[1]["problems"]
+    assert (
+        "there is no room for further dead letters: refused events stay in the journal"
+        in status(database)[1]["problems"]
+    )
 
 
 def test_status_without_a_journal_says_so(database: Path) -> None:

@@ -5,12 +5,13 @@ import time
 
 from tests.write_side import run_python
 
+from autopack._util import os_threads
 from autopack.telemetry.lifecycle import ForkSafeLock, best_effort
 
 
 def test_best_effort_goes_on_without_a_lock_that_is_held() -> None:
     """It says so, and releases nothing that it does not hold."""
-    lock = threading.RLock()
+    lock = os_threads.RLock()
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -17,7 +17,14 @@ from autopack.telemetry import Telemetry
 PACKAGE = Path(autopack.telemetry.__file__).parents[1]
 
 # Each is a few lines that several rooms use: a counter, a lock, a path that still leads to its file, an id, a metric.
-SMALL_AND_SHARED = {"telemetry.counters", "telemetry.lifecycle", "_util.files", "_util.ids", "estimation.metrics"}
+SMALL_AND_SHARED = {
+    "telemetry.counters",
+    "telemetry.lifecycle",
+    "_util.files",
+    "_util.ids",
+    "_util.os_threads",
+    "estimation.metrics",
+}
 
 # They are on the path for what they say or hold. The encoder is C code, and calls `wire` for uncommon values only.
 NOT_ENTERED = {"telemetry.event.wire", "telemetry.journal"}

@@ -40,7 +40,7 @@ _DEFAULTS = Settings()
     default=_DEFAULTS.alpha_percent,
     show_default=True,
     metavar="N",
-    help="Share of future replies that a promised budget may cut, at most.",
+    help="Share of future replies that a promised budget may cut, at most. Example: --alpha-percent 0.5",
 )
 @click.option(
     "--worth-replies",

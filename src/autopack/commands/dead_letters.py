@@ -11,7 +11,7 @@ from autopack.analysis.tables import padded
 from autopack.commands._output import print_json
 from autopack.commands._reading import announced_database
 from autopack.database.destination import current_destination
-from autopack.telemetry.engine import DeadLetter, DeadLetterFile
+from autopack.telemetry.engine import DeadLetter, DeadLetterFile, dead_letter_bytes
 
 _HEADER = ("event", "kind", "run", "phase", "reason")
 _WIDTHS = (36, 8, 24, 24, 0)
@@ -79,7 +79,7 @@ def _dead_letters() -> DeadLetterFile:
     folder = announced_database().telemetry_dir
     if folder is None:
         raise click.ClickException("a database in memory has no dead letters on disk; set DATABASE_URL")
-    return DeadLetterFile(folder)
+    return DeadLetterFile(folder, max_bytes=dead_letter_bytes())
 
 
 def _line(letter: DeadLetter) -> str:

@@ -125,7 +125,7 @@ def _deliver(
 ) -> RecoveryResult:
     fingerprints = sorted({bytes.fromhex(file.fingerprint) for file in files})
     store = store_of(destination)
-    dead_letters = DeadLetterFile(destination.telemetry_dir or folder)
+    dead_letters = DeadLetterFile(destination.telemetry_dir or folder, max_bytes=settings.dead_letter_bytes)
     return recover(folder, fingerprints, store, dead_letters, settings, timeout_s=timeout_s)
 
 
@@ -136,7 +136,7 @@ def _lines(report: RecoveryReport) -> Iterator[str]:
     yield f"written:       {events.written}"
     yield f"duplicates:    {events.duplicates}"
     yield f"dead letters:  {events.dead_lettered}" + (
-        f", {events.dead_letters_lost} of which found no place" if events.dead_letters_lost else ""
+        f"; {events.without_room} more find no room there and stay in the journal" if events.without_room else ""
     )
     yield f"damaged:       {events.damaged} record(s)"
     yield f"left:          {report.left}" + (f" ({events.last_error})" if report.left and events.last_error else "")

@@ -93,24 +93,28 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(get_args(RuleSet)),
             default=_DEFAULTS.rules,
             show_default=True,
-            help="Judge the budget (truncation, overruns), or all five limits of the plan's host system.",
+            help="Judge the budget (truncation, overruns), or all five limits of the plan's host system. "
+            "Example: --rules plan",
         ),
         click.option(
             "--one-look",
             is_flag=True,
-            help="The verdict is asked for once. Without it, it holds however often it is asked for.",
+            help="The verdict is asked for once, at a time that was fixed before. Without it, it holds however often "
+            "it is asked for. Example: --one-look --until 2026-01-01",
         ),
         click.option(
             "--assume-independent",
             is_flag=True,
-            help="Take each sample for independent, whatever its phase and run; says so.",
+            help="Take each sample for independent, whatever its phase and run; says so. "
+            "Example: --rules plan --one-look --assume-independent is the former verdict",
         ),
         click.option(
             "--population",
             type=click.Choice(get_args(Population)),
             default=_DEFAULTS.population,
             show_default=True,
-            help="Speak of phases like these, also new ones, or of future runs of this plan's phases only; says so.",
+            help="Speak of phases like these, also new ones, or of future runs of this plan's phases only; says so. "
+            "Example: --population plan, for the same plan every night",
         ),
         click.option(
             "--estimator",
@@ -118,7 +122,8 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="any",
             show_default=True,
             metavar="current|FINGERPRINT|any",
-            help="Judge the predictions of one estimator: of the coefficients in force, or by their 8 hex digits.",
+            help="Judge the predictions of one estimator: of the coefficients in force, or by their 8 hex digits. "
+            "Example: --estimator current",
         ),
         _rule("--min-samples", counted, "Samples there must be."),
         _rule("--min-categories", counted, "Categories there must be. [default: as many as there are; plan: 3]"),
@@ -129,7 +134,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=Stratum(),
             multiple=True,
             metavar="CATEGORY/COMPLEXITY",
-            help="A stratum that is judged; repeatable. [default: each that occurs]",
+            help="A stratum that is judged; repeatable. Example: --stratum docs/low [default: each that occurs]",
         ),
         _rule(
             "--underestimation-factor",
@@ -211,7 +216,8 @@ def _fingerprint(estimator: str) -> str | None:
     "--coefficients",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Judge what this file of autopack calibrate would have predicted, on runs that are newer than it.",
+    help="Judge what this file of autopack calibrate would have predicted, on runs that are newer than it. "
+    "Example: --coefficients coefficients.json",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 @rule_options

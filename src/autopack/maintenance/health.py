@@ -10,7 +10,7 @@ import msgspec
 from autopack.analysis.reading.rows import count_and_newest
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
-from autopack.telemetry.engine import AUTO, DeadLetterStatus, dead_letter_status, journal_folder
+from autopack.telemetry.engine import AUTO, DeadLetterStatus, dead_letter_bytes, dead_letter_status, journal_folder
 from autopack.telemetry.journal import JournalStatus, fingerprint_of, journal_status
 
 
@@ -111,7 +111,9 @@ def _waiting_in(journal: JournalStatus | None) -> WaitingEvents:
 
 
 def _dead_letters(destination: Destination) -> DeadLetterStatus | None:
-    return None if destination.telemetry_dir is None else dead_letter_status(destination.telemetry_dir)
+    if destination.telemetry_dir is None:
+        return None
+    return dead_letter_status(destination.telemetry_dir, max_bytes=dead_letter_bytes())
 
 
 def _problems(
@@ -126,4 +128,4 @@ def _problems(
     if letters and letters.unreadable:
         yield f"{letters.unreadable} dead letter(s) cannot be read"
     if letters and letters.full:
-        yield "there is no room for further dead letters"
+        yield "there is no room for further dead letters: refused events stay in the journal"

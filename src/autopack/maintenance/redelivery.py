@@ -59,5 +59,6 @@ async def _resend_one(letter: DeadLetter, decode: Decoder, store: Store) -> Dead
     try:
         return await store.write([row])
     except DataRejectedError as exc:
-        rejected = decode.rejected(payload, f"the database refused it: {exc.code}")
+        about = f", {exc.subject}" if exc.subject else ""
+        rejected = decode.rejected(payload, f"the database refused it: {exc.code}{about}")
         return dead_letter(rejected, kind="data", code=exc.code, attempts=letter.attempts + 1)

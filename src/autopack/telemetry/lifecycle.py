@@ -45,14 +45,15 @@ import atexit
 import contextlib
 import os
 import sys
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING
 
+from autopack._util import os_threads
 from autopack.telemetry import log
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from autopack.telemetry.engine.writer import Writer
@@ -65,7 +66,7 @@ _GONE_WAIT_S = 0.05
 
 
 @contextlib.contextmanager
-def best_effort(lock: threading.RLock | threading.Condition, timeout_s: float = _BEST_EFFORT_WAIT_S) -> Iterator[bool]:
+def best_effort(lock: os_threads.RLock, timeout_s: float = _BEST_EFFORT_WAIT_S) -> Iterator[bool]:
     """Acquire `lock`, waiting at most 50 ms, and yield whether it was acquired. The body runs either way.
 
     Only where the lock improves consistency and correctness does not need it: the holder may be a frame that this very
@@ -79,7 +80,7 @@ def best_effort(lock: threading.RLock | threading.Condition, timeout_s: float = 
             lock.release()
 
 
-def join_until_gone(thread: threading.Thread, timeout_s: float) -> None:
+def join_until_gone(thread: threading.Thread | os_threads.Thread, timeout_s: float) -> None:
     """Wait until a thread has ended, and the kernel does not count it any more.
 
     Python counts threads as the kernel does when it warns of a fork; up to 3.12 `join` returns a little earlier.
@@ -87,7 +88,7 @@ def join_until_gone(thread: threading.Thread, timeout_s: float) -> None:
     thread.join(max(0.0, timeout_s))
     until_s = time.monotonic() + _GONE_WAIT_S
     while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until_s:  # noqa: PTH110 (lean)
-        time.sleep(_GONE_WAIT_S / 100)
+        os_threads.sleep(_GONE_WAIT_S / 100)
 
 
 class ForkSafeLock:
@@ -97,12 +98,12 @@ class ForkSafeLock:
     """
 
     def __init__(self, *, fork_waits: bool = False) -> None:
-        self._lock = threading.RLock()
+        self._lock = os_threads.RLock()
         self._fork_waits = fork_waits
         _locks.append(self)
 
     @contextlib.contextmanager
-    def hold(self, timeout_s: float = threading.TIMEOUT_MAX) -> Iterator[bool]:
+    def hold(self, timeout_s: float = os_threads.TIMEOUT_MAX) -> Iterator[bool]:
         """Like `best_effort`; without a timeout the lock is held for certain."""
         with best_effort(self._lock, timeout_s) as held:  # this one, also if a fork in the body replaces it in a child
             yield held
@@ -128,7 +129,7 @@ class ForkSafeLock:
 
     def reset_in_child(self) -> None:
         """Begin anew: its owner may be a thread that does not exist here."""
-        self._lock = threading.RLock()
+        self._lock = os_threads.RLock()
 
 
 _locks: list[ForkSafeLock] = []

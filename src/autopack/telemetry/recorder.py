@@ -76,6 +76,7 @@ class Telemetry:
         batch_size: int | None = None,
         flush_interval_s: float | None = None,
         shutdown_timeout_s: float | None = None,
+        dead_letter_bytes: int | None = None,
         journal_dir: str | os.PathLike[str] | None = "auto",
         redact: Redact | None = None,
     ) -> None:
@@ -84,6 +85,7 @@ class Telemetry:
             "batch_size": batch_size,
             "flush_interval_s": flush_interval_s,
             "shutdown_timeout_s": shutdown_timeout_s,
+            "dead_letter_bytes": dead_letter_bytes,
         }
         self._redact = redact
         with lifecycle.importing():

@@ -1,16 +1,18 @@
 """Dead letters: nothing that was refused vanishes, and the file is safe to share."""
 
+import errno
 import json
 import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.misbehaving_stores import RefusingStore
+from tests.waiting import wait_for
 from tests.write_side import dead_letter_file, dead_letters_of, event, phases_of, run_python, start_python
 
 from autopack.database.destination import parse_database_url
@@ -90,6 +92,138 @@ def test_the_file_is_capped_and_what_finds_no_place_is_counted(tmp_path: Path) -
     assert dead_letters.append([letter(1, text="x" * 1000)]) == 1
 
 
+@pytest.fixture
+def _never_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What found no room is not offered again by the clock within a test."""
+    monkeypatch.setenv("TELEMETRY_PROBE_INTERVAL_S", "3600")
+
+
+def record_bad_and_good(telemetry: Telemetry, count: int) -> None:
+    for number in range(count):
+        assert telemetry.record(**event(phase_id=f"bad{number}", predicted_output_tokens=-1))
+        assert telemetry.record(**event(phase_id=f"good{number}"))
+
+
+@pytest.mark.parametrize("keyword", [True, False], ids=["given by keyword", "given by the environment"])
+@pytest.mark.usefixtures("_never_again_by_itself")
+def test_beyond_the_cap_refused_events_stay_in_the_journal(
+    database: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    keyword: bool,
+) -> None:
+    """All others become rows. The next writer, with more room, finds every one of them, once."""
+    if not keyword:
+        monkeypatch.setenv("TELEMETRY_DEAD_LETTER_BYTES", "20000")
+    with Telemetry(database_url, dead_letter_bytes=20_000 if keyword else None) as telemetry:
+        record_bad_and_good(telemetry, 1000)
+        wait_for(telemetry, written=1000)
+        assert not telemetry.flush(0)
+    stats = telemetry.stats()
+    assert (stats.written, stats.dead_lettered + stats.pending) == (1000, 1000)
+    assert stats.pending == stats.dead_letters_waiting > 900
+    assert stats.dead_letters_lost == 0
+    assert dead_letter_file(database).stat().st_size <= 20_000
+    assert "has reached its 20000 bytes" in caplog.text
+    assert f"{stats.pending} not written, kept in" in caplog.text
+    monkeypatch.delenv("TELEMETRY_DEAD_LETTER_BYTES", raising=False)
+    with Telemetry(database_url) as later:
+        later.record(**event())
+        assert later.flush(30)
+    assert {found["event"]["phase_id"] for found in dead_letters_of(database)} == {f"bad{n}" for n in range(1000)}
+    assert len(dead_letters_of(database)) == 1000
+    assert len(phases_of(database)) == 1001
+
+
+@pytest.mark.usefixtures("_never_again_by_itself")
+def test_room_that_a_person_makes_is_used_at_the_next_flush(database: Path, database_url: str) -> None:
+    with Telemetry(database_url, dead_letter_bytes=5_000) as telemetry:
+        record_bad_and_good(telemetry, 10)
+        wait_for(telemetry, lambda stats: stats.dead_letters_waiting > 0, written=10)
+        DeadLetterFile(dead_letter_file(database).parent).claim()
+        assert telemetry.flush(30)
+        assert telemetry.stats().dead_lettered == 10
+        assert telemetry.stats().dead_letters_waiting == 0
+
+
+@pytest.mark.usefixtures("_never_again_by_itself")
+def test_letters_without_room_are_offered_at_a_bounded_rate(
+    database: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once an interval, at a flush and at the end, however many events come meanwhile."""
+    dead_letter_file(database).mkdir(parents=True, mode=0o700)
+    offers: list[int] = []
+    append = DeadLetterFile.append
+
+    def counted(self: DeadLetterFile, letters: Sequence[DeadLetter]) -> int:
+        offers.append(len(letters))
+        return append(self, letters)
+
+    monkeypatch.setattr(DeadLetterFile, "append", counted)
+    telemetry = Telemetry(database_url, batch_size=1)
+    record_bad_and_good(telemetry, 20)
+    wait_for(telemetry, written=20, dead_letters_waiting=20)
+    assert len(offers) == 1
+    telemetry.flush(0)
+    wait_for(telemetry, lambda _: len(offers) == 2)
+    telemetry.close(5)
+    assert len(offers) == 3
+    assert telemetry.stats().pending == 20
+
+
+@pytest.mark.usefixtures("_never_again_by_itself")
+def test_in_memory_only_the_close_says_that_they_are_lost(
+    database_url: str, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They keep their places in the queue until then, and are tried again: nothing else can be done."""
+    dead_letter_file(database).mkdir(parents=True, mode=0o700)
+    with Telemetry(database_url, journal_dir=None) as telemetry:
+        record_bad_and_good(telemetry, 5)
+        wait_for(telemetry, written=5)
+    assert telemetry.stats().pending == 5
+    assert "5 not written, LOST with this process, 5 of the former refused, without room" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["short write", "no write", "fsync"])
+def test_a_disk_that_fills_up_in_the_middle_keeps_whole_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """However many bytes of a batch find room: what is said to be kept is there, whole and in order, and no more."""
+    write = os.write
+    dead_letters = DeadLetterFile(tmp_path)
+    dead_letters.append([letter(100)])
+    size = dead_letters.path.stat().st_size
+    failing: dict[str, Callable[[int], None]] = {
+        "short write": lambda room: monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:room])),
+        "no write": lambda _room: monkeypatch.setattr(os, "write", no_space),
+        "fsync": lambda _room: monkeypatch.setattr(os, "fsync", no_space),
+    }
+    for room in range(0, 3 * size, 7):
+        before = numbers(dead_letters)
+        with monkeypatch.context():
+            failing[fault](room)
+            not_kept = dead_letters.append([letter(number) for number in range(4)])
+            monkeypatch.undo()
+        added = numbers(dead_letters)[len(before) :]
+        if fault == "fsync":
+            assert (not_kept, added) == (4, [0, 1, 2, 3]), "it may be on the disk, or not"
+        else:
+            assert added == list(range(4 - not_kept))
+    assert dead_letters.append([letter(0)]) == 0
+
+
+def no_space(*_arguments: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_letter_larger_than_the_cap_is_kept_alone(tmp_path: Path) -> None:
+    dead_letters = DeadLetterFile(tmp_path, max_bytes=1000)
+    assert dead_letters.append([letter(0, text="x" * 2000), letter(1)]) == 1
+    assert numbers(dead_letters) == [0]
+
+
 def test_a_line_that_a_crash_has_torn_costs_only_itself(tmp_path: Path) -> None:
     dead_letters = DeadLetterFile(tmp_path)
     dead_letters.append([letter(0), letter(1)])
@@ -115,7 +249,7 @@ def test_junk_in_the_file_costs_only_itself(tmp_path: Path, junk: bytes) -> None
 def test_what_stands_in_place_of_the_file_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
-    """Whatever stands in place of the file is not followed, and the loss is counted."""
+    """Whatever stands in place of the file is not followed; the event stays in the journal until it is gone."""
     victim = tmp_path / "victim"
     file = dead_letter_file(database)
     file.parent.mkdir(mode=0o700)
@@ -132,7 +266,7 @@ def test_what_stands_in_place_of_the_file_is_not_followed(
         telemetry.record(**event(run_id=None))
         telemetry.record(**event())
     stats = telemetry.stats()
-    assert (stats.written, stats.dead_lettered, stats.dead_letters_lost) == (1, 1, 1)
+    assert (stats.written, stats.dead_lettered, stats.pending, stats.dead_letters_waiting) == (1, 0, 1, 1)
     assert victim.exists() == (kind == "link")
     assert kind != "link" or victim.read_text() == "untouched"
 
@@ -141,7 +275,7 @@ def test_what_stands_in_place_of_the_file_is_not_followed(
 def test_what_stands_in_place_of_the_folder_is_not_followed(
     database: Path, database_url: str, tmp_path: Path, kind: str
 ) -> None:
-    """Whatever stands in place of the folder is not followed, and the loss is counted."""
+    """Whatever stands in place of the folder is not followed, and it is said that there is no room."""
     folder = dead_letter_file(database).parent
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -153,7 +287,7 @@ def test_what_stands_in_place_of_the_folder_is_not_followed(
         telemetry.record(**event(run_id=None))
         telemetry.record(**event())
     stats = telemetry.stats()
-    assert (stats.written, stats.dead_lettered, stats.dead_letters_lost) == (1, 1, 1)
+    assert (stats.written, stats.dead_lettered, stats.pending, stats.dead_letters_waiting) == (1, 0, 1, 1)
     assert list(elsewhere.iterdir()) == []
     assert phases_of(database) == ["p1"]
 
@@ -259,7 +393,8 @@ def test_a_lock_that_is_never_released_costs_letters_not_the_worker(tmp_path: Pa
 def test_in_memory_the_newest_are_kept_and_the_forgotten_counted() -> None:
     dead_letters = MemoryDeadLetters(limit=3)
     assert dead_letters.append([letter(number) for number in range(2)]) == 0
-    assert dead_letters.append([letter(number) for number in range(2, 5)]) == 2
+    assert dead_letters.append([letter(number) for number in range(2, 5)]) == 0
+    assert dead_letters.forgotten == 2
     assert [found.event["number"] for found in dead_letters.letters] == [2, 3, 4]
 
 

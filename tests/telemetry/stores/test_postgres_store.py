@@ -381,6 +381,8 @@ def test_every_error_of_the_driver_has_a_kind_on_purpose(error: type[BaseExcepti
     if code is None:
         unusable = ("ClientConfigurationError", "UnsupportedClientFeatureError", "UnsupportedServerFeatureError")
         expected = StoreUnusableError if error.__name__ in unusable else TransientStoreError
+    elif code == "42501":  # a policy refuses a row, or the role may not insert: it is tried out
+        expected = DataRejectedError
     elif code[:2] in UNUSABLE or code in ("23514", "XX001", "XX002"):  # a check that has no name is a partition
         expected = StoreUnusableError
     elif code[:2] in DATA:

@@ -28,7 +28,7 @@ from autopack.analysis.calibrating.conformal import BudgetResult, budgets_of
 from autopack.analysis.calibrating.cross_validation import Comparison, compared, predicted_unseen
 from autopack.analysis.calibrating.history import KINDS, History, Reply
 from autopack.analysis.calibrating.learning import Unseen, learned_from
-from autopack.analysis.calibrating.spread import unseen_bases
+from autopack.analysis.calibrating.spread import bases_of
 from autopack.analysis.sampling.samples import Counts, Samples
 from autopack.analysis.validating.cells import cells_of
 from autopack.analysis.validating.measures import Measures, group_of
@@ -134,7 +134,7 @@ def calibrate(history: History, today: Coefficients, settings: Settings, *, sour
     unseen = pairs if fitted.outcome == "better" else [(reply, start) for reply in history.replies]
     replies = [reply for reply, _ in unseen]
     predicted = {id(reply): _predicted(model, today, reply) for reply, model in unseen}
-    spread, bases = unseen_bases(replies, predicted, settings.alpha, today.budget_cap, settings.folds)
+    spread, bases = bases_of(replies, predicted, settings.alpha, today.budget_cap)
     unseen_replies = Unseen(replies, bases)
     budgets = _budgets(unseen_replies, today, settings) if settings.budgets else []
     factors = {budget.stratum: budget.factor for budget in budgets if budget.factor is not None}

@@ -50,6 +50,7 @@ class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
     alpha_percent     the share of replies of new phases above the factor, at most, on average: more than was asked for
                       where the data carry no less, and `reason` says so
     bound_percent     what that share can be in one history, with 95 %; `bound_is_exact` with one reply per phase
+    carried_percent   the least α that the stratum's own replies carry
     over_*            of the replies, those above the budget of the coefficients in force, and above the promised one;
                       each truncated one is among them, since what it needed is not known
     unused_*          the mean of what the other replies left of their budgets, None where there are none
@@ -64,6 +65,7 @@ class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
     alpha_percent: float | None
     bound_percent: float | None
     bound_is_exact: bool
+    carried_percent: float
     reason: str | None
     over_before: int
     over_after: int | None
@@ -210,6 +212,7 @@ def _budget(
         alpha_percent=None if promise is None else promise.alpha_percent,
         bound_percent=None if promise is None else promise.bound_percent,
         bound_is_exact=len(basis.scores) == basis.phase_count,
+        carried_percent=float(own.carried() * 100),
         reason=_reason(own, basis, factor, alpha),
         over_before=_over(replies, budget_before),
         over_after=None if factor is None else _over(replies, budget_after),

@@ -6,12 +6,12 @@ from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, Select
+from sqlalchemy import ColumnElement, Connection, Select
 
 from autopack.database.destination import Destination
 
 BLOCK_ROWS = 1_000
-Block: TypeAlias = Sequence[Row[*tuple[Any, ...]]]
+Block: TypeAlias = Sequence[Sequence[Any]]
 
 
 class Reader(Protocol):

@@ -18,11 +18,11 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, create_engine, inspect, type_coerce
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
-from autopack.analysis.reading.reader import Block, streamed
+from autopack.analysis.reading.reader import BLOCK_ROWS, Block
 from autopack.database.destination import Destination
 from autopack.errors import ReadError
 
@@ -37,8 +37,9 @@ def connected(destination: Destination) -> Iterator[Connection]:
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")
             yield connection
-    except SQLAlchemyError as exc:
-        raise ReadError(f"{destination} cannot be read: {exc.__cause__ or type(exc).__name__}") from exc
+    except (SQLAlchemyError, sqlite3.Error) as exc:
+        reason = exc if isinstance(exc, sqlite3.Error) else exc.__cause__ or type(exc).__name__
+        raise ReadError(f"{destination} cannot be read: {reason}") from exc
     finally:
         engine.dispose()
 
@@ -64,13 +65,21 @@ def blocks(connection: Connection, query: Select[*tuple[Any, ...]], limit: int |
     driver.text_factory = str
     done = 0
     try:
-        for block in streamed(connection, query.limit(limit)):
+        for block in _fetched(connection, query.limit(limit)):
             done += len(block)
             yield block
-    except OperationalError:
+    except sqlite3.OperationalError:
         driver.text_factory = _text
         rest = query.limit(None if limit is None else limit - done).offset(done)
-        yield from streamed(connection, rest)
+        yield from _fetched(connection, rest)
+
+
+def _fetched(connection: Connection, query: Select[*tuple[Any, ...]]) -> Iterator[Block]:
+    """The rows as the driver makes them: SQLAlchemy's own take a quarter more time, and nothing is to be converted."""
+    with connection.execute(query) as result:
+        cursor: Any = result.cursor
+        while block := cursor.fetchmany(BLOCK_ROWS):
+            yield block
 
 
 def estimated_rows(connection: Connection, table: str) -> int:

@@ -9,6 +9,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import chain, islice, repeat
 from operator import sub
 from typing import Any
@@ -49,6 +50,7 @@ _MAX_COUNT = 2**53
 _TEXT, _COUNT, _FLAG, _NOTHING = frozenset({str}), frozenset({int}), frozenset({bool, int}), frozenset({None})
 _MAYBE_TEXT, _MAYBE_COUNT = frozenset({str, type(None)}), frozenset({int, type(None)})
 _TRUTHS = frozenset({0, 1})
+_REMEMBERED_LENGTH = 500
 _LISTS = frozenset({'["', "[ ", "[\n", "[\r", "[\t"})  # an empty list is written without a blank
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, as the stored times without a zone are)
 _decode = msgspec.json.Decoder().decode
@@ -218,7 +220,7 @@ def work_of(deliverables: Iterable[str]) -> int:
 
 
 def _all_works(stored: Sequence[Any]) -> tuple[Sequence[bool], Sequence[int]]:
-    """Whether there is a deliverable, and the digest of all of them; each text is decoded once a block."""
+    """Whether there is a deliverable, and the digest of all of them; a text is decoded once a block at most."""
     known = {text: _work(text) for text in set(stored)}
     has_paths, works = zip(*map(known.__getitem__, stored), strict=True)
     return has_paths, works
@@ -227,10 +229,18 @@ def _all_works(stored: Sequence[Any]) -> tuple[Sequence[bool], Sequence[int]]:
 def _work(stored: Any) -> tuple[bool, int]:
     if not isinstance(stored, str) or stored[:2] not in _LISTS:
         return False, 0
+    # The same phases come again every night; what is remembered takes some 4 MiB at most.
+    return _remembered_work(stored) if len(stored) <= _REMEMBERED_LENGTH else _decoded_work(stored)
+
+
+def _decoded_work(stored: str) -> tuple[bool, int]:
     try:
         return True, work_of(_decode_texts(stored))
     except (msgspec.MsgspecError, RecursionError):
         return True, hash(stored)
+
+
+_remembered_work = lru_cache(maxsize=4096)(_decoded_work)
 
 
 def _all_totals(stored: Sequence[Any]) -> list[bool]:

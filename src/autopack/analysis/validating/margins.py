@@ -15,8 +15,10 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import and_, truediv
 from statistics import NormalDist
 
 import msgspec
@@ -132,29 +134,25 @@ def most_scatter(rules: Rules) -> float | None:
 
 
 def _ratios(samples: Samples, judged: Collection[int] | None) -> _Ratios:
-    predicted, budget, successes = array("d"), array("d"), array("d")
-    cut = cut_successes = 0
-    for stratum, p, a, b, nearest, success, truncated in zip(
-        samples.stratum,
-        samples.predicted,
-        samples.actual,
-        samples.budget,
-        samples.nearest,
-        samples.success,
-        samples.truncated,
-        strict=True,
-    ):
-        if judged is not None and stratum not in judged:
-            continue
-        if truncated:
-            cut, cut_successes = cut + 1, cut_successes + success
-            continue
-        predicted.append(p / a)
-        budget.append(b / nearest)
-        if success:
-            successes.append(p / a)
-    ordered = [array("d", sorted(each)) for each in (predicted, budget, successes)]
-    return _Ratios(ordered[0], ordered[1], ordered[2], cut, cut_successes)
+    taken = b"\1" * len(samples) if judged is None else bytes(map(judged.__contains__, samples.stratum))
+    exact, cut = (bytes(map(and_, taken, flags)) for flags in (_not(samples.truncated), samples.truncated))
+    good = bytes(map(and_, exact, samples.success))
+    return _Ratios(
+        _quotients(samples.predicted, samples.actual, exact),
+        _quotients(samples.budget, samples.nearest, exact),
+        _quotients(samples.predicted, samples.actual, good),
+        cut.count(1),
+        sum(map(and_, cut, samples.success)),
+    )
+
+
+def _not(flags: bytes) -> bytes:
+    return flags.translate(bytes([1, *bytes(255)]))
+
+
+def _quotients(above: Iterable[int], below: Iterable[int], taken: bytes) -> array[float]:
+    """Of those that are taken, ascending."""
+    return array("d", sorted(map(truediv, compress(above, taken), compress(below, taken))))
 
 
 def _scatter(ratios: Sequence[float]) -> float | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from autopack.telemetry.engine.recovery import RecoveryResult, recover
     from autopack.telemetry.engine.retry import Retries
-    from autopack.telemetry.engine.settings import AUTO, Settings, journal_folder, resolve
+    from autopack.telemetry.engine.settings import AUTO, Settings, dead_letter_bytes, journal_folder, resolve
     from autopack.telemetry.engine.writer import waiting_text
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Retries",
     "Settings",
     "dead_letter",
+    "dead_letter_bytes",
     "dead_letter_status",
     "dead_letters_in",
     "journal_folder",
@@ -48,6 +49,7 @@ __getattr__ = lazy_names(
         "Retries": "retry",
         "Settings": "settings",
         "dead_letter": "dead_letters",
+        "dead_letter_bytes": "settings",
         "dead_letter_status": "dead_letters",
         "dead_letters_in": "dead_letters",
         "journal_folder": "settings",

@@ -8,20 +8,17 @@ that wait until it changes.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from autopack._util import os_threads
 from autopack.telemetry.counters import AtomicCounter
-from autopack.telemetry.lifecycle import best_effort
 
 if TYPE_CHECKING:
     import asyncio
 
     import anyio
-
-_SLICE_S = 0.25  # of a wait: the longest time for which a missed announcement goes unnoticed
 
 
 class LoopWaker:
@@ -113,31 +110,30 @@ class WorkerCommands:
 
 
 class WorkerState:
-    """What the worker reports: counters, the last error, and when it has settled events or has ended.
-
-    `changed` is re-entrant: a signal handler may call `flush()` or `close()` while it interrupts one of them.
-    """
+    """What the worker reports: counters, the last error, and when it has settled events or has ended."""
 
     def __init__(self) -> None:
         self.retries = AtomicCounter()
         self.restarts = AtomicCounter()
-        self.dead_letters_lost = AtomicCounter()
+        self.waiting_letters = 0
         self.last_error: str | None = None
         self.running = False
         self.loaded = False  # all that the worker imports
-        self.changed = threading.Condition(threading.RLock())
+        self._changes = os_threads.Changes()
 
     def announce(self) -> None:
         """Wake the threads that wait for a change."""
-        with best_effort(self.changed) as held:
-            if held:
-                self.changed.notify_all()
+        self._changes.announce()
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until the predicate holds, at most `timeout_s`; returns whether it does. A dead worker ends the wait."""
-        end_s = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
-        while not predicate() and self.running and (left_s := end_s - time.monotonic()) > 0:
-            with best_effort(self.changed) as held:
-                if held:
-                    self.changed.wait_for(lambda: predicate() or not self.running, min(left_s, _SLICE_S))
+        """Wait until the predicate holds, at most `timeout_s`; returns whether it does. A dead worker ends the wait.
+
+        A greenlet that waits lets the others run.
+        """
+        wait_for = os_threads.poll if os_threads.threads_are_patched() else self._changes.wait_for
+        wait_for(lambda: predicate() or not self.running, timeout_s)
         return predicate()
+
+    def wait_in_thread(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until the predicate holds, at most `timeout_s`; returns whether it does. No greenlet runs meanwhile."""
+        return self._changes.wait_for(predicate, timeout_s)

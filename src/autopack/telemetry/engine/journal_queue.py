@@ -18,13 +18,13 @@ refuses a segment: a living writer must not starve on what dead ones left.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from autopack._util import os_threads
 from autopack.errors import QueueRejected
 from autopack.telemetry.engine.ledger import Account, Ledger
 from autopack.telemetry.engine.settings import Settings
@@ -70,7 +70,7 @@ class JournalQueue:
         self._in_first_round = False
         self._settled_at_take: int | None = None  # while events are taken that are not in flight yet
         self._left_behind = 0  # events of orphans that were not read before `close` gave them back
-        self._lock = threading.RLock()  # for consistent snapshots: only the worker takes and settles
+        self._lock = os_threads.RLock()  # for consistent snapshots: only the worker takes and settles
 
     def append_any(self, payload: bytes) -> bool:
         if len(payload) > self.slot_bytes:

@@ -22,12 +22,12 @@ takes a marked slot wakes it, so that the call site need not look at the length 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from autopack._util import os_threads
 from autopack.errors import QueueRejected
 from autopack.telemetry.engine.ledger import Account, Ledger
 from autopack.telemetry.lifecycle import best_effort
@@ -134,7 +134,7 @@ class MemoryQueue:
         self.append = _append_to(self._slots.pop, self._queued.append)
         self._ledger = Ledger()
         self._withdrawn: int | None = None  # slots that `close_to_new` has taken out of use; None while it is open
-        self._lock = threading.RLock()
+        self._lock = os_threads.RLock()
 
     def append_any(self, payload: bytes) -> bool:
         wanted = self._slots_of(payload)

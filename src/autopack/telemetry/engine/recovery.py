@@ -26,7 +26,8 @@ class RecoveryResult(msgspec.Struct, frozen=True):
     """What was found, in events, and what became of it: `found = written + duplicates + dead_lettered + left`.
 
     damaged     records that could not be read; their file was quarantined as `*.corrupt`
-    left        events that are still in the journal
+    left        events that are still in the journal; `without_room`: of these, refused ones that found no room in the
+                dead letters
     last_error  class and code of the last failure of the database; None: there was none
     """
 
@@ -34,9 +35,9 @@ class RecoveryResult(msgspec.Struct, frozen=True):
     written: int = 0
     duplicates: int = 0
     dead_lettered: int = 0
-    dead_letters_lost: int = 0
     damaged: int = 0
     left: int = 0
+    without_room: int = 0
     last_error: str | None = None
 
 
@@ -86,8 +87,8 @@ def _recover_one(
         written=account.written,
         duplicates=account.duplicates,
         dead_lettered=account.dead_lettered,
-        dead_letters_lost=state.dead_letters_lost.value,
         damaged=account.damaged,
+        without_room=state.waiting_letters,
         last_error=state.last_error,
     )
 

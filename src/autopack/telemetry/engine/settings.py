@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_cap_s       … up to this
     probe_interval_s    upper end of the random delay between tries during an outage
     journal_bytes       bytes of segments in one folder, of all writers together; beyond it the newest is dropped
+    dead_letter_bytes   bytes of dead letters in one file; what is refused beyond it stays in the journal
     journal_first_segment_bytes  size of the first file of a process; each further one is four times as large …
     journal_segment_bytes  … up to this
     """
@@ -54,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_cap_s: Interval = 2.0
     probe_interval_s: Interval = 5.0
     journal_bytes: Bytes = 256 << 20
+    dead_letter_bytes: Bytes = 64 << 20
     journal_first_segment_bytes: SegmentBytes = 64 << 10
     journal_segment_bytes: SegmentBytes = 8 << 20
 
@@ -90,6 +92,14 @@ def _convert(name: str, value: Any, source: str, *, strict: bool) -> Any:
         return msgspec.convert(value, _FIELDS[name].type, strict=strict)
     except (msgspec.ValidationError, OverflowError) as exc:
         raise ConfigError(f"{source}={value!r}: {exc}; the default is {_FIELDS[name].default}") from exc
+
+
+def dead_letter_bytes() -> int:
+    """The cap of a file of dead letters that the environment asks for, the default where it asks for nonsense."""
+    try:
+        return resolve({}).dead_letter_bytes
+    except ConfigError:
+        return Settings().dead_letter_bytes
 
 
 def journal_folder(given: str | os.PathLike[str] | None, automatic: Path | None) -> Path | None:

@@ -26,7 +26,8 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     last_error         class and code of the last failure of the database, never its text; None: there was none
     worker_alive       whether the writer's thread runs
     worker_restarts    how often the writer died of a bug and was started again
-    dead_letters_lost  those of `dead_lettered` for which the file had no room
+    dead_letters_waiting  of `pending`: events that were refused, and find no room in the dead letters now
+    dead_letters_lost  those of `dead_lettered` that a database in memory has forgotten: it keeps the newest 1,000
     redaction_failures events that lost their paths because `redact` raised
     recovered          of `accepted`: events of dead processes that this one found in the journal
     not_recorded       of the process: calls that a hook saw and that became no event, by reason: broken_stream,
@@ -46,6 +47,7 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     last_error: str | None = None
     worker_alive: bool = False
     worker_restarts: int = 0
+    dead_letters_waiting: int = 0
     dead_letters_lost: int = 0
     redaction_failures: int = 0
     recovered: int = 0
@@ -70,7 +72,8 @@ def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
         last_error=state.last_error,
         worker_alive=state.running,
         worker_restarts=state.restarts.value,
-        dead_letters_lost=state.dead_letters_lost.value,
+        dead_letters_waiting=state.waiting_letters,
+        dead_letters_lost=writer.dead_letters.forgotten,
         redaction_failures=redaction_failures,
         recovered=account.recovered,
         journal_damaged=account.damaged,

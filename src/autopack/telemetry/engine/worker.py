@@ -11,13 +11,16 @@ transaction. If the database is another process and a whole further batch waits,
 | the store says | the worker |
 |---|---|
 | written, n of them new | settles all: n written, the others duplicates |
-| `DataRejectedError` | finds the rows by bisection, sends them to the dead letters, writes the others |
+| `DataRejectedError` | finds out whether it is the rows, dead letters then, or the table (see `refusals`) |
 | `TransientStoreError`, `StoreUnusableError` | waits with backoff and full jitter, then tries the same rows again |
 | any other exception | dies; `Writer` starts another worker, which begins with what is in flight |
 
+A dead letter that finds no room waits, and its event stays in the queue (see `dead_letters`): good events go on.
+
 # Invariants
 
-- An event leaves the queue only by `settle`, and is settled only after its commit, or as a dead letter.
+- An event leaves the queue only by `settle`, and is settled only after its commit, or after its dead letter is kept.
+- What keeps failing is tried at a bounded rate, for as long as the process lives, and once more at the end.
 - The worker is asked to stop and never cancelled: a cancelled query loses its connection.
 - After the deadline of a close nothing more is tried; what is unsettled stays in the queue.
 - Before a fork the worker writes one more batch, if that is all there is, closes its connections and ends, whatever is
@@ -37,12 +40,13 @@ import anyio.lowlevel
 from autopack.errors import AutopackError, DataRejectedError, StoreError
 from autopack.telemetry import log
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, dead_letter
+from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, WaitingLetters, dead_letter
 from autopack.telemetry.engine.queue import Queue
+from autopack.telemetry.engine.refusals import Outcome, Refusals, Refused
 from autopack.telemetry.engine.retry import Retries
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.decode import Decoder
-from autopack.telemetry.event.schema import Rejected, Row
+from autopack.telemetry.event.schema import TABLE, Rejected, Row
 from autopack.telemetry.stores.base import Store
 
 _LOG_INTERVAL_S = 10.0
@@ -86,15 +90,22 @@ class Worker:
         self._queue = queue
         self._store = store
         self._dead_letters = dead_letters
+        self._letters = WaitingLetters(dead_letters)
         self._settings = settings
         self._commands = commands
         self._state = state
-        self._uniform = uniform
         self._clock_s = clock_s
+        self._uniform = uniform
+        self._refusals = Refusals(store, settings, self, uniform=uniform, clock_s=clock_s)
         self._decode = Decoder()
         self._ahead: Batch | None = None
         self._fork_is_near = False
         self._in_outage = False
+        self._table_blamed = False
+        self._lack_of_room_said = False
+        self._payloads: dict[int, bytes] = {}  # of the rows that are on their way
+        self._offer_again_s = 0.0
+        self._offered_through = 0
         self._dead_lettered_since_logged = 0
         self._next_log_s = 0.0
 
@@ -102,7 +113,11 @@ class Worker:
         """Work until the end; returns False if it only ends because the process is about to fork."""
         self._commands.waker.attach()
         self._end_loading()
-        self._ahead = None  # what an earlier run had in flight is taken again
+        # What an earlier run, or an earlier worker, had in flight is taken again.
+        self._ahead = None
+        self._payloads.clear()
+        self._letters = WaitingLetters(self._dead_letters)
+        self._state.waiting_letters = 0
         self._fork_is_near = False
         try:
             self._queue.requeue_in_flight()
@@ -111,8 +126,10 @@ class Worker:
                 await self._deliver(batch)
             if self._fork_is_near and (batch := await self._last_batch_before_fork()):
                 await self._deliver(batch)
+            self._offer_letters_again(at_once=True)
         except DeadlineExpired:
             self._fork_is_near = False
+            self._offer_letters_again(at_once=True)
         except ForkExpected:
             self._fork_is_near = True
         finally:
@@ -131,6 +148,7 @@ class Worker:
         """The next events, as soon as there is a reason to write them; None when it is time to stop."""
         while not self._sees_fork():
             self._queue.maintain()
+            self._offer_letters_again(at_once=self._offered_through < self._commands.flush_through)
             self._queue.set_wake_threshold(self._settings.batch_size)
             if not self._ahead and not self._has_reason_to_write():
                 await self._commands.waker.wait(self._settings.flush_interval_s)
@@ -192,9 +210,12 @@ class Worker:
         return True
 
     def _has_reason_to_write(self) -> bool:
-        if self._commands.closing or self._commands.flush_through > self._queue.settled_through:
+        if self._commands.closing:
             return True
-        return self._queue.has_more_to_recover or self._queue.backlog >= self._settings.batch_size
+        backlog = self._queue.backlog
+        if self._commands.flush_through > self._queue.settled_through and (backlog or not self._state.waiting_letters):
+            return True  # but not for what only waits for room in the dead letters
+        return self._queue.has_more_to_recover or backlog >= self._settings.batch_size
 
     def _batch_limit(self) -> int:
         """A backlog is written in larger batches: fewer transactions, fewer hops between threads."""
@@ -205,61 +226,140 @@ class Worker:
         self._dead_letter(batch.invalid)
         if not batch.rows:
             return
-        writing = self._write(list(batch.rows), batch.rows, batch.payloads)
+        self._payloads |= batch.payloads
+        writing = self.write(batch.rows)
         await (_both(writing, self._read_ahead) if self._store.is_remote else writing)
+        self._payloads.clear()
 
-    async def _write(
-        self,
-        keys: list[int],
-        rows: Mapping[int, Row],
-        payloads: Mapping[int, bytes],
-        refused: DataRejectedError | None = None,
-    ) -> bool:
-        """Write and settle these rows, refused ones as dead letters; returns whether any was refused.
+    async def write(self, rows: Mapping[int, Row]) -> None:
+        """Write and settle these rows, as often as it takes; those that are refused for themselves are dead letters."""
+        outcome = await self.try_rows(list(rows), rows)
+        if outcome.refused or outcome.left_out:
+            await self._refusals.resolve(rows, outcome)
 
-        `refused`: what the database answered to a superset of these rows, when the reason must be among these. Halving
-        finds p bad rows among n in at most 2 · p · log2(n) + 1 statements.
-        """
-        if refused is None or len(keys) == 1:
-            refused, attempts = await self._try(keys, rows)
-            if refused is None:
-                return False
-            if len(keys) == 1:
-                rejected = self._decode.rejected(payloads[keys[0]], f"the database refused it: {refused.code}")
-                self._dead_letter({keys[0]: dead_letter(rejected, kind="data", code=refused.code, attempts=attempts)})
-                return True
-        middle = len(keys) // 2
-        first_refused = await self._write(keys[:middle], rows, payloads)
-        await self._write(keys[middle:], rows, payloads, refused=None if first_refused else refused)
-        return True
-
-    async def _try(self, keys: list[int], rows: Mapping[int, Row]) -> tuple[DataRejectedError | None, int]:
-        """Write these rows in one transaction, as often as it takes; returns the refusal, if any, and the attempts."""
+    async def try_rows(self, keys: list[int], rows: Mapping[int, Row]) -> Outcome:
+        """Write and settle those of these keys in one transaction, tried again while the store cannot be written."""
+        batch = [rows[key] for key in keys]
         started_s = self._clock_s()
         retries: Retries | None = None  # from the first failure on: nearly every transaction has none
         while True:
+            attempts = retries.failures + 1 if retries else 1
             try:
-                new = await self._store.write([rows[key] for key in keys])
+                new = await self._store.write(batch)
+                codes = await self._refusals.left_out(batch) if new < len(batch) else {}
             except DataRejectedError as exc:
                 self._end_outage()
-                return exc, retries.failures + 1 if retries else 1
+                return Outcome(0, {}, Refused(exc.code, attempts, exc.subject))
             except StoreError as exc:
                 retries = retries or Retries(self._settings, started_s=started_s, uniform=self._uniform)
-                await self._wait_for_store(exc, retries)
+                await self.wait_for_store(exc, retries)
             else:
                 self._end_outage()
-                self._settle(keys, written=new, duplicates=len(keys) - new)
-                return None, retries.failures + 1 if retries else 1
+                left_out = {keys[place]: Refused(code, attempts) for place, code in codes.items()}
+                present = [key for key in keys if key not in left_out] if left_out else keys
+                if present:
+                    self._note_accepted(rows[present[-1]])
+                    new = min(new, len(present))
+                    self._settle(present, written=new, duplicates=len(present) - new)
+                return Outcome(len(present), left_out, None)
+
+    def _note_accepted(self, row: Row) -> None:
+        self._refusals.known_good = row
+        if self._table_blamed:
+            self._table_blamed = False
+            log.warning("The table %s takes rows again; what waited is being written", TABLE.name)
+
+    def _end_outage(self) -> None:
+        if self._in_outage:
+            self._in_outage = False
+            log.warning("The database can be written again; what waited is being written")
+
+    # What `Refusals` asks for.
+
+    async def read_more(self) -> Mapping[int, Row]:
+        """The rows of the next batch; none where nothing waits."""
+        batch, self._ahead = self._ahead or await self._read(), None
+        if batch is None:
+            return {}
+        self._dead_letter(batch.invalid)
+        self._payloads |= batch.payloads
+        return batch.rows
+
+    def give_up(self, refused: Mapping[int, Refused]) -> None:
+        """The database refuses these for themselves."""
+        self._dead_letter({key: self._letter_of(key, answer) for key, answer in refused.items()})
+
+    def _letter_of(self, key: int, refused: Refused) -> DeadLetter:
+        about = f", {refused.subject}" if refused.subject else ""
+        rejected = self._decode.rejected(self._payloads[key], f"the database refused it: {refused.code}{about}")
+        return dead_letter(rejected, kind="data", code=refused.code, attempts=refused.attempts)
+
+    def blame_table(self, refused: Refused, rows: int) -> None:
+        """The table refuses every row. Says so once, until it takes one."""
+        if not self._table_blamed:
+            self._table_blamed = True
+            log.warning(
+                "The table %s refuses every row, and one known to be good as well (%s%s): %d event(s) wait, with all "
+                "that come after them, and nothing is lost. Change the column, the constraint, the policy or the "
+                "trigger so that it takes rows again: they are then written without a restart",
+                TABLE.name,
+                refused.code,
+                f", {refused.subject}" if refused.subject else "",
+                rows,
+            )
+
+    async def wait_for_store(self, exc: StoreError, retries: Retries) -> None:
+        """Wait before the next try; raises DeadlineExpired when there will be none."""
+        self._state.retries.add()
+        self._state.last_error = exc.code
+        outage = not exc.transient or retries.is_outage(self._clock_s())
+        delay_s = retries.delay_s(self._clock_s())
+        if outage and not (self._in_outage or self._table_blamed):
+            self._in_outage = True
+            log.warning("The database cannot be written (%s); events wait, and it is tried again", exc.code)
+        await self._sleep(min(delay_s, _CLOSING_DELAY_S) if self._commands.closing else delay_s)
+        if self._deadline_is_over():
+            raise DeadlineExpired
+
+    # Dead letters.
 
     def _dead_letter(self, dead_letters: Mapping[int, DeadLetter]) -> None:
         if not dead_letters:
             return
-        lost = self._dead_letters.append(list(dead_letters.values()))
-        for _ in range(lost):
-            self._state.dead_letters_lost.add()
-        self._settle(dead_letters, dead_lettered=len(dead_letters))
-        self._dead_lettered_since_logged += len(dead_letters)
-        self._log_dead_letters(next(iter(dead_letters.values())).reason)
+        kept = self._letters.offer(dead_letters)
+        self._settle(kept, dead_lettered=len(kept))
+        self._dead_lettered_since_logged += len(kept)
+        if kept:
+            self._log_dead_letters(dead_letters[kept[-1]].reason)
+        if len(kept) < len(dead_letters):
+            self._let_letters_wait()
+
+    def _offer_letters_again(self, *, at_once: bool) -> None:
+        """Offer the letters that wait for room, if it is time or `at_once`."""
+        self._offered_through = self._commands.flush_through
+        if not self._state.waiting_letters or not (at_once or self._clock_s() >= self._offer_again_s):
+            return
+        kept = self._letters.offer_again()
+        self._settle(kept, dead_lettered=len(kept))
+        self._state.waiting_letters = len(self._letters)
+        if self._letters:
+            self._let_letters_wait()
+        else:
+            self._lack_of_room_said = False
+            log.warning("There is room in the dead letters again; %d event(s) that waited went there", len(kept))
+
+    def _let_letters_wait(self) -> None:
+        if not self._lack_of_room_said:
+            self._lack_of_room_said = True
+            stay_in = self._queue.durable_path or "memory, and are lost with this process"
+            log.warning(
+                "Event(s) that were refused find no room in the dead letters (%s): they stay in %s, and are tried "
+                "again. Make room, `autopack dead-letters retry`, or set TELEMETRY_DEAD_LETTER_BYTES",
+                self._dead_letters.problem,
+                stay_in,
+            )
+        self._state.waiting_letters = len(self._letters)
+        self._offer_again_s = self._clock_s() + self._settings.probe_interval_s
 
     def _log_dead_letters(self, reason: str) -> None:
         """At most every 10 s: a logging pipeline that records what it logs must not feed itself. The line at close is
@@ -276,18 +376,6 @@ class Worker:
         self._queue.settle(keys, **counts)
         self._state.announce()
 
-    async def _wait_for_store(self, exc: StoreError, retries: Retries) -> None:
-        """Wait before the next try; raises DeadlineExpired when there will be none."""
-        self._state.retries.add()
-        self._state.last_error = exc.code
-        delay_s = retries.delay_s(self._clock_s())
-        if not self._in_outage and (retries.is_outage(self._clock_s()) or not exc.transient):
-            self._in_outage = True
-            log.warning("The database cannot be written (%s); events wait, and it is tried again", exc.code)
-        await self._sleep(min(delay_s, _CLOSING_DELAY_S) if self._commands.closing else delay_s)
-        if self._deadline_is_over():
-            raise DeadlineExpired
-
     async def _sleep(self, delay_s: float) -> None:
         """Wait, at most until the deadline; a command to close ends the wait at once, so that one more try is made."""
         was_closing = self._commands.closing
@@ -301,11 +389,6 @@ class Worker:
 
     def _deadline_is_over(self) -> bool:
         return self._commands.deadline_s is not None and self._clock_s() >= self._commands.deadline_s
-
-    def _end_outage(self) -> None:
-        if self._in_outage:
-            self._in_outage = False
-            log.warning("The database can be written again; what waited is being written")
 
 
 async def _both(writing: Awaitable[object], meanwhile: Callable[[], Coroutine[Any, Any, None]]) -> None:

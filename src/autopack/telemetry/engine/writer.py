@@ -26,12 +26,11 @@ unsettled; until then `state.running` stays true for the threads that wait for t
 
 from __future__ import annotations
 
-import _thread
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autopack._util import os_threads
 from autopack.telemetry import lifecycle, log
 from autopack.telemetry.counters import Drops, has_gil
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
@@ -61,20 +60,23 @@ class Writer:
         self.state = WorkerState()
         self.drops = Drops()
         self.dead_letters: DeadLetterSink = (
-            MemoryDeadLetters() if store.telemetry_dir is None else DeadLetterFile(store.telemetry_dir)
+            MemoryDeadLetters()
+            if store.telemetry_dir is None
+            else DeadLetterFile(store.telemetry_dir, max_bytes=settings.dead_letter_bytes)
         )
         self._store = store
         self._settings = settings
         self._commands = WorkerCommands()
-        self._working = threading.Lock()
+        self._working = os_threads.Lock()
         self._close_may_work = True  # itself, in its own thread: no worker has begun, and no close has ended
-        self._thread: threading.Thread | None = None
+        self._thread: os_threads.Thread | None = None  # the last one
+        self._working_ident: int | None = None  # of the thread that works now
         self._worker: Worker | None = None
         self._ended_for_fork: list[bool] = []  # not empty from the end of the thread until it is decided how to go on
         self._store_is_open = False  # and no worker is there to close it
         self._may_start_s = 0.0  # on the monotonic clock: when the next event may try to start the thread
-        self._close_once = threading.Lock()
-        self._report_once = threading.Lock()
+        self._close_once = os_threads.Lock()
+        self._report_once = os_threads.Lock()
 
     def wake(self) -> None:
         """There is a batch to write. Called from the hot path: never waits, never raises."""
@@ -167,7 +169,7 @@ class Writer:
             return True
         if _loop_runs_here():
             return False
-        self._work()
+        self._work(None)
         return True
 
     @property
@@ -195,10 +197,11 @@ class Writer:
         queue_rests = self.queue.prepare_fork(timeout_s)
         if not self.state.running or self._runs_here():
             return queue_rests
-        self.state.wait_for(lambda: bool(self._ended_for_fork), until_s - time.monotonic())
-        thread = self._thread
-        if self._ended_for_fork and thread is not None and thread.name == _THREAD_NAME:  # not that of a `close`
-            lifecycle.join_until_gone(thread, min(_THREAD_END_S, until_s - time.monotonic()))
+        self.state.wait_in_thread(
+            lambda: bool(self._ended_for_fork) or not self.state.running, until_s - time.monotonic()
+        )
+        if self._ended_for_fork and self._thread is not None:
+            lifecycle.join_until_gone(self._thread, min(_THREAD_END_S, until_s - time.monotonic()))
         return bool(self._ended_for_fork or not self.state.running) and queue_rests
 
     def resume_after_fork(self) -> None:
@@ -229,7 +232,7 @@ class Writer:
 
     def _runs_here(self) -> bool:
         """Whether this is the worker's own thread."""
-        return threading.current_thread() is self._thread
+        return os_threads.get_ident() == self._working_ident
 
     def _settled(self, target: int) -> bool:
         return self.queue.settled_through >= target
@@ -245,7 +248,7 @@ class Writer:
             self.state.running = True
             lifecycle.live.add(self)
             lifecycle.close_with_multiprocessing()
-            _thread.start_new_thread(self._launch, ())
+            os_threads.start_new_thread(self._launch, ())
         except RuntimeError as exc:
             self._not_started(exc)
         except BaseException as exc:
@@ -256,7 +259,7 @@ class Writer:
     def _launch(self) -> None:
         self.state.running = True
         try:
-            threading.Thread(target=self._work, name=_THREAD_NAME, daemon=True).start()
+            os_threads.Thread(self._work, _THREAD_NAME).start()
         except RuntimeError as exc:
             self._not_started(exc)
 
@@ -271,12 +274,14 @@ class Writer:
         self.queue.set_wake_threshold(1)
         self.state.announce()
 
-    def _work(self) -> None:
+    def _work(self, thread: os_threads.Thread | None) -> None:
+        """thread: the one that this is, None if it is the caller's."""
         if not self._working.acquire(blocking=False):
             return  # begun twice: an exception of a signal handler came between the start and the note of it
         self._close_may_work = False
         self._store_is_open = False
-        self._thread = threading.current_thread()
+        self._thread = thread
+        self._working_ident = os_threads.get_ident()
         self.state.running = True
         ended_for_fork = False
         try:
@@ -293,6 +298,7 @@ class Writer:
         if self._commands.closing and not for_fork:
             self.queue.close()
         self.state.running = for_fork
+        self._working_ident = None
         self._working.release()
         if for_fork:
             self._ended_for_fork.append(True)
@@ -304,10 +310,12 @@ class Writer:
         """Run workers until one ends; returns whether it only ended for a fork."""
         import anyio
 
+        from autopack.telemetry.engine.loop import make_loop
+
         while True:
             try:
                 self._worker = self._worker or self._make_worker()
-                return not anyio.run(self._worker.run)
+                return not anyio.run(self._worker.run, backend_options={"loop_factory": make_loop})
             except Exception as exc:  # noqa: BLE001 (a bug of the worker must not end the recording)
                 self._worker = None
                 self.state.restarts.add()
@@ -325,11 +333,10 @@ class Writer:
         if self._commands.closing:
             limit_s = min(limit_s, _CLOSING_DELAY_S, self._commands.seconds_left())
         was_closing = self._commands.closing
-        with self.state.changed:
-            self.state.changed.wait_for(
-                lambda: self._commands.closing and not was_closing,
-                random.uniform(0, limit_s),  # noqa: S311 (jitter, no secret)
-            )
+        self.state.wait_in_thread(
+            lambda: self._commands.closing and not was_closing,
+            random.uniform(0, limit_s),  # noqa: S311 (jitter, no secret)
+        )
 
     def _make_worker(self) -> Worker:
         from autopack.telemetry.engine.worker import Worker
@@ -350,7 +357,7 @@ class Writer:
         facts = {
             f"not written, {f'kept in {kept_in}' if kept_in else 'LOST with this process'}": account.pending,
             "in the dead letters": account.dead_lettered,
-            "of these without room in the file": self.state.dead_letters_lost.value,
+            "of the former refused, without room in the dead letters": self.state.waiting_letters,
             "damaged in the journal": account.damaged,
             **{f"dropped as {reason}": count for reason, count in self.drops.snapshot().items()},
         }

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import adler32
 
+from autopack._util import os_threads
 from autopack.errors import QueueRejected
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.journal.appender import Appender
@@ -42,10 +42,10 @@ class Journal:
         self.max_payload_bytes = sizes.max_payload
         self.inline_segments = AtomicCounter()
         self._maker = SegmentMaker(folder, fingerprint, sizes)
-        self._making = threading.RLock()
+        self._making = os_threads.RLock()
         self._inside: set[int] = set()  # the threads that look for the next segment
         self._reentrant_overflow: deque[bytes] = deque()
-        self._counting = threading.RLock()  # for consistent counts while what overflowed is appended
+        self._counting = os_threads.RLock()  # for consistent counts while what overflowed is appended
         self._closed = False
         # Or, for a short time, one before it: a caller that finds no room there follows the chain.
         self._appender = Appender()
@@ -71,7 +71,7 @@ class Journal:
 
     def _append_after(self, full: Appender, payload: bytes) -> bool:
         """Append behind one that takes nothing any more. Raises QueueRejected."""
-        thread = threading.get_ident()
+        thread = os_threads.get_ident()
         if thread in self._inside:
             self._defer(payload)
             return False
@@ -99,7 +99,7 @@ class Journal:
 
     def append_deferred(self) -> None:
         """Append what overflowed, unless a call of this very thread is doing that: it would be appended twice."""
-        thread = threading.get_ident()
+        thread = os_threads.get_ident()
         if not self._reentrant_overflow or thread in self._inside:
             return
         try:

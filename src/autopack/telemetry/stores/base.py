@@ -8,6 +8,9 @@ from typing import Protocol
 
 from autopack.telemetry.event.schema import Row
 
+LEFT_OUT = "left out in silence, by a trigger, a rule or a policy"
+"""What `Store.refusal` says of a row that is not there behind an INSERT that failed with nothing."""
+
 
 class Store(Protocol):
     """A place for rows. One owner: all calls come from the worker's loop, one at a time."""
@@ -54,7 +57,8 @@ class Store(Protocol):
         """
 
     async def refusal(self, row: Row) -> str | None:
-        """Whether the table would refuse this row: the code, None where it would take it. Writes nothing.
+        """Whether the table would refuse this row, which it does not hold: the code, or `LEFT_OUT`; None where it would
+        take it. Writes nothing.
 
         Raises:
             TransientStoreError, StoreUnusableError: it is not known.

@@ -31,11 +31,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autopack._util import os_threads
 from autopack._util.files import make_folders
 from autopack.database.destination import Destination
 from autopack.errors import DataRejectedError, SchemaError, StoreError, StoreUnusableError, TransientStoreError
 from autopack.telemetry import lifecycle, log
 from autopack.telemetry.event.schema import TABLE, Row, Table
+from autopack.telemetry.stores.base import LEFT_OUT
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -74,7 +76,15 @@ def translate(exc: BaseException) -> StoreError:
     if code is None:
         return TransientStoreError(type(cause).__name__)
     kind = _KIND_OF_CODE.get(code & 0xFF, TransientStoreError)
-    return kind(f"{type(cause).__name__} {getattr(cause, 'sqlite_errorname', code)}")
+    name = f"{type(cause).__name__} {getattr(cause, 'sqlite_errorname', code)}"
+    return DataRejectedError(name, _subject_of(cause, code)) if kind is DataRejectedError else kind(name)
+
+
+def _subject_of(exc: BaseException, code: int) -> str | None:
+    """The column that the refusal is about. Of other refusals the message may hold anything."""
+    if code != sqlite3.SQLITE_CONSTRAINT_NOTNULL:
+        return None
+    return f"column {str(exc).rpartition('.')[2]}"
 
 
 class _BulkConnection(sqlite3.Connection):
@@ -211,14 +221,16 @@ class SqliteStore:
             await self._fetch("BEGIN IMMEDIATE")
             try:
                 await self._fetch(_insert(self._table, len(row), 1), list(row))
+                absent = await self.absent([row])
             finally:
-                await self._fetch("ROLLBACK")
+                with contextlib.suppress(sqlite3.OperationalError):  # a trigger may have done so itself
+                    await self._fetch("ROLLBACK")
         except Exception as exc:
             error = translate(exc)
             if isinstance(error, DataRejectedError):
                 return error.code
             raise error from exc
-        return None
+        return LEFT_OUT if absent else None
 
     async def close(self, *, final: bool = True) -> None:
         """See `Store.close`. A database in memory lives as long as its connection."""
@@ -264,6 +276,10 @@ class SqliteStore:
         import aiosqlite
 
         _create_private(self._destination.path)
+        if os_threads.threads_are_patched():
+            # aiosqlite would hand each call to a "thread" that the worker's own thread had to run.
+            self._direct = _opened(self._destination, self._table)
+            return
         connection = aiosqlite.Connection(partial(_opened, self._destination, self._table), iter_chunk_size=64)
         # A connection that hangs must not keep the interpreter from ending. Before 0.22 it is its own thread.
         thread: Any = getattr(connection, "_thread", connection)

@@ -35,6 +35,7 @@ _KIND_OF_SQLSTATE_CLASS: Mapping[str, type[StoreError]] = {
 }
 _KIND_OF_SQLSTATE: Mapping[str, type[StoreError]] = {
     "25006": TransientStoreError,  # read-only: a failover is under way, or this is the former primary
+    "42501": DataRejectedError,  # a policy refuses the row; or the role may not insert, and then any row is refused
     "XX001": StoreUnusableError,  # damaged data
     "XX002": StoreUnusableError,  # damaged index
 }
@@ -65,7 +66,17 @@ def translate(exc: BaseException) -> StoreError:
     sqlstate = getattr(cause, "sqlstate", None)
     if not isinstance(sqlstate, str):
         return _kind_of_class(type(cause))(type(cause).__name__)
-    return _kind_of_sqlstate(cause, sqlstate)(f"{type(cause).__name__} {sqlstate}")
+    kind = _kind_of_sqlstate(cause, sqlstate)
+    code = f"{type(cause).__name__} {sqlstate}"
+    return DataRejectedError(code, _subject_of(cause)) if kind is DataRejectedError else kind(code)
+
+
+def _subject_of(cause: BaseException) -> str | None:
+    """What the server says that a refusal is about, apart from its message: a column, or a constraint."""
+    for kind in ("column", "constraint"):
+        if name := getattr(cause, f"{kind}_name", None):
+            return f"{kind} {name}"
+    return "row-level security, or the right to insert" if getattr(cause, "sqlstate", None) == "42501" else None
 
 
 def _cause_of(exc: BaseException) -> BaseException:

@@ -20,6 +20,7 @@ from autopack.database.postgres_urls import PostgresUrl
 from autopack.errors import DataRejectedError, StoreUnusableError
 from autopack.telemetry import lifecycle, log
 from autopack.telemetry.event.schema import TABLE, Row, Table
+from autopack.telemetry.stores.base import LEFT_OUT
 from autopack.telemetry.stores.postgres.binary import copy_statement, encoder
 from autopack.telemetry.stores.postgres.copy import copy_text
 from autopack.telemetry.stores.postgres.errors import translate
@@ -165,6 +166,10 @@ class PostgresStore:
 
     async def absent(self, rows: Sequence[Row]) -> list[int]:
         """See `Store.absent`."""
+        absent: list[int] = await self._ask(lambda driver: self._absent(driver, rows))
+        return absent
+
+    async def _absent(self, driver: Any, rows: Sequence[Row]) -> list[int]:
         positions = [self._table.names.index(name) for name in self._table.key]
         keys = [tuple(row[position] for position in positions) for row in rows]
         names = ", ".join(f'"{name}"' for name in self._table.key)
@@ -175,27 +180,27 @@ class PostgresStore:
             + " AND ".join(f'found."{name}" = wanted."{name}"' for name in self._table.key)
             + ")"
         )
-        found = await self._ask(lambda driver: driver.fetch(query, *zip(*keys, strict=True)))
-        present = set(map(tuple, found))
+        present = set(map(tuple, await driver.fetch(query, *zip(*keys, strict=True))))
         return [number for number, key in enumerate(keys) if key not in present]
 
     async def refusal(self, row: Row) -> str | None:
         """See `Store.refusal`."""
         from autopack.telemetry.stores.postgres.connection import insert_arrays, insert_statement
 
-        async def insert_and_roll_back(driver: Any) -> None:
+        async def insert_and_roll_back(driver: Any) -> list[int]:
             transaction = driver.transaction()
             await transaction.start()
             try:
                 await driver.execute(insert_statement(self._table), *insert_arrays([row], self._table))
+                return await self._absent(driver, [row])
             finally:
                 await transaction.rollback()
 
         try:
-            await self._ask(insert_and_roll_back)
+            absent = await self._ask(insert_and_roll_back)
         except DataRejectedError as exc:
             return exc.code
-        return None
+        return LEFT_OUT if absent else None
 
     async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
         """The driver's answer. Raises StoreError; after any but one of the data the connection is dropped."""
