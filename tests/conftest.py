@@ -1,4 +1,8 @@
-"""Fixtures for every test: an environment without our settings, and places to write to."""
+"""Fixtures for every test: an environment without our settings, and places to write to.
+
+What the tests of a file need beside the core of the product stands in `tests.needs`, what a single test needs in
+its mark: `@pytest.mark.needs("pyarrow")`. Where it is not installed they are left out.
+"""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests import postgres as postgres_servers
+from tests.needs import NEEDS, missing_of
 from tests.recorded import REAL, RecordedRun, made_run, real_run
 from tests.write_side import url_of
 
@@ -33,8 +38,8 @@ def database_url(database: Path) -> str:
 @pytest.fixture(scope="session")
 def postgres_server() -> str:
     """The URL of a real PostgreSQL server."""
-    pytest.importorskip("psycopg")
-    pytest.importorskip("asyncpg")
+    if missing := missing_of(("asyncpg", "psycopg")):
+        pytest.skip(f"without {missing}")
     return postgres_servers.server_url()
 
 
@@ -60,6 +65,33 @@ def _nothing_left_running() -> Iterator[None]:
     before = set(lifecycle.live)
     yield
     assert set(lifecycle.live) <= before, "a writer still runs"
+
+
+def _left_out() -> dict[str, str]:
+    return {path: missing for path, modules in NEEDS.items() if (missing := missing_of(modules))}
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the files whose imports would fail."""
+    try:
+        path = collection_path.relative_to(Path(__file__).parent)
+    except ValueError:
+        return None
+    left_out = _left_out()
+    return True if any(str(part) in left_out for part in (path, *path.parents)) else None
+
+
+def pytest_report_header() -> list[str]:
+    """Which files are left out."""
+    return [f"left out without {missing}: tests/{path}" for path, missing in _left_out().items()]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests whose mark names what is not installed."""
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            if missing := missing_of(mark.args):
+                item.add_marker(pytest.mark.skip(reason=f"without {missing}"))
 
 
 def pytest_configure() -> None:

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.write_side import ROOT
-
-PACKAGE = ROOT / "src" / "autopack"
+from tests.write_side import PACKAGE
 
 
 def _read() -> dict[str, str]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import inspect
 import json
 import os
 import pty
@@ -46,12 +48,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+_OLD_CLICK: Any = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # before 8.2
+RUNNER = CliRunner(**_OLD_CLICK)  # keeps standard output and standard error apart
 SHUTDOWN_S = Settings().shutdown_timeout_s
 LOADED_MACHINE_S = 10  # by which a machine of which other tests take all may be later; an idle one needs 1.5 s in all
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(run_command, [str(argument) for argument in arguments])
+    return RUNNER.invoke(run_command, [str(argument) for argument in arguments])
 
 
 def rows(place: Path, columns: str = "*", name: str = "events.db") -> list[Any]:
@@ -254,12 +258,24 @@ def test_a_summary_that_cannot_be_written_is_one_clear_line(place: Path, program
     assert len(rows(place)) >= 45
 
 
+def opened_for(process: subprocess.Popen[bytes], fifo: Path) -> int:
+    """The writing end, as soon as the program has opened the other one; a program that ends instead fails the test."""
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:  # there is no reader yet
+                raise
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_program_while_it_waits_for_its_plan(place: Path, signum: signal.Signals, code: int) -> None:
     os.mkfifo(place / "plan")
     command = [*PROGRAM, "--run-id", "r", "--plan", str(place / "plan")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        writer = os.open(place / "plan", os.O_WRONLY)  # returns when the program has opened the other end
+        writer = opened_for(process, place / "plan")
         try:
             process.send_signal(signum)
             assert process.wait(30) == code

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from tests.postgres import Database
 from tests.read_side import ROOT, autopack, event, make_database
-from tests.write_side import TABLE
+from tests.write_side import PACKAGE, TABLE
 from tests.write_side import event as recorded
 
 from autopack._util.ids import event_uid
@@ -45,7 +45,7 @@ def shell(script: str, postgres: Database, folder: Path) -> subprocess.Completed
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script.replace(SERVER, postgres.url)],
         cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")},
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(PACKAGE.parent)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

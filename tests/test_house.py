@@ -2,13 +2,20 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.needs import NEEDS
 from tests.sources import SOURCES
 from tests.write_side import ROOT
 
 LONGEST_NAME = len("test_") + 60
+EVERYWHERE = """
+aiosqlite alembic anyio click greenlet msgspec sqlalchemy autopack
+_pytest hypothesis pytest trio numpy scipy statsmodels tests
+"""
 FOLDERS = ("src", "tests", "scripts", "benchmarks")
 
 CLASSES = {
@@ -77,3 +84,34 @@ def test_names_of_tests_are_short_sentences() -> None:
     ]
     assert len(names) > 500
     assert [name for name in names if len(name) > LONGEST_NAME] == []
+
+
+def imported_by(path: Path) -> Iterator[str]:
+    """The packages that a file of tests imports at its top, by itself or by what the tests share."""
+    for node in ast.parse(path.read_text()).body:
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"tests.{alias.name}" for alias in node.names if node.module == "tests")]
+        for module in modules:
+            yield module.partition(".")[0]
+            shared = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+            if module.startswith("tests.") and shared.is_file():
+                yield from imported_by(shared)
+
+
+def test_what_tests_import_is_declared() -> None:
+    """In `tests.needs`, or they could not be collected where it is not installed."""
+    tests = ROOT / "tests"
+    undeclared = {
+        (path.relative_to(tests).as_posix(), package)
+        for path in tests.rglob("test_*.py")
+        for package in {*imported_by(path)} - {*EVERYWHERE.split(), *sys.stdlib_module_names}
+        if package not in declared_for(path.relative_to(tests))
+    }
+    assert undeclared == set()
+    assert [path for path in NEEDS if not (tests / path).exists()] == []
+
+
+def declared_for(path: Path) -> set[str]:
+    modules = [module for part in (path, *path.parents) for module in NEEDS.get(part.as_posix(), ())]
+    return {module.partition(".")[0] for module in modules}

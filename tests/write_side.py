@@ -12,7 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import autopack
+
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(autopack.__file__).parent  # of the source tree, or where the wheel is installed
 DATA = ROOT.parent / "shared" / "data"
 TABLE = "token_estimation_v2_events"
 
@@ -77,7 +80,7 @@ def read_dead_letters(file: Path) -> list[dict[str, Any]]:
 def child_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """An environment that holds nothing of this one's but what a process needs, and where the tests are."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "XDG_STATE_HOME") if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])} | dict(changes or {})
+    return kept | {"PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(ROOT)])} | dict(changes or {})
 
 
 def start_python(

@@ -33,17 +33,18 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "LiteLLMCallback": "instrumentation.litellm_callback:LiteLLMCallback",
-        "Phase": "instrumentation.phases:Phase",
-        "TelemetrySpanProcessor": "instrumentation.span_processor:TelemetrySpanProcessor",
-        "bind": "instrumentation.phases:bind",
-        "current_phase": "instrumentation.phases:current_phase",
-        "instrument": "instrumentation.instrument:instrument",
-        "phase": "instrumentation.phases:phase",
-        "retry_max_tokens": "budgets:retry_max_tokens",
-        "suggest_max_tokens": "budgets:suggest_max_tokens",
-    },
-)
+if not TYPE_CHECKING:  # a type checker that sees it accepts every name
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "LiteLLMCallback": "instrumentation.litellm_callback:LiteLLMCallback",
+            "Phase": "instrumentation.phases:Phase",
+            "TelemetrySpanProcessor": "instrumentation.span_processor:TelemetrySpanProcessor",
+            "bind": "instrumentation.phases:bind",
+            "current_phase": "instrumentation.phases:current_phase",
+            "instrument": "instrumentation.instrument:instrument",
+            "phase": "instrumentation.phases:phase",
+            "retry_max_tokens": "budgets:retry_max_tokens",
+            "suggest_max_tokens": "budgets:suggest_max_tokens",
+        },
+    )

@@ -196,6 +196,7 @@ def test_status_and_export_say_what_they_say_of_sqlite(postgres: Database, tmp_p
         assert mine.stdout.replace(postgres_shown, sqlite_shown) == sqlites.stdout
 
 
+@pytest.mark.needs("psycopg")
 @pytest.mark.parametrize("command", ["export", "status"])
 @pytest.mark.parametrize(
     "form", ["postgresql://me:hunter2@127.0.0.1:{port}/x", "postgres://me@127.0.0.1:{port}/x?password=hunter2"]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.read_side import ROOT, autopack, environment, event, make_database
 from tests.recorded import RecordedRun
+from tests.write_side import PACKAGE
 
 from autopack.analysis.accuracy import accuracy_of, percent, quantile
 from autopack.analysis.reading.lines import LONGEST_LINE_BYTES, bounded_lines, exported
@@ -77,7 +78,7 @@ def independent_figures(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
 def test_every_figure_of_a_log_equals_an_independent_computation(recorded: RecordedRun) -> None:
     """Every figure of the recorded log equals an independent computation."""
     lines = recorded.logged()
-    figures = json.loads((ROOT / "src/autopack/data/estimator_coefficients.json").read_text())
+    figures = json.loads((PACKAGE / "data/estimator_coefficients.json").read_text())
 
     def today(line: dict[str, str]) -> int:
         overhead = figures["overhead"][f"{line['category']}/{line['complexity']}"]
@@ -342,7 +343,7 @@ def test_the_options_select_events_of_the_database(tmp_path: Path) -> None:
 
 
 def test_users_own_coefficients_are_used_and_named(tmp_path: Path) -> None:
-    figures = msgspec.json.decode((ROOT / "src/autopack/data/estimator_coefficients.json").read_bytes())
+    figures = msgspec.json.decode((PACKAGE / "data/estimator_coefficients.json").read_bytes())
     (tmp_path / "own.json").write_bytes(msgspec.json.encode(figures | {"safety_margin": 2.0}))
     make_database(tmp_path / "x.db", [event(1)])
     own = str(tmp_path / "own.json")
@@ -469,7 +470,7 @@ def drawn(report: ReplayReport) -> str:
     return capture.get()
 
 
-@pytest.mark.parametrize("draw", [plain, drawn])
+@pytest.mark.parametrize("draw", [plain, pytest.param(drawn, marks=pytest.mark.needs("rich"))])
 def test_names_are_shown_and_not_obeyed(draw: Callable[[ReplayReport], str]) -> None:
     shown = draw(replayed(observation(category=HOSTILE, complexity="[/]")))
     assert "[bold]x[/bold]\\x1b[2J" in shown or "[bold]x[/bold]\\x1b..." in shown
@@ -477,7 +478,7 @@ def test_names_are_shown_and_not_obeyed(draw: Callable[[ReplayReport], str]) -> 
     assert not {"\x1b", "\u202e"} & set(shown.replace("\x1b[1m", "").replace("\x1b[0m", ""))
 
 
-@pytest.mark.parametrize("draw", [plain, drawn])
+@pytest.mark.parametrize("draw", [plain, pytest.param(drawn, marks=pytest.mark.needs("rich"))])
 def test_both_tables_show_every_figure(draw: Callable[[ReplayReport], str]) -> None:
     report = replayed(observation(), observation(category="other", actual_output_tokens=3, truncated=True))
     shown = draw(report)
@@ -488,6 +489,7 @@ def test_both_tables_show_every_figure(draw: Callable[[ReplayReport], str]) -> N
     assert len(HEADER) == 8
 
 
+@pytest.mark.needs("rich")
 def test_a_long_name_is_folded_and_no_figure_is() -> None:
     report = replayed(observation(category="infrastructure-as-code", actual_output_tokens=13))
     shown = drawn(report)

@@ -127,10 +127,11 @@ def test_urls_come_from_command_line_environment_or_file(tmp_path: Path) -> None
         (["--from", "sqlite:///from.db", "--to", "sqlite:///link.db"], 1, "both URLs name the same database"),
         (["--from", "sqlite:///none.db", "--to", "sqlite:///to.db"], 1, "there is no database at"),
         (["--from", "sqlite:///from.db", "--to", "sqlite:///two"], 1, "not a SQLite database"),
-        (
+        pytest.param(
             ["--from", "sqlite:///from.db", "--to", "postgresql://me:hunter2@127.0.0.1:1/x?connect_timeout=1"],
             1,
             "cannot be written (ConnectionRefusedError)",
+            marks=pytest.mark.needs("asyncpg", "psycopg"),
         ),
     ],
 )

@@ -9,11 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.read_side import ROOT, START, environment, event, make_database
+from tests.read_side import START, environment, event, make_database
+from tests.write_side import PACKAGE
 
 from autopack.analysis.tables import Part, Section, aligned, padded, plain_sections, plain_tables
 
-PACKAGE = ROOT / "src" / "autopack"
 MAY_IMPORT_CLICK_OR_RICH = {"cli.py", "autonomous_executor.py"}
 AS_OF = ("--as-of", "2026-02-01")
 TABLES = [

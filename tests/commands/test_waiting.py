@@ -9,7 +9,8 @@ from tests.journals import abandon, folder_of, identity_of, left_behind, make_jo
 from tests.read_side import autopack, event, make_database
 
 NO_FOLLOW = ("tail", "--no-follow")
-READING = [("export",), ("replay",), ("validate",), ("summary",), ("report",), NO_FOLLOW, ("calibrate",)]
+REPORT = pytest.param(("report",), marks=pytest.mark.needs("plotly"), id="report")
+READING = [("export",), ("replay",), ("validate",), ("summary",), REPORT, NO_FOLLOW, ("calibrate",)]
 each_command = pytest.mark.parametrize("command", READING, ids=lambda command: command[0])
 
 OF_DEAD = "# Not in the database yet: 3 event(s) of dead processes wait in the journal; autopack recover delivers them"

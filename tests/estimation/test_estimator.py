@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.recorded import REAL, real_run
-from tests.write_side import DATA
+from tests.write_side import DATA, PACKAGE
 
 from autopack.build.run import find_existing
 from autopack.errors import InputFileError
@@ -286,6 +286,6 @@ def test_a_missing_file_is_refused_by_name() -> None:
 
 
 def _shipped_json() -> dict[str, Any]:
-    path = Path(__file__).parents[2] / "src" / "autopack" / "data" / "estimator_coefficients.json"
+    path = PACKAGE / "data" / "estimator_coefficients.json"
     figures: dict[str, Any] = json.loads(path.read_text())
     return figures

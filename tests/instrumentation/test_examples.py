@@ -14,7 +14,7 @@ import pytest
 from tests.instrumentation.recording import Script, a_reply
 from tests.openai_loopback import Answer, serve_openai
 from tests.postgres import Database
-from tests.write_side import ROOT, TABLE
+from tests.write_side import PACKAGE, ROOT, TABLE
 
 from autopack.loopback.server import serve_messages
 
@@ -36,7 +36,7 @@ def anthropic_url(script: Script) -> Iterator[str]:
 def environment(**more: str) -> dict[str, str]:
     return {
         **os.environ,
-        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONPATH": str(PACKAGE.parent),
         "TELEMETRY_DB_ENABLED": "1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "no_proxy": "*",
@@ -121,7 +121,7 @@ def test_the_service_records_from_its_worker_processes(anthropic_url: str, tmp_p
             ANTHROPIC_BASE_URL=anthropic_url,
             DATABASE_URL=postgres.url,
             TELEMETRY_JOURNAL_DIR=str(tmp_path / "journal"),
-            PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{EXAMPLES}",
+            PYTHONPATH=f"{PACKAGE.parent}{os.pathsep}{EXAMPLES}",
         ),
         cwd=tmp_path,
     )

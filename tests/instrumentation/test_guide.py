@@ -9,7 +9,7 @@ import pytest
 from tests.instrumentation.recording import Script
 from tests.instrumentation.test_examples import environment
 from tests.openai_loopback import serve_openai
-from tests.write_side import ROOT
+from tests.write_side import PACKAGE, ROOT
 
 from autopack.loopback.server import serve_messages
 
@@ -43,7 +43,7 @@ def test_a_block_of_the_guide_runs(number: int, tmp_path: Path) -> None:
 
 def test_the_guide_names_every_reason() -> None:
     """Those that the hooks count."""
-    room = ROOT / "src" / "autopack" / "instrumentation"
+    room = PACKAGE / "instrumentation"
     source = "".join(path.read_text() for path in room.glob("*.py"))
     counted = set(re.findall(r'(?:fail|add|conclude)\(\s*"([a-z_0-9]+)"', source))
     assert {"broken_stream", "without_usage", "cached", "retried"} <= counted

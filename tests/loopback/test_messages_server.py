@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from autopack.build.phase import phase_headers
 from autopack.build.plan import Phase
+from autopack.build.sdk import describe_call_error
 from autopack.errors import InputFileError
 from autopack.loopback.replies import (
     RecordedReplies,
@@ -103,7 +104,7 @@ def test_the_unmodified_sdk_gets_a_whole_reply_and_typed_errors() -> None:
         with pytest.raises(NotFoundError) as refused:
             sdk.messages.create(**question, extra_headers=phase_headers("p1", 2))
     assert refused.value.type == "not_found_error"
-    assert refused.value.api_message == "no further recorded reply for phase 'p1'"
+    assert describe_call_error(refused.value) == "404 not_found_error: no further recorded reply for phase 'p1'"
     assert refused.value.request_id is not None
 
 

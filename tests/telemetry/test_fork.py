@@ -341,7 +341,13 @@ thread.join()
     assert counted(database) == {"child": 5}
 
 
-@pytest.mark.parametrize("url", ["sqlite:///:memory:", "postgresql://nobody@127.0.0.1:1/none"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///:memory:",
+        pytest.param("postgresql://nobody@127.0.0.1:1/none", marks=pytest.mark.needs("asyncpg", "psycopg")),
+    ],
+)
 def test_a_child_forked_in_the_first_call_can_make_its_own(url: str) -> None:
     """What reads a URL is imported with it, and differs by database. The fork comes when that import has begun."""
     run_python(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.telemetry.free_threading import EVENTS, THREADS
-from tests.write_side import ROOT, phases_of, run_python, url_of
+from tests.write_side import PACKAGE, ROOT, phases_of, run_python, url_of
 
 PYTHON = os.environ.get("AUTOPACK_FREE_THREADED_PYTHON") or shutil.which("python3.14t") or shutil.which("python3.13t")
 
@@ -34,7 +34,7 @@ def test_without_the_gil_there_is_no_journal_and_one_warning(database: Path) -> 
 def test_counters_and_memory_queue_hold_without_the_gil() -> None:
     """Eight threads at a time: each number is taken once, accepted events arrive in order, and the bound holds."""
     program = ROOT / "tests" / "telemetry" / "free_threading.py"
-    environment = {"PYTHONPATH": str(ROOT / "src"), "PYTHON_GIL": "0"}
+    environment = {"PYTHONPATH": str(PACKAGE.parent), "PYTHON_GIL": "0"}
     command = [str(PYTHON), "-B", str(program)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert (done.stderr, done.returncode) == ("", 0)

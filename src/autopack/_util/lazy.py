@@ -10,7 +10,8 @@ from typing import Any
 def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package. `places`: under each name that it hands on, `module:name` below the package.
 
-    What type checkers see of these names stands in the package, in an import for types only.
+    What type checkers see of these names stands in the package, in an import for types only. They must not see this
+    `__getattr__`, or they would accept every name.
     """
 
     def get(name: str) -> Any:

@@ -87,7 +87,7 @@ def describe_call_error(exc: Exception) -> str:
     """
     status = getattr(exc, "status_code", None)
     kind = getattr(exc, "type", None) if status else None
-    message = getattr(exc, "api_message", None) or _message(exc)
+    message = _api_message(exc) or _message(exc)
     title = " ".join(str(part) for part in (status, kind) if part) or type(exc).__name__
     text = f"{title}: {message}" if message else title
     return truncate_for_display(without_secrets(text if status else text + _cause(exc)), _REASON_LENGTH)
@@ -96,6 +96,14 @@ def describe_call_error(exc: Exception) -> str:
 def _check_header(name: str, value: str | None) -> None:
     if value and not value.isprintable():
         raise MissingCredentialsError(f"{name} holds what cannot be sent, such as a line break")
+
+
+def _api_message(exc: Exception) -> str:
+    """Return what the API itself said; empty where it did not say it as it should."""
+    body = getattr(exc, "body", None)
+    error = body.get("error") if isinstance(body, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) else ""
 
 
 def _message(exc: BaseException) -> str:

@@ -51,11 +51,12 @@ __all__ = [
     "warn_once",
 ]
 
+if not TYPE_CHECKING:  # a type checker that sees it accepts every name
 
-def __getattr__(name: str) -> Any:
-    """`TelemetryStats`, once it is asked for: this package imports only what telemetry that is off needs."""
-    if name == "TelemetryStats":
-        from autopack.telemetry.engine.stats import TelemetryStats
+    def __getattr__(name: str) -> Any:
+        """`TelemetryStats`, once it is asked for: this package imports only what telemetry that is off needs."""
+        if name == "TelemetryStats":
+            from autopack.telemetry.engine.stats import TelemetryStats
 
-        return TelemetryStats
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return TelemetryStats
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

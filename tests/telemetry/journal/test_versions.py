@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.journals import folder_of, identity_of, left_behind, make_journal, payload, segments_in
-from tests.write_side import PRELUDE, ROOT, child_environment, event, phases_of, url_of
+from tests.write_side import PACKAGE, PRELUDE, ROOT, child_environment, event, phases_of, url_of
 
 from autopack.telemetry import Telemetry
 from autopack.telemetry.journal.format import FORMAT_VERSION, Acknowledger, Header, Medium, pack_head, read_header
@@ -139,7 +139,7 @@ def test_old_and_new_writers_share_a_database_through_an_upgrade(database: Path,
     """Before: old ones alone, one dies. During: both write, a new one dies, an old one leaves its segment alone.
     After: new ones alone take what is left of both.
     """
-    new_source, folder = ROOT / "src", folder_of(database)
+    new_source, folder = PACKAGE.parent, folder_of(database)
     records(former_source, database, "old-before-", "dies")
     records(new_source, database, "new-during-", "closes")
     assert segments_in(folder) == [], "the old one's segment was recovered"

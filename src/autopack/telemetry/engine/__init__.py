@@ -38,23 +38,24 @@ __all__ = [
     "waiting_text",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "AUTO": "settings",
-        "DeadLetter": "dead_letters",
-        "DeadLetterFile": "dead_letters",
-        "DeadLetterStatus": "dead_letters",
-        "RecoveryResult": "recovery",
-        "Retries": "retry",
-        "Settings": "settings",
-        "dead_letter": "dead_letters",
-        "dead_letter_bytes": "settings",
-        "dead_letter_status": "dead_letters",
-        "dead_letters_in": "dead_letters",
-        "journal_folder": "settings",
-        "recover": "recovery",
-        "resolve": "settings",
-        "waiting_text": "writer",
-    },
-)
+if not TYPE_CHECKING:  # a type checker that sees it accepts every name
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "AUTO": "settings",
+            "DeadLetter": "dead_letters",
+            "DeadLetterFile": "dead_letters",
+            "DeadLetterStatus": "dead_letters",
+            "RecoveryResult": "recovery",
+            "Retries": "retry",
+            "Settings": "settings",
+            "dead_letter": "dead_letters",
+            "dead_letter_bytes": "settings",
+            "dead_letter_status": "dead_letters",
+            "dead_letters_in": "dead_letters",
+            "journal_folder": "settings",
+            "recover": "recovery",
+            "resolve": "settings",
+            "waiting_text": "writer",
+        },
+    )

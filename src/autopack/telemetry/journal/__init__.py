@@ -146,12 +146,13 @@ if TYPE_CHECKING:
 
 __all__ = ["JournalStatus", "SegmentFile", "fingerprint_of", "journal_status"]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "JournalStatus": "status",
-        "SegmentFile": "status",
-        "fingerprint_of": "journal",
-        "journal_status": "status",
-    },
-)
+if not TYPE_CHECKING:  # a type checker that sees it accepts every name
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "JournalStatus": "status",
+            "SegmentFile": "status",
+            "fingerprint_of": "journal",
+            "journal_status": "status",
+        },
+    )

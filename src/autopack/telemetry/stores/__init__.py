@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryStore", "Store", "store_for", "store_of", "translate_postgres", "translate_sqlite"]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "MemoryStore": "memory",
-        "Store": "base",
-        "store_for": "by_url",
-        "store_of": "by_url",
-        "translate_postgres": "postgres.errors:translate",
-        "translate_sqlite": "sqlite:translate",
-    },
-)
+if not TYPE_CHECKING:  # a type checker that sees it accepts every name
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "MemoryStore": "memory",
+            "Store": "base",
+            "store_for": "by_url",
+            "store_of": "by_url",
+            "translate_postgres": "postgres.errors:translate",
+            "translate_sqlite": "sqlite:translate",
+        },
+    )
