@@ -13,6 +13,7 @@ from autopack.analysis.sampling.samples import Event
 from autopack.analysis.validating.looks import is_shown_at_every_look
 from autopack.analysis.validating.rules import Rules
 from autopack.analysis.validating.student import t_quantile
+from autopack.analysis.validating.table import before_tables
 from autopack.estimation.metrics import smape
 
 
@@ -129,6 +130,13 @@ def test_too_few_runs_or_phases_tell_nothing(phases: int, runs: int, missing: st
     validation = verdict_on(nights(phases, runs), Rules(max_truncation_percent=50, max_budget_overrun_percent=50))
     assert validation.verdict == "insufficient data"
     assert any(missing in text for text in validation.missing)
+
+
+def test_one_phase_of_49_nights_is_refused_with_how_many_it_takes() -> None:
+    validation = verdict_on(nights(1, 49))
+    assert validation.verdict == "insufficient data"
+    assert "a rate of 2 % takes 211 at least" in validation.missing[0]
+    assert "too few phases to tell" in before_tables(validation)[1]
 
 
 def test_the_same_plan_again_may_be_judged_as_that_plan() -> None:

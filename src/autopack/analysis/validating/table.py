@@ -8,7 +8,7 @@ import msgspec
 
 from autopack._util.text import escape_terminal
 from autopack.analysis.tables import Part
-from autopack.analysis.validating.clusters import Clusters
+from autopack.analysis.validating.clusters import LEAST_RUNS, Clusters
 from autopack.analysis.validating.estimate_text import digits, interval_text, point_text
 from autopack.analysis.validating.margins import MarginRow
 from autopack.analysis.validating.measures import Estimate
@@ -60,7 +60,8 @@ def clusters_line(validation: Validation) -> str:
     clusters = overall.clusters
     if clusters is None:
         return f"{overall.n} samples"
-    worth = "too few runs to tell how many independent ones they are worth"
+    too_few = "runs" if clusters.runs < LEAST_RUNS else "phases"
+    worth = f"too few {too_few} to tell how many independent ones they are worth"
     if clusters.n_effective is not None:
         worth = f"worth {clusters.n_effective:.0f} independent ones{_because(clusters, overall.n)}"
     kinds, runs = _number(clusters.kinds, "phase"), _number(clusters.runs, "run")

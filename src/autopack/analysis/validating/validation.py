@@ -231,19 +231,26 @@ def _missing_coverage(coverage: Sequence[CoverageResult], strata: Sequence[Strat
 def _missing_clusters(overall: Measures, strata: Sequence[StratumResult], rules: Rules) -> Iterator[str]:
     if rules.provisional or overall.clusters is None:
         return
-    yield from _too_few_clusters(overall.clusters, "")
+    yield from _too_few_clusters(overall.clusters, "", _least_phases(rules))
     if overall.clusters.runs >= LEAST_RUNS:
         for stratum in strata:
             if stratum.judged and stratum.measures.clusters:
                 yield from _too_few_clusters(stratum.measures.clusters, f" of {stratum.name}")
 
 
-def _too_few_clusters(clusters: Clusters, what: str) -> Iterator[str]:
+def _least_phases(rules: Rules) -> str:
+    """How many phases it takes at least, where one is all there is."""
+    limit = min(getattr(rules, figure.limit) for figure in _judged_rates(rules))
+    least = least_samples_for_rate(limit, rules.level, one_look=rules.one_look)
+    return "" if least is None else f"; a rate of {limit:g} % takes {least} at least"
+
+
+def _too_few_clusters(clusters: Clusters, what: str, least: str = "") -> Iterator[str]:
     if clusters.runs < LEAST_RUNS:
         more = LEAST_RUNS - clusters.runs
         yield f"{more} more run{'s' * (more > 1)}{what} ({clusters.runs} of {LEAST_RUNS})"
     elif clusters.n_effective is None:
-        yield f"other phases{what}: all samples are of one, and say nothing of others (or --population plan)"
+        yield f"other phases{what}: all samples are of one, and say nothing of others{least} (or --population plan)"
 
 
 def _missing_evidence(results: Sequence[RuleResult], overall: Measures, rules: Rules) -> Iterator[str]:
