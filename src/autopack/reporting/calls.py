@@ -77,7 +77,7 @@ class CallCollector(SampleCollector):
     ) -> None:
         super().__init__(include_simulated=include_simulated, include_imported=include_imported, estimator=estimator)
         self._run_names, self._shown_models = Numbering(), Numbering()
-        self._runs, self._models, self._phases = array("i"), array("i"), Texts()
+        self._runs, self._models, self._phases = array("i"), array("i"), PackedTexts()
 
     def add_all(self, blocks: Iterable[Block]) -> None:
         """Take all events."""
@@ -130,7 +130,7 @@ class CallCollector(SampleCollector):
             yield block
 
 
-class Texts:
+class PackedTexts:
     """Many texts as their bytes, one after another: the object that Python has for each takes 50 bytes more."""
 
     def __init__(self) -> None:
