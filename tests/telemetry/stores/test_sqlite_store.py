@@ -586,7 +586,7 @@ def test_a_connection_that_fails_leaves_no_thread_behind(database: Path) -> None
     assert (done.stdout, done.stderr) == ("{1}\n", "")
 
 
-def test_processes_that_begin_at_once_on_a_new_database_migrate_nothing(tmp_path: Path) -> None:
+def test_processes_that_begin_at_once_migrate_nothing(tmp_path: Path) -> None:
     """The tables of one come between the look and the try of another: they are current, and nothing is to be migrated,
     which would import SQLAlchemy.
     """
