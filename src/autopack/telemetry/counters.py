@@ -7,9 +7,10 @@ long as the number fits into 63 bits: each number is still taken once (`tests/te
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from collections import Counter
+
+from autopack._util.forks import in_child
 
 
 def has_gil() -> bool:
@@ -92,4 +93,4 @@ def _begin_at_zero() -> None:
     unattributed_calls.ticks = itertools.count()
 
 
-os.register_at_fork(after_in_child=_begin_at_zero)
+in_child(_begin_at_zero)

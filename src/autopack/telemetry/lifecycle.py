@@ -31,6 +31,9 @@ A fork waits at most `FORK_WAIT_S` in all, then goes ahead and logs that the chi
 child each instance is empty and has a new queue, worker and store. The parent's are kept and never collected
 (`keep_uncollected`): to collect a connection closes it, and that would write into the parent's files.
 
+A fork that is made in C runs none of these. Its child notices at its first call (`autopack._util.forks`), and only then
+begins anew; what the three points above ask for was not asked for then.
+
 # Locks
 
 - No lock is needed for an event to be accepted, or for a count to become right in the end.
@@ -49,12 +52,13 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from autopack._util import os_threads
+from autopack._util import forks, os_threads
 from autopack.telemetry import log
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
+    from types import ModuleType
 
     from autopack.telemetry.engine.writer import Writer
     from autopack.telemetry.recorder import Telemetry
@@ -167,6 +171,7 @@ def keep_uncollected(inherited: object) -> None:
 
 def close_all() -> None:
     """Close every live writer: the deadlines run at the same time, so the exit waits for the longest only."""
+    forks.notice()
     writers = _writers()
     for writer in writers:
         writer.begin_close()
@@ -174,12 +179,52 @@ def close_all() -> None:
         writer.close()
 
 
-def close_with_multiprocessing() -> None:
-    """Have a child of `multiprocessing`, which leaves by `os._exit` and without `atexit`, close its writers first."""
-    util = sys.modules.get("multiprocessing.util")
-    process = sys.modules.get("multiprocessing.process")
-    if util is not None and process is not None and process.parent_process() is not None:
-        util.Finalize(None, close_all, exitpriority=0)
+def close_with_the_process() -> None:
+    """Close the writers of this process where it leaves by `os._exit`, without `atexit`, as far as it tells anyone.
+
+    A child of `multiprocessing` runs the finalizers of its `util` first, one of `billiard` those of its own, and a
+    worker of Celery's pool, which is a fork of `billiard`'s that does not, tells by a signal. Each only where it is
+    imported already.
+    """
+    for package in ("multiprocessing", "billiard"):
+        util, process = (sys.modules.get(f"{package}.{name}") for name in ("util", "process"))
+        if util is not None and process is not None and _has_parent(process):
+            util.Finalize(None, close_all, exitpriority=0)
+    if (signals := sys.modules.get("celery.signals")) is not None:
+        signals.worker_process_shutdown.connect(_close_with_celery, weak=False)
+
+
+def _has_parent(process: ModuleType) -> bool:
+    if hasattr(process, "parent_process"):
+        return process.parent_process() is not None
+    return getattr(process.current_process(), "_parent_pid", None) is not None  # billiard's
+
+
+def _close_with_celery(**_told: object) -> None:
+    close_all()
+
+
+def is_about_to_fork() -> bool:
+    """Whether this is uWSGI's master, which loads the application and then forks its workers in C, without a hook.
+
+    It starts no thread: what a thread holds at such a fork (the GIL's own mutex, a module that it imports, a connection
+    to SQLite) is held for ever in the workers. What the master accepts is in its journal, and is written when it ends.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    try:
+        return uwsgi is not None and uwsgi.masterpid() == os.getpid() and uwsgi.worker_id() == 0
+    except Exception:  # noqa: BLE001 (a module of that name that is not uWSGI's)
+        return False
+
+
+def warn_where_threads_stand_still() -> None:
+    """UWSGI without `--enable-threads` keeps the GIL between requests: the writer's thread runs by chance only."""
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if isinstance(options, dict) and not {"enable-threads", "threads"} & {str(name) for name in options}:
+        warn_once(
+            "uWSGI runs without --enable-threads: events stay in the journal, and nothing is certain to be written "
+            "until the process ends"
+        )
 
 
 def pause_writers_at_forks() -> None:
@@ -193,7 +238,8 @@ def pause_writers_at_forks() -> None:
 
     if not _registered:
         _registered.append(True)
-        os.register_at_fork(before=_prepare_fork, after_in_parent=_resume_after_fork, after_in_child=_reset_in_child)
+        os.register_at_fork(before=_prepare_fork, after_in_parent=_resume_after_fork)
+        forks.in_child(_reset_in_child)
 
 
 def _writers() -> set[Writer]:
@@ -243,4 +289,5 @@ def _reset_locks() -> None:
 
 
 atexit.register(close_all)
-os.register_at_fork(before=_prepare_locks, after_in_parent=_resume_locks, after_in_child=_reset_locks)
+os.register_at_fork(before=_prepare_locks, after_in_parent=_resume_locks)
+forks.in_child(_reset_locks)

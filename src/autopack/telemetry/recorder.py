@@ -13,6 +13,7 @@ import os
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
+from autopack._util import forks
 from autopack._util.ids import random_sequence_start
 from autopack.errors import AutopackError, ConfigError
 from autopack.telemetry import lifecycle
@@ -45,6 +46,10 @@ def is_enabled(environ: Mapping[str, str] | None = None) -> bool:
 
 class _TakeSlowPath(AutopackError):  # noqa: N818 (not an error)
     """The event needs more than the common path does."""
+
+
+class _InForkedChild(AutopackError):  # noqa: N818 (not an error)
+    """No hook has run at the fork that made this process: it has to begin anew before it writes anything."""
 
 
 class Telemetry:
@@ -206,11 +211,15 @@ class Telemetry:
                 payload = self._encode(event)
                 if others or args or len(payload) > self._slot_bytes:
                     raise _TakeSlowPath  # noqa: TRY301 (the one way out of the common path)
+                if not self._mark[0]:
+                    raise _InForkedChild  # noqa: TRY301 (as above)
                 wake = self._append(payload)
-            except Exception:  # noqa: BLE001 (whatever it was is sorted out there)
+            except Exception as exc:  # noqa: BLE001 (whatever it was is sorted out there)
                 try:
+                    if not self._mark[0] or exc.__class__ is _InForkedChild:
+                        event, payload = self._begin_in_child(event), None
                     return self._slow_path.record(event, payload, args, others)
-                except RecursionError:  # so near to the limit that not even this can be called
+                except (RecursionError, _InForkedChild):  # so near to the limit that not even this can be called
                     next(self._unencodable)
                     return False
             if wake:
@@ -222,6 +231,7 @@ class Telemetry:
 
         Returns whether it is. timeout_s: at most so long; None: the shutdown timeout.
         """
+        forks.notice()
         return self._writer.flush(self._settings.shutdown_timeout_s if timeout_s is None else timeout_s)
 
     async def aflush(self, timeout_s: float | None = None) -> bool:
@@ -254,6 +264,7 @@ class Telemetry:
 
     def stats(self) -> TelemetryStats:
         """The counts as they are now."""
+        forks.notice()
         return self._snapshot(self._writer, self._slow_path.redaction_failures.value)
 
     def __enter__(self) -> Self:
@@ -282,6 +293,16 @@ class Telemetry:
         """Where refused events go: a `DeadLetterFile`, or `MemoryDeadLetters` for a database in memory."""
         return self._writer.dead_letters
 
+    def _begin_in_child(self, event: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Begin anew; returns the event with a sequence of this process: equal ids would count as duplicates.
+
+        Raises _InForkedChild for a signal handler that interrupts this very step.
+        """
+        if not forks.notice():
+            raise _InForkedChild
+        instant, _, *fields = event
+        return (instant, next(self._sequence), *fields)
+
     def _begin(self) -> None:
         """A writer of its own, and what the hot path needs of it at hand."""
         from autopack.telemetry.engine.slow_path import SlowPath
@@ -298,6 +319,7 @@ class Telemetry:
         self._unencodable = self._writer.drops.counter("unencodable").ticks
         self._slot_bytes = min(queue.slot_bytes, self._settings.max_event_bytes)
         self._append = queue.append
+        self._mark = forks.mark
 
     def reset_in_child(self) -> None:
         """For `process`, in a forked child: leave everything of the parent's untouched, and begin again, empty."""

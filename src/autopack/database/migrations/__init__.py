@@ -6,11 +6,11 @@ Importing Alembic costs half a second, so it is imported only when there is some
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from autopack._util.forks import in_child
 from autopack.errors import SchemaError
 from autopack.telemetry.event import TABLE
 
@@ -215,4 +215,4 @@ def _fresh_lock() -> None:
     _one_at_a_time = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_fresh_lock)
+in_child(_fresh_lock)

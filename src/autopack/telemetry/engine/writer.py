@@ -93,7 +93,8 @@ class Writer:
         """
         if self.state.running or self.closing:
             return
-        if time.monotonic() < self._may_start_s:
+        if time.monotonic() < self._may_start_s or lifecycle.is_about_to_fork():
+            lifecycle.warn_where_threads_stand_still()
             self.queue.set_wake_threshold(1)
         else:
             self._start()
@@ -247,7 +248,8 @@ class Writer:
         try:
             self.state.running = True
             lifecycle.live.add(self)
-            lifecycle.close_with_multiprocessing()
+            lifecycle.close_with_the_process()
+            lifecycle.warn_where_threads_stand_still()
             os_threads.start_new_thread(self._launch, ())
         except RuntimeError as exc:
             self._not_started(exc)

@@ -25,7 +25,7 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -174,6 +174,9 @@ class SqliteStore:
         self._connection: aiosqlite.Connection | None = None
         self._direct: sqlite3.Connection | None = None
         self._thread: threading.Thread | None = None  # of the connection
+        self._raw: _BulkConnection | None = None  # what it consists of, while it is open
+        self._at_work = 0  # calls that may be inside SQLite
+        self._tainted = False  # by a fork: SQLite in this process believes that it holds its parent's locks
 
     @property
     def telemetry_dir(self) -> Path | None:
@@ -241,30 +244,61 @@ class SqliteStore:
             self._thread = None
 
     def reset_in_child(self) -> SqliteStore:
-        """See `Store.reset_in_child`."""
-        lifecycle.keep_uncollected(self)  # closing a copy of its connection would write into the parent's files
-        return SqliteStore(self._destination, self._table)
+        """See `Store.reset_in_child`.
+
+        SQLite notes in the process's memory which locks it holds, and a fork copies the note without the locks. After a
+        fork that ran no hook the parent's connection is still open here: it is closed, which clears the note, and
+        touches nothing of the parent's. Where the fork came in the middle of its work it cannot be, and this process
+        must not use SQLite at all.
+        """
+        lifecycle.keep_uncollected(self)
+        child = SqliteStore(self._destination, self._table)
+        child._tainted = self._tainted or (self._destination.path is not None and not self._let_go())
+        if child._tainted:
+            lifecycle.warn_once("This process was forked while its parent used SQLite: it writes nothing itself")
+        return child
+
+    def _let_go(self) -> bool:
+        """Close the connection that was inherited; False where its thread was at work with it."""
+        if self._at_work:
+            return False
+        if (inherited := self._raw) is not None and inherited.files is not None:
+            with contextlib.suppress(sqlite3.Error, OSError), _no_checkpoint(inherited, inherited.files):
+                sqlite3.Connection.close(inherited)
+        return True
+
+    @contextlib.contextmanager
+    def _at_work_in_sqlite(self) -> Iterator[None]:
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
 
     async def _executemany(self, rows: Sequence[Row]) -> Any:
-        await self._open()
         width = _used_width(rows)
         insert = _insert(self._table, width, len(rows))
         used = map(itemgetter(slice(width)), rows)
-        if self._connection is not None:
-            return await self._connection.executemany(insert, cast("Iterable[Any]", used))
-        assert self._direct is not None  # noqa: S101 (for the type checker; `_open` made one of the two)
-        return self._direct.executemany(insert, used)
+        with self._at_work_in_sqlite():
+            await self._open()
+            if self._connection is not None:
+                return await self._connection.executemany(insert, cast("Iterable[Any]", used))
+            assert self._direct is not None  # noqa: S101 (for the type checker; `_open` made one of the two)
+            return self._direct.executemany(insert, used)
 
     async def _fetch(self, sql: str, parameters: Sequence[Any] = ()) -> Iterable[Any]:
-        await self._open()
-        if self._connection is not None:
-            return await self._connection.execute_fetchall(sql, parameters)
-        assert self._direct is not None  # noqa: S101 (for the type checker; `_open` made one of the two)
-        return self._direct.execute(sql, parameters).fetchall()
+        with self._at_work_in_sqlite():
+            await self._open()
+            if self._connection is not None:
+                return await self._connection.execute_fetchall(sql, parameters)
+            assert self._direct is not None  # noqa: S101 (for the type checker; `_open` made one of the two)
+            return self._direct.execute(sql, parameters).fetchall()
 
     async def _open(self) -> None:
         if self._connection is not None or self._direct is not None:
             return
+        if self._tainted:
+            raise TransientStoreError("forked while SQLite was in use")
         try:
             await self._connect()
         except Exception as exc:
@@ -278,9 +312,9 @@ class SqliteStore:
         _create_private(self._destination.path)
         if os_threads.threads_are_patched():
             # aiosqlite would hand each call to a "thread" that the worker's own thread had to run.
-            self._direct = _opened(self._destination, self._table)
+            self._direct = self._opened()
             return
-        connection = aiosqlite.Connection(partial(_opened, self._destination, self._table), iter_chunk_size=64)
+        connection = aiosqlite.Connection(self._opened, iter_chunk_size=64)
         # A connection that hangs must not keep the interpreter from ending. Before 0.22 it is its own thread.
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True
@@ -290,25 +324,31 @@ class SqliteStore:
         except RuntimeError:
             # From Python 3.12 on no thread can be started while the interpreter exits, and aiosqlite needs one. This is
             # the last chance to write, and nothing else is left to be kept from running: do it in this thread.
-            self._direct = _opened(self._destination, self._table)
+            self._direct = self._opened()
         except BaseException:
             # aiosqlite has asked the thread to end, and does not wait: it would tell a loop that is closed by then.
             thread.join(_THREAD_END_S)
             raise
 
+    def _opened(self) -> sqlite3.Connection:
+        self._raw = _opened(self._destination, self._table)
+        return self._raw
+
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         direct, self._direct = self._direct, None
         try:
-            if direct is not None:
-                direct.close()
-            if connection is not None:
-                await connection.close()
+            with self._at_work_in_sqlite():
+                if direct is not None:
+                    direct.close()
+                if connection is not None:
+                    await connection.close()
+            self._raw = None
         except Exception as exc:  # noqa: BLE001 (what cannot be closed is let go of: the next write opens anew)
             log.info("A connection could not be closed: %s", type(exc).__name__)
 
 
-def _opened(destination: Destination, table: Table) -> sqlite3.Connection:
+def _opened(destination: Destination, table: Table) -> _BulkConnection:
     """A connection to a database that has our table. Called on the thread that uses it."""
     connection = sqlite3.connect(
         ":memory:" if destination.path is None else destination.path,
@@ -318,6 +358,7 @@ def _opened(destination: Destination, table: Table) -> sqlite3.Connection:
         isolation_level=None,
         timeout=BUSY_TIMEOUT_MS / 1000,
         cached_statements=_STATEMENTS,
+        check_same_thread=False,  # a forked child closes it in the thread that is left
     )
     try:
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
