@@ -15,7 +15,7 @@ from tests.waiting import wait_for
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url
-from autopack.telemetry import Telemetry
+from autopack.telemetry import Telemetry, lifecycle
 from autopack.telemetry.stores import MemoryStore
 from autopack.telemetry.stores.sqlite import SqliteStore
 
@@ -322,15 +322,18 @@ class BrokenStore(WrappedStore):
 
 
 @pytest.mark.parametrize("journal_dir", ["auto", None])
-def test_a_writer_that_ends_by_an_error_says_where_the_events_stay(
+def test_a_writer_that_cannot_load_says_so_once_and_where_events_stay(
     database: Path, journal_dir: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    lifecycle._warned.clear()
     store = BrokenStore(SqliteStore(parse_database_url(url_of(database))))
-    with Telemetry(store, journal_dir=journal_dir) as telemetry:
+    with Telemetry(store, journal_dir=journal_dir, shutdown_timeout_s=0.5) as telemetry:
         telemetry.record(**event())
-    place = "memory until the process ends" if journal_dir is None else f"{database}.telemetry"
-    (line,) = [line for line in caplog.messages if line.startswith("The telemetry writer ended")]
-    assert line == f"The telemetry writer ended; what is not written stays in {place}"
+    place = "LOST with this process" if journal_dir is None else f"kept in {database}.telemetry"
+    assert [line.partition(" (")[0] for line in caplog.messages] == [
+        "The telemetry writer cannot start now",
+        f"Closed; of 1 accepted event(s): 1 not written, {place}",
+    ]
     assert bool(list(Path(f"{database}.telemetry").glob("journal-*"))) is (journal_dir is not None)
 
 

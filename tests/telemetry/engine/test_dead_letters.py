@@ -283,7 +283,7 @@ def test_what_stands_in_place_of_the_folder_is_not_followed(
         folder.symlink_to(elsewhere)
     else:
         folder.write_text("mine")
-    with Telemetry(database_url) as telemetry:
+    with Telemetry(database_url, journal_dir=tmp_path / "journal") as telemetry:
         telemetry.record(**event(run_id=None))
         telemetry.record(**event())
     stats = telemetry.stats()

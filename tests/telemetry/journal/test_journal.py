@@ -1,6 +1,7 @@
 """The journal while its process lives: bounds, re-entrancy, folders that fail, several writers in one folder."""
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ from tests.journals import (
     segments_in,
 )
 from tests.misbehaving_stores import FlakyStore
+from tests.waiting import wait_for
 from tests.write_side import event, phases_of, run_python, url_of
 
 from autopack.database.destination import parse_database_url
@@ -220,25 +222,47 @@ def test_a_journal_folder_that_became_a_file_drops_and_counts(database: Path, tm
         assert telemetry.stats().worker_restarts == 0
 
 
-def test_a_folder_that_cannot_be_made_means_memory_and_one_warning(
+def test_without_a_folder_nothing_is_accepted_until_there_is_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A folder that cannot be made means memory only, and one warning."""
+    """A journal was asked for: memory only would be less than what True promises. Said once in each way."""
     (tmp_path / "file").touch()
     for _ in range(2):
         with Telemetry(url_of(tmp_path / "x.db"), journal_dir=tmp_path / "file" / "journal") as telemetry:
-            assert telemetry.record(**event())
-    assert len(phases_of(tmp_path / "x.db")) == 2
-    assert sum("memory only" in record.message for record in caplog.records) == 1
+            assert not telemetry.record(**event())
+            assert telemetry.stats().dropped["journal_full"] == 1
+    assert sum("no event is accepted until there is one" in message for message in caplog.messages) == 1
+    telemetry = Telemetry(url_of(tmp_path / "x.db"), journal_dir=tmp_path / "file" / "journal")
+    (tmp_path / "file").unlink()
+    wait_for(telemetry, lambda _: telemetry.record(**event()))
+    telemetry.close(30)
+    assert len(phases_of(tmp_path / "x.db")) == 1
 
 
 def test_a_folder_that_is_a_link_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "journal").symlink_to("real")
     with Telemetry(url_of(tmp_path / "x.db"), journal_dir=tmp_path / "journal") as telemetry:
-        assert telemetry.record(**event())
+        assert not telemetry.record(**event())
         assert list((tmp_path / "real").iterdir()) == []
-    assert len(phases_of(tmp_path / "x.db")) == 1
+
+
+def test_where_a_journal_can_never_be_events_are_in_memory_only(
+    database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the file system has no locks. Said once."""
+
+    def no_locks(_file: int, _operation: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fcntl.flock", no_locks)
+        for _ in range(2):
+            with Telemetry(url_of(database)) as telemetry:
+                assert telemetry.record(**event())
+                assert telemetry.stats().journal_dir is None
+    assert len(phases_of(database)) == 2
+    assert sum("memory only" in message for message in caplog.messages) == 1
 
 
 @pytest.mark.slow

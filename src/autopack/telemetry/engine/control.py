@@ -48,7 +48,7 @@ class LoopWaker:
         self._woken = True
         if (loop := self._loop) is not None:
             # RuntimeError: the loop is closed. The worker has ended, and every thread that waits has a deadline.
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError, MemoryError):  # the latter: it looks by itself twice a second
                 loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
@@ -124,6 +124,11 @@ class WorkerState:
     def announce(self) -> None:
         """Wake the threads that wait for a change."""
         self._changes.announce()
+
+    def pause(self, timeout_s: float) -> None:
+        """Wait until the worker runs, at most so long. A greenlet that waits lets the others run."""
+        wait_for = os_threads.poll if os_threads.threads_are_patched() else self._changes.wait_for
+        wait_for(lambda: self.running, timeout_s)
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until the predicate holds, at most `timeout_s`; returns whether it does. A dead worker ends the wait.

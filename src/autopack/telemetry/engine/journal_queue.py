@@ -38,7 +38,7 @@ ROUND_INTERVAL_S = 60.0
 
 
 class JournalQueue:
-    """A `Queue` on disk. Raises OSError when the folder cannot be used at all: then there is no journal."""
+    """A `Queue` on disk."""
 
     def __init__(
         self,

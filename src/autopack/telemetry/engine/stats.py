@@ -70,7 +70,7 @@ def snapshot(writer: Writer, redaction_failures: int) -> TelemetryStats:
         dropped=writer.drops.snapshot(),
         retries=state.retries.value,
         last_error=state.last_error,
-        worker_alive=state.running,
+        worker_alive=writer.is_running,
         worker_restarts=state.restarts.value,
         dead_letters_waiting=state.waiting_letters,
         dead_letters_lost=writer.dead_letters.forgotten,

@@ -14,10 +14,20 @@ close with the default ends after `load_timeout_s` at the latest, and says that 
 # The thread
 
 It is a daemon, so that the interpreter never waits for it without a deadline; `lifecycle` closes every live writer at
-exit. It starts with the first event. Where no thread can be started (the process is at its limit, or exits), an event
-tries again after a pause, a flush at once, and `close` writes what there is in the thread that calls it.
+exit. It starts with the first event.
 
-A worker that dies of a bug is replaced by another one in the same thread, after a random pause that grows.
+# Nothing that fails at the start fails for good
+
+| what cannot be had now | until it can |
+|---|---|
+| a segment of the journal (disk, inodes, descriptors, rights) | `record()` says False, and tries again after 0.25 s |
+| a thread, or memory to start it | an event tries again after 0.25 s, a flush as well, and `close` writes in its own |
+| a library, an event loop, a connection | the thread tries again after a random pause that grows, up to 2 s |
+
+A worker that dies of a bug is replaced by another one in the same thread, after such a pause, up to 30 s. Events are in
+memory only where the file system can have no journal by its nature, which is said once.
+
+# Forks
 
 Before a fork the thread ends. Afterwards the next event starts another one, or the fork itself where events are
 unsettled; until then `state.running` stays true for the threads that wait for the worker. Which of two threads goes on
@@ -26,6 +36,10 @@ unsettled; until then `state.running` stays true for the threads that wait for t
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
+import random
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +53,7 @@ from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.engine.queue import MemoryQueue, Queue
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.journal.journal import fingerprint_of
+from autopack.telemetry.journal.segment_maker import check_folder
 from autopack.telemetry.stores.base import Store
 
 if TYPE_CHECKING:
@@ -48,8 +63,13 @@ _THREAD_NAME = "autopack-telemetry"
 _THREAD_END_S = 0.25  # of a thread that has nothing more to do
 _GRACE_S = 0.5  # after the deadline, for the worker to notice it and to close its connection
 _MAX_RESTART_DELAY_S = 30.0
+_MAX_LOAD_DELAY_S = 2.0
 _CLOSING_DELAY_S = 0.25
+_BEGIN_WAIT_S = 1.0  # for a thread that was begun: its launch may die in a way that it tells no caller
 _START_PAUSE_S = 0.25  # between tries to start the thread: each costs a failing system call
+
+# What a file system says that has no locks or no shared mappings. Anything else may heal.
+_NEVER = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.ENODEV, errno.EINVAL}
 
 
 class Writer:
@@ -74,24 +94,34 @@ class Writer:
         self._worker: Worker | None = None
         self._ended_for_fork: list[bool] = []  # not empty from the end of the thread until it is decided how to go on
         self._store_is_open = False  # and no worker is there to close it
+        self._begun_by_s = 0.0  # on the monotonic clock: when a thread that was begun has to be at work
         self._may_start_s = 0.0  # on the monotonic clock: when the next event may try to start the thread
         self._close_once = os_threads.Lock()
         self._report_once = os_threads.Lock()
 
     def wake(self) -> None:
         """There is a batch to write. Called from the hot path: never waits, never raises."""
-        if self.state.running:
+        if self._working.locked():
             self.queue.clear_wake_threshold()
             self._commands.waker.wake()
         else:
             self.ensure_thread()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread runs, or is on its way: one that was begun and has not come within a second never will.
+
+        Between the end of a thread for a fork and what follows it, the state says so although there is none.
+        """
+        is_on_its_way = self._working.locked() or self._commands.fork_expected or self._ended_for_fork
+        return self.state.running and bool(is_on_its_way or time.monotonic() < self._begun_by_s)
 
     def ensure_thread(self) -> None:
         """Start the thread if there is none, unless that failed less than 0.25 s ago: then the next event asks again.
 
         Called from the hot path, also for an event that a full queue refuses. Never waits, never raises.
         """
-        if self.state.running or self.closing:
+        if self.is_running or self.closing:
             return
         if time.monotonic() < self._may_start_s or lifecycle.is_about_to_fork():
             lifecycle.warn_where_threads_stand_still()
@@ -101,17 +131,29 @@ class Writer:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is accepted now is settled; returns whether it is."""
+        try:
+            return self._flush(timeout_s)
+        finally:
+            log.emit_deferred()
+
+    def _flush(self, timeout_s: float) -> bool:
         target = self.queue.accepted_through
         if self._settled(target) or self._runs_here():
             return self._settled(target)
         end_s = time.monotonic() + timeout_s
-        for _ in range(2):  # the thread may be about to end for a fork
-            if not (self.state.running or self.closing):
+        while True:  # the thread may be about to end for a fork, or not to be had now
+            if not (self.is_running or self.closing):
                 self._start()
             self._commands.flush(target)
-            if self.state.wait_for(lambda: self._settled(target), end_s - time.monotonic()):
+            left_s = end_s - time.monotonic()
+            if self.state.wait_for(lambda: self._settled(target), min(left_s, _BEGIN_WAIT_S)):
                 return True
-        return False
+            if left_s <= _BEGIN_WAIT_S and time.monotonic() >= end_s:
+                return False
+            if not self.state.running:
+                if self.closing:
+                    return False
+                self.state.pause(min(_START_PAUSE_S, end_s - time.monotonic()))
 
     def begin_close(self, timeout_s: float | None = None) -> None:
         """Accept nothing more and ask the worker to drain and stop. Does not wait; only the first call counts.
@@ -133,7 +175,7 @@ class Writer:
         if self._runs_here():
             return
         for _ in range(2):  # a thread that was begun may turn out, meanwhile, not to have been startable
-            if not self.state.running and not self._end_without_thread():
+            if not self.is_running and not self._end_without_thread():
                 return
             if timeout_s is None:
                 self._wait_until_loaded()
@@ -144,6 +186,7 @@ class Writer:
             self._close_may_work = False  # what is left now is left to the next process
             if self._thread is not None and not self._runs_here():
                 lifecycle.join_until_gone(self._thread, _THREAD_END_S)  # a fork may follow
+        log.emit_deferred()
         if self._report_once.acquire(blocking=False):
             lifecycle.live.discard(self)
             self._report()
@@ -165,7 +208,7 @@ class Writer:
 
         Returns False where that has to wait for the close at exit, since an event loop runs in this thread.
         """
-        has_events = self.queue.backlog or self.queue.has_in_progress_appends
+        has_events = self.queue.has_in_progress_appends or self.queue.account().pending
         if not self._close_may_work or not (has_events or self._store_is_open):
             return True
         if _loop_runs_here():
@@ -246,23 +289,38 @@ class Writer:
         signal handler raises out of it: the thread that comes second finds the first at work.
         """
         try:
+            if os_threads.threads_are_patched():
+                self._load_here()
+            self._begun_by_s = time.monotonic() + _BEGIN_WAIT_S
             self.state.running = True
             lifecycle.live.add(self)
             lifecycle.close_with_the_process()
             lifecycle.warn_where_threads_stand_still()
             os_threads.start_new_thread(self._launch, ())
-        except RuntimeError as exc:
+        except Exception as exc:  # noqa: BLE001 (no thread, no memory: whatever it is, it is tried again)
             self._not_started(exc)
         except BaseException as exc:
             # A signal handler raises out of here. If the thread is on its way all the same, `_launch` says so.
             self._not_started(exc)
             raise
 
+    def _load_here(self) -> None:
+        """Import what the worker needs. Where threads are patched, so are the locks of an import, and greenlets that
+        import the same would not wait for another thread but fail.
+        """
+        with contextlib.suppress(Exception):  # the thread comes to it again, and says so
+            import anyio._backends._asyncio  # noqa: F401
+
+            from autopack.database.migrations import fresh  # noqa: F401
+            from autopack.telemetry.engine import loop, worker  # noqa: F401
+
+            self._store.load()
+
     def _launch(self) -> None:
         self.state.running = True
         try:
             os_threads.Thread(self._work, _THREAD_NAME).start()
-        except RuntimeError as exc:
+        except BaseException as exc:  # noqa: BLE001 (nothing stands above it that would see it)
             self._not_started(exc)
 
     def _not_started(self, exc: BaseException) -> None:
@@ -287,7 +345,6 @@ class Writer:
         self.state.running = True
         ended_for_fork = False
         try:
-            self._store.load()
             ended_for_fork = self._run_until_closed()
         except BaseException as exc:  # noqa: BLE001 (a daemon thread has no caller that would see it)
             self.state.last_error = type(exc).__name__
@@ -299,6 +356,10 @@ class Writer:
     def _end(self, *, for_fork: bool) -> None:
         if self._commands.closing and not for_fork:
             self.queue.close()
+        elif not for_fork:  # it died of what nothing can catch: the next event starts another one, or a flush, or close
+            self._close_may_work = True
+            self._may_start_s = time.monotonic() + _START_PAUSE_S
+            self.queue.set_wake_threshold(1)
         self.state.running = for_fork
         self._working_ident = None
         self._working.release()
@@ -310,28 +371,43 @@ class Writer:
 
     def _run_until_closed(self) -> bool:
         """Run workers until one ends; returns whether it only ended for a fork."""
+        for failures in itertools.count(1):
+            try:
+                return not self._run_worker()
+            except Exception as exc:  # noqa: BLE001 (no file is free for an import, or a bug: the recording must go on)
+                self._worker = None
+                self.state.last_error = type(exc).__name__
+                with contextlib.suppress(Exception):  # of what says so: there may be no memory for it
+                    self._say_failed(exc)
+            if not self.state.loaded:  # a close waits longer for a machine that is busy, not for this
+                self._commands.shorten_close(self._settings.shutdown_timeout_s)
+            if self._commands.closing and not self._commands.seconds_left():
+                return False
+            self._wait_before_restart(failures)
+        raise AssertionError
+
+    def _run_worker(self) -> bool:
+        """Load what it needs, where that has not succeeded before, and run it; returns whether it ended for good."""
+        self._store.load()
         import anyio
 
         from autopack.telemetry.engine.loop import make_loop
 
-        while True:
-            try:
-                self._worker = self._worker or self._make_worker()
-                return not anyio.run(self._worker.run, backend_options={"loop_factory": make_loop})
-            except Exception as exc:  # noqa: BLE001 (a bug of the worker must not end the recording)
-                self._worker = None
-                self.state.restarts.add()
-                self.state.last_error = type(exc).__name__
-                log.exception("The telemetry writer died of a bug and starts again")
-                self._wait_before_restart()
-            if self._commands.closing and not self._commands.seconds_left():
-                return False
+        self._worker = self._worker or self._make_worker()
+        return anyio.run(self._worker.run, backend_options={"loop_factory": make_loop})
 
-    def _wait_before_restart(self) -> None:
-        """Wait a random time that grows with the restarts; a command to close cuts it short."""
-        import random
+    def _say_failed(self, exc: BaseException) -> None:
+        if self.state.loaded:
+            self.state.restarts.add()
+            log.exception("The telemetry writer died of a bug and starts again")
+        else:
+            lifecycle.warn_once(
+                f"The telemetry writer cannot start now ({type(exc).__name__}): events wait, and it is tried again"
+            )
 
-        limit_s = min(_MAX_RESTART_DELAY_S, 0.1 * 2 ** min(self.state.restarts.value, 16))
+    def _wait_before_restart(self, failures: int) -> None:
+        """Wait a random time that grows with the failures; a command to close cuts it short."""
+        limit_s = min(_MAX_RESTART_DELAY_S if self.state.loaded else _MAX_LOAD_DELAY_S, 0.1 * 2 ** min(failures, 16))
         if self._commands.closing:
             limit_s = min(limit_s, _CLOSING_DELAY_S, self._commands.seconds_left())
         was_closing = self._commands.closing
@@ -370,14 +446,22 @@ class Writer:
 
 
 def _make_queue(store: Store, settings: Settings, journal_folder: Path | None) -> Queue:
-    if journal_folder is not None and store.identity is not None and has_gil():
-        try:
-            return JournalQueue(journal_folder, fingerprint_of(store.identity), settings)
-        except OSError as exc:
-            lifecycle.warn_once(f"No journal in {journal_folder} ({exc.strerror or exc}): events are in memory only")
-    elif journal_folder is not None and not has_gil():
+    in_memory = MemoryQueue(settings.queue_size, settings.queue_bytes)
+    if journal_folder is None or store.identity is None:
+        return in_memory
+    if not has_gil():
         lifecycle.warn_once("No journal on a Python without the GIL, which it relies on: events are in memory only")
-    return MemoryQueue(settings.queue_size, settings.queue_bytes)
+        return in_memory
+    try:
+        check_folder(journal_folder)
+    except (OSError, MemoryError, RuntimeError) as exc:
+        reason = getattr(exc, "strerror", None) or type(exc).__name__
+        problem = f"No journal in {journal_folder} ({reason})"
+        if getattr(exc, "errno", None) in _NEVER:
+            lifecycle.warn_once(f"{problem}: events are in memory only")
+            return in_memory
+        lifecycle.warn_once(f"{problem}: no event is accepted until there is one; TELEMETRY_JOURNAL_DIR names another")
+    return JournalQueue(journal_folder, fingerprint_of(store.identity), settings)
 
 
 def waiting_text(events: int, left_s: float, durable_path: str | Path | None) -> str:

@@ -32,7 +32,7 @@ from autopack.telemetry.lifecycle import best_effort
 
 
 class Journal:
-    """A write-ahead log. Raises OSError when the folder cannot be used at all: then there is no journal.
+    """A write-ahead log. A segment that cannot be made now is tried again at the events that come.
 
     No segment is made before the first event: most forked children never record one.
     """

@@ -38,7 +38,7 @@ class JournalSizes(NamedTuple):
 
 
 class SegmentMaker:
-    """For any thread and any signal handler at once. Raises OSError when the folder cannot be used at all."""
+    """For any thread and any signal handler at once."""
 
     def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes) -> None:
         self._folder = folder
@@ -50,7 +50,6 @@ class SegmentMaker:
         self.crowded = False  # more than half of what the folder may hold is in use, or it is full
         self._full_until_s = 0.0
         self._logged_full = False
-        _check_folder(folder)
 
     def make(self, payload_bytes: int = 0) -> Segment:
         """One more, with room for an event of that size at least.
@@ -99,8 +98,8 @@ class SegmentMaker:
 
 
 @cache
-def _check_folder(folder: Path) -> None:
-    """Raise OSError where a segment could never be made: no right to write, a link, no locks, no shared mappings."""
+def check_folder(folder: Path) -> None:
+    """Raise OSError where no segment can be made: no room, no right to write, a link, no locks, no shared mappings."""
     ensure_private_folder(folder)
     header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32))
     Segment.create_unnamed(folder / f"check-{os.urandom(8).hex()}{UNFINISHED_SUFFIX}", header).remove()
