@@ -67,9 +67,9 @@ class JournalQueue:
         self._others: dict[int, Position] = {}  # the same of dead processes
         self._taken_here = 0
         self._recovery = Recovery(folder, fingerprint)
+        self._is_recovering = False  # mostly; then nothing of it is looked at
         self._next_round_s = 0.0
         self._in_first_round = False
-        self._recovering = False  # a round is under way
         self._settled_at_take: int | None = None  # while events are taken that are not in flight yet
         self._left_behind = 0  # events of orphans that were not read before `close` gave them back
         self._lock = os_threads.RLock()  # for consistent snapshots: only the worker takes and settles
@@ -95,11 +95,11 @@ class JournalQueue:
 
     @property
     def _left_of_orphans(self) -> int:
-        return self._left_behind + (self._recovery.events_left if self._recovering else 0)
+        return self._left_behind + (self._recovery.events_left if self._is_recovering else 0)
 
     @property
     def has_more_to_recover(self) -> bool:
-        return self._recovering and self._recovery.has_more
+        return self._is_recovering and self._recovery.has_more
 
     @property
     def damaged(self) -> int:
@@ -113,13 +113,12 @@ class JournalQueue:
     def _begin_round(self) -> None:
         self._next_round_s = self._clock_s() + ROUND_INTERVAL_S
         self.journal.clear_crowded()
-        self._recovering = True
         self._recovery.begin_round()
-        self._end_round()
+        self._note_end_of_round()
 
-    def _end_round(self) -> None:
-        if self._recovery.is_over:
-            self._recovering = self._in_first_round = False
+    def _note_end_of_round(self) -> None:
+        self._is_recovering = not self._recovery.is_over
+        self._in_first_round = self._in_first_round and self._is_recovering
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         self.journal.append_deferred()
@@ -129,12 +128,12 @@ class JournalQueue:
             self._settled_at_take = self.settled_through
             try:
                 share = max(1, limit // 2) if self.journal.appended > self._taken_here else limit
-                recovered = self._enter(self._recovery.read(share), self._others) if self._recovering else {}
+                recovered = self._enter(self._recovery.read(share), self._others) if self._is_recovering else {}
                 own = self._enter(self.journal.read(limit - len(recovered)), self._own)
                 self._taken_here += len(own)
             finally:
                 self._settled_at_take = None
-            if self._recovering and not recovered:
+            if not recovered:
                 self._acknowledge_recovered()  # segments in which nothing was left to read
             return recovered | own
 
@@ -158,13 +157,13 @@ class JournalQueue:
         self._acknowledge()
 
     def _acknowledge(self) -> None:
-        if self._recovering:
-            self._acknowledge_recovered()
+        self._acknowledge_recovered()
         self.journal.acknowledge(next(iter(self._own.values()), None))
 
     def _acknowledge_recovered(self) -> None:
-        self._recovery.acknowledge(next(iter(self._others.values()), None))
-        self._end_round()
+        if self._is_recovering:
+            self._recovery.acknowledge(next(iter(self._others.values()), None))
+            self._note_end_of_round()
 
     def account(self) -> Account:
         with best_effort(self._lock):
