@@ -8,7 +8,7 @@ before it writes to what it shares with its parent.
 
 `mark[0]` is not 0 in the process that set it, and 0 in each child of it. On Linux the mark is a page of memory that the
 kernel wipes at every fork (`madvise`, advice 18, since 4.14); to read it costs some 18 ns and no system call. Elsewhere
-the process id is asked for each time: some 90 ns, measured on Linux.
+the process id is asked for each time: 1 µs on a machine where the page cost 28 ns, both measured under load.
 
 # Invariants
 
