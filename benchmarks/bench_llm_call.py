@@ -46,7 +46,7 @@ Clients = Mapping[str, AnthropicBuilderClient]
 def run(options: Options) -> Section:
     """Measure one call at a time, then 50."""
     singles, waves = (60, 20) if options.quick else (700, 80)
-    with tempfile.TemporaryDirectory() as folder, _server() as url, _telemetries(Path(folder)) as telemetries:
+    with tempfile.TemporaryDirectory() as folder, anthropic_server() as url, _telemetries(Path(folder)) as telemetries:
         alone, together = asyncio.run(_measure(url, telemetries, singles, waves))
         lines = [_counts(name, telemetry) for name, telemetry in telemetries.items()]
     return Section(
@@ -74,7 +74,8 @@ def run(options: Options) -> Section:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def anthropic_server() -> Iterator[str]:
+    """The URL of a server in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.messages_child"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None

@@ -2,8 +2,9 @@
 
     scripts/bench [--quick] [--output DIR] [NAME ...]
 
-Names: hot_path, busy, drain, postgres, llm_call, start_stop, read, stages; without any, all of them. `--output DIR`
-writes DIR/results.json, DIR/tables.md and the charts; results of benchmarks that were not run stay as they were there.
+Names: hot_path, busy, drain, postgres, llm_call, instrument, start_stop, read, stages; without any, all of them.
+`--output DIR` writes DIR/results.json, DIR/tables.md and the charts; results of benchmarks that were not run stay as
+they were there.
 Where there is a page DIR.md with the two marks in it, the tables are put between them.
 """
 
@@ -25,7 +26,7 @@ from benchmarks.render import Result, markdown
 from benchmarks.report import Options, Section
 from benchmarks.svg import log_bars
 
-NAMES = ("hot_path", "busy", "drain", "postgres", "llm_call", "start_stop", "read", "stages")
+NAMES = ("hot_path", "busy", "drain", "postgres", "llm_call", "instrument", "start_stop", "read", "stages")
 MARKS = ("<!-- results: written by scripts/bench, do not edit -->", "<!-- end of results -->")
 
 Results = dict[str, Result]

@@ -188,6 +188,15 @@ def test_the_command_says_money_reasoning_and_the_retry(tmp_path: Path) -> None:
     assert two["retry"] is None
 
 
+def test_the_command_takes_list_prices_of_the_model(tmp_path: Path) -> None:
+    pytest.importorskip("genai_prices")
+    said, found = budget(tmp_path, "--model", "claude-sonnet-4-5-20250929")
+    assert found["price"]["source"].startswith("genai-prices ")
+    assert (found["price"]["input"], found["price"]["output"]) == pytest.approx((3, 15))
+    assert "1,000 calls" in said
+    assert budget(tmp_path, "--model", "a model of my own")[1]["price"] is None
+
+
 def test_the_command_warns_of_what_the_model_cannot_do(tmp_path: Path) -> None:
     said, _ = budget(tmp_path, "--model", "gpt-4o", "--input-tokens", "127000")
     assert "exceed the context of 128000" in said

@@ -1,3 +1,5 @@
+import os
+
 from autopack.instrumentation.executions import Executions, Turn
 
 
@@ -48,3 +50,20 @@ def test_a_call_that_fails_leaves_its_turn_to_the_next_one() -> None:
     entry.fail(failed)
     assert call(entry, "end_turn") == (1, 2)
     assert Turn(1, 1).continued is None
+
+
+def test_calls_of_the_parent_are_not_open_in_a_forked_child() -> None:
+    """A tool loop in the child has turns, whatever the parent was waiting for when it forked."""
+    entry = executions()
+    entry.begin()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        first = entry.begin()
+        entry.end(first, "tool_use")
+        os.write(writing, b"%d %d" % (first.turn, entry.begin().turn))
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    assert os.read(reading, 10) == b"1 2"
+    os.close(reading)

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -184,3 +185,27 @@ def test_an_answer_from_the_cache_is_no_call(sink: WaitingEvents) -> None:
     with counted() as counts:
         CALLBACK.log_success_event({"cache_hit": True, "call_type": "completion"}, None, 0, 1)
     assert (sink.take(), counts) == ([], {"cached": 1})
+
+
+async def test_litellms_own_cache_gives_no_calls(
+    sink: WaitingEvents, request_fields: dict[str, Any], server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and streamed: of three equal requests each, one is sent."""
+    pytest.importorskip("soundfile")  # LiteLLM's cache imports it, and LiteLLM does not require it
+    monkeypatch.setattr(litellm, "cache", litellm.Cache())
+    before = not_recorded("cached")
+    kinds: list[dict[str, Any]] = [{}, USAGE]
+    for number, more in enumerate(kinds, 1):
+        for attempt in range(3):
+            reply = await litellm.acompletion(**request_fields, **more)
+            if more:
+                assert [chunk async for chunk in reply]
+            if attempt == 0:
+                assert await asyncio.to_thread(sink.wait, "actual_output_tokens") == (50,)
+                await asyncio.to_thread(until, partial(_is_filled, number))
+    await asyncio.to_thread(until, lambda: not_recorded("cached") == before + 4)
+    assert (len(server.requests), sink.take()) == (2, [])
+
+
+def _is_filled(entries: int) -> bool:
+    return len(litellm.cache.cache.cache_dict) == entries

@@ -16,7 +16,7 @@ import pytest
 
 import autopack
 from autopack.instrumentation.phase_ids import process_run_id
-from autopack.instrumentation.phases import flat_attributes
+from autopack.instrumentation.phases import flat_attributes, phase_of_fields
 
 
 def name_of_phase() -> str | None:
@@ -248,6 +248,26 @@ def test_a_phase_of_very_many_files_fits_into_the_environment() -> None:
     assert max(map(len, variables.values())) < 100_000
     copy = pickle.loads(pickle.dumps(entered))  # noqa: S301 (its own bytes)
     assert copy.predicted_output_tokens == entered.predicted_output_tokens
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"run_id": 7}, "run_id is a text, not int"),
+        ({"category": ["a"]}, "category is a text, not list"),
+        ({"model": 5}, "model is a text"),
+        ({"attempt": "2"}, "attempt is a whole number, not str"),
+        ({"predicted_output_tokens": 1.5}, "predicted_output_tokens is a whole number"),
+        ({"selected_budget": True}, "selected_budget is a whole number, not bool"),
+        ({"attributes": 5}, "attributes is a mapping"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused_by_name(said: Any, message: str) -> None:
+    """Where the phase is described, and in the metadata of a request, whose phase is then the one of the context."""
+    with pytest.raises(TypeError, match=message):
+        autopack.phase("p", **said)
+    with pytest.raises(TypeError, match=message):
+        phase_of_fields(said)
 
 
 def test_attributes_are_flat_and_short() -> None:

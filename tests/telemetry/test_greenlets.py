@@ -106,6 +106,64 @@ def test_the_writer_works_while_no_greenlet_can_run(database: Path, library: str
 
 @pytest.mark.slow
 @libraries
+@pytest.mark.parametrize("order", ["patched first", "instance first"])
+def test_a_greenlet_imports_what_the_writer_imports(database: Path, library: str, order: str) -> None:
+    """At the same time. The thread would meet locks of imports that are made for greenlets, and imports nothing."""
+    code = """
+        import anyio, aiosqlite, alembic, anyio._backends._asyncio, sqlalchemy.ext.asyncio
+        assert telemetry.flush(30), telemetry.stats()
+        assert not imported_beside, imported_beside
+        telemetry.close(30)
+    """
+    watch = """
+from autopack._util import os_threads
+first, imported_beside = os_threads.get_ident(), []
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if os_threads.get_ident() != first:
+            imported_beside.append(name)
+sys.meta_path.insert(0, Watch())
+"""
+    begin = program(library, order).replace(FIRST_EVENT, f"{watch}\nassert telemetry.record(**event())\n")
+    run_python(begin + textwrap.dedent(code), url_of(database), env=ENVIRONMENT)
+
+
+@pytest.mark.slow
+@libraries
+def test_the_writer_logs_beside_greenlets_that_log(tmp_path: Path, library: str) -> None:
+    """To the same handler, the lock of which is one for greenlets."""
+    code = """
+        import logging, time
+        from autopack._util import os_threads
+        from autopack.telemetry import log
+        logging.basicConfig(filename=sys.argv[1], format="%(message)s")
+        def warn(thread):
+            for n in range(100):
+                log.warning("writer %d", n)
+                os_threads.sleep(0.002)
+        thread = os_threads.Thread(warn, "logs")
+        thread.start()
+        def warn_too():
+            while running:
+                logging.warning("greenlet")
+                time.sleep(0)
+        running = [True]
+        greenlets = [threading.Thread(target=warn_too) for _ in range(2)]
+        for greenlet in greenlets: greenlet.start()
+        assert os_threads.poll(lambda: not thread.runs, 30)
+        running.clear()
+        for greenlet in greenlets: greenlet.join()
+        log.emit_deferred()
+        assert not log.failures.value
+    """
+    file = tmp_path / "log"
+    run_python(PATCH[library] + textwrap.dedent(code), file, env=ENVIRONMENT)
+    lines = file.read_text().splitlines()
+    assert [line for line in lines if line != "greenlet"] == [f"writer {n}" for n in range(100)]
+
+
+@pytest.mark.slow
+@libraries
 @orders
 def test_a_child_forked_after_the_patch_writes_too(database: Path, library: str, order: str) -> None:
     code = """

@@ -83,6 +83,14 @@ class RLock:
         self.release()
 
 
+_own: set[int] = set()  # the threads that were started here and have not ended
+
+
+def shares_no_locks() -> bool:
+    """Whether this is a `Thread` beside greenlets of eventlet: a lock that both acquire stops them for ever."""
+    return get_ident() in _own and _thread.allocate_lock.__module__.startswith("eventlet")
+
+
 class Thread:
     """A thread that never is a greenlet. It keeps no process from ending.
 
@@ -103,6 +111,11 @@ class Thread:
         else:
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not run to its end."""
+        return self._running.locked()
+
     def join(self, timeout_s: float) -> None:
         """Wait until it has run to its end, at most so long."""
         if self._running.acquire(timeout=timeout_s):
@@ -110,9 +123,11 @@ class Thread:
 
     def _run(self) -> None:
         self.native_id = get_native_id()
+        _own.add(get_ident())
         try:
             self._target(self)
         finally:
+            _own.discard(get_ident())
             self._running.release()
 
 

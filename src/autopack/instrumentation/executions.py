@@ -16,6 +16,7 @@ set, a deque or a counter.
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,10 +64,13 @@ class Executions:
         self._next_attempt = next_attempt
         self._tickets = itertools.count()
         self._open: set[int] = set()
+        self._pid = os.getpid()
         self._last: deque[_Ended] = deque(maxlen=1)
 
     def begin(self) -> Turn:
         """The place of a call that starts now."""
+        if self._pid != os.getpid():  # a child that was forked in this phase: what is open is the parent's
+            self._pid, self._open = os.getpid(), set()
         ticket = next(self._tickets)
         self._open.add(ticket)
         ended = self._take_last() if len(self._open) == 1 else None

@@ -39,7 +39,7 @@ _MOST_ENVIRONMENT_BYTES = 64 * 1024  # Linux takes 128 KiB for one variable
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What was said of a phase; None: nothing."""
+    """What was said of a phase; None: nothing. Raises TypeError for a value of another kind, by the field's name."""
 
     phase_id: str | None = None
     run_id: str | None = None
@@ -53,6 +53,12 @@ class Description:
     predicted_output_tokens: int | None = None
     selected_budget: int | None = None
     attributes: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind, described in _KINDS:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise TypeError(f"a phase's {name} is {described}, not {type(value).__name__}")
 
     def within(self, outer: Description) -> Description:
         """This description, with what it does not say taken from the surrounding phase's.
@@ -79,6 +85,11 @@ class Description:
         )
 
 
+_KINDS: tuple[tuple[str, type, str], ...] = (
+    *((name, str, "a text") for name in ("phase_id", "run_id", "category", "complexity", "model", "reasoning_level")),
+    *((name, int, "a whole number") for name in ("attempt", "predicted_output_tokens", "selected_budget")),
+    ("attributes", Mapping, "a mapping"),
+)
 T = TypeVar("T")
 
 
@@ -234,8 +245,6 @@ def phase_of_fields(said: Mapping[str, Any]) -> Phase:
     fields = dict(said)
     if isinstance(attributes := fields.get("attributes"), Mapping):
         fields["attributes"] = flat_attributes(attributes)
-    elif attributes is not None:
-        raise TypeError("attributes are a mapping")
     if unknown := fields.keys() - _FIELDS - {"estimator"}:
         raise TypeError(f"a phase has no {', '.join(sorted(map(repr, unknown)))[:100]}")
     estimator = fields.pop("estimator", None)
@@ -321,7 +330,7 @@ class phase:  # noqa: N801 (it reads as a word of the language: `with autopack.p
             reasoning_level=reasoning_level,
             predicted_output_tokens=predicted_output_tokens,
             selected_budget=selected_budget,
-            attributes=None if attributes is None else flat_attributes(attributes),
+            attributes=flat_attributes(attributes) if isinstance(attributes, Mapping) else attributes,
         )
         self._function: str | None = None
 

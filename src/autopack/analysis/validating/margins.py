@@ -137,10 +137,11 @@ def _ratios(samples: Samples, judged: Collection[int] | None) -> _Ratios:
     taken = b"\1" * len(samples) if judged is None else bytes(map(judged.__contains__, samples.stratum))
     exact, cut = (bytes(map(and_, taken, flags)) for flags in (_not(samples.truncated), samples.truncated))
     good = bytes(map(and_, exact, samples.success))
+    predicted = _quotients(samples.predicted, samples.actual, exact)
     return _Ratios(
-        _quotients(samples.predicted, samples.actual, exact),
+        predicted,
         _quotients(samples.budget, samples.nearest, exact),
-        _quotients(samples.predicted, samples.actual, good),
+        predicted if good == exact else _quotients(samples.predicted, samples.actual, good),
         cut.count(1),
         sum(map(and_, cut, samples.success)),
     )
@@ -159,9 +160,9 @@ def _scatter(ratios: Sequence[float]) -> float | None:
     """E to the standard deviation of logarithms; `statistics` would take a hundred times as long."""
     if len(ratios) <= 1:
         return None
-    logs = array("d", map(math.log, ratios))
+    logs = tuple(map(math.log, ratios))
     mean = math.fsum(logs) / len(logs)
-    return math.exp(math.sqrt(math.fsum((log - mean) ** 2 for log in logs) / len(logs)))
+    return math.exp(math.dist(logs, (mean,) * len(logs)) / math.sqrt(len(logs)))
 
 
 def _candidates() -> Iterator[float]:

@@ -131,6 +131,12 @@ class Writer:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that is accepted now is settled; returns whether it is."""
+        try:
+            return self._flush(timeout_s)
+        finally:
+            log.emit_deferred()
+
+    def _flush(self, timeout_s: float) -> bool:
         target = self.queue.accepted_through
         if self._settled(target) or self._runs_here():
             return self._settled(target)
@@ -180,6 +186,7 @@ class Writer:
             self._close_may_work = False  # what is left now is left to the next process
             if self._thread is not None and not self._runs_here():
                 lifecycle.join_until_gone(self._thread, _THREAD_END_S)  # a fork may follow
+        log.emit_deferred()
         if self._report_once.acquire(blocking=False):
             lifecycle.live.discard(self)
             self._report()
@@ -282,6 +289,8 @@ class Writer:
         signal handler raises out of it: the thread that comes second finds the first at work.
         """
         try:
+            if os_threads.threads_are_patched():
+                self._load_here()
             self._begun_by_s = time.monotonic() + _BEGIN_WAIT_S
             self.state.running = True
             lifecycle.live.add(self)
@@ -294,6 +303,18 @@ class Writer:
             # A signal handler raises out of here. If the thread is on its way all the same, `_launch` says so.
             self._not_started(exc)
             raise
+
+    def _load_here(self) -> None:
+        """Import what the worker needs. Where threads are patched, so are the locks of an import, and greenlets that
+        import the same would not wait for another thread but fail.
+        """
+        with contextlib.suppress(Exception):  # the thread comes to it again, and says so
+            import anyio._backends._asyncio  # noqa: F401
+
+            from autopack.database.migrations import fresh  # noqa: F401
+            from autopack.telemetry.engine import loop, worker  # noqa: F401
+
+            self._store.load()
 
     def _launch(self) -> None:
         self.state.running = True
