@@ -302,7 +302,9 @@ def test_derived_columns_of_old_rows_are_as_record_stores_them(
             [(number, *pair) for number, pair in enumerate(pairs, 100)],
         )
     upgrade_by_recording(postgres)
-    found = postgres.execute(f"SELECT smape_percent, waste_ratio FROM {TABLE} WHERE run_id = 'r' AND event_id >= 100 ORDER BY event_id")
+    found = postgres.execute(
+        f"SELECT smape_percent, waste_ratio FROM {TABLE} WHERE run_id = 'r' AND event_id >= 100 ORDER BY event_id"
+    )
     assert [tuple(row.values()) for row in found] == [accuracy(*pair)[:2] for pair in pairs]
 
 
