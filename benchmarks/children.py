@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -17,10 +18,11 @@ from benchmarks.machine import ROOT
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a child did; `peak_mib` is its largest resident set."""
+    """How a child did; `cpu_s` is of user and system, `peak_mib` its largest resident set."""
 
     wall_s: float
     peak_mib: float
+    cpu_s: float = 0.0
 
 
 def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> Ended:
@@ -28,12 +30,32 @@ def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, 
     peak = output.with_suffix(".peak")
     command = [sys.executable, "-m", "benchmarks.measured", str(peak), module, *arguments]
     with output.open("wb") as stream:
-        begin = time.perf_counter()
+        begin, before_s = time.perf_counter(), cpu_of_children_s()
         subprocess.run(
             command, cwd=ROOT, env=os.environ | environment, stdout=stream, stderr=subprocess.DEVNULL, check=True
         )
-        wall_s = time.perf_counter() - begin
-    return Ended(wall_s, int(peak.read_text()) / 1024)
+        wall_s, cpu_s = time.perf_counter() - begin, cpu_of_children_s() - before_s
+    return Ended(wall_s, int(peak.read_text()) / 1024, cpu_s)
+
+
+def cpu_of(code: str, environment: Mapping[str, str], *arguments: str) -> float:
+    """The CPU seconds of a new interpreter that runs a piece of Python. Raises CalledProcessError when it fails."""
+    before_s = cpu_of_children_s()
+    command = [sys.executable, "-c", code, *arguments]
+    subprocess.run(command, env=os.environ | environment, stderr=subprocess.DEVNULL, check=True, cwd=ROOT)
+    return cpu_of_children_s() - before_s
+
+
+def cpu_of_children_s() -> float:
+    """Of those that have ended, to the microsecond."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def versions() -> dict[str, Path]:
+    """The sources to be measured, by what is added to a title: this one, and what `FORMER_SRC` names, if anything."""
+    former = os.environ.get("FORMER_SRC")
+    return {"": ROOT / "src"} | ({", former version": Path(former)} if former else {})
 
 
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

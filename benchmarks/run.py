@@ -2,7 +2,8 @@
 
     scripts/bench [--quick] [--output DIR] [NAME ...]
 
-Names: hot_path, busy, drain, postgres, llm_call, instrument, start_stop, read, stages; without any, all of them.
+Names: hot_path, busy, drain, postgres, llm_call, instrument, start_stop, processes, read, commands, stages; without
+any, all of them. `FORMER_SRC`: the `src` of another checkout, beside which `processes` and `commands` are measured.
 `--output DIR` writes DIR/results.json, DIR/tables.md and the charts; results of benchmarks that were not run stay as
 they were there.
 Where there is a page DIR.md with the two marks in it, the tables are put between them.
@@ -26,7 +27,19 @@ from benchmarks.render import Result, markdown
 from benchmarks.report import Options, Section
 from benchmarks.svg import log_bars
 
-NAMES = ("hot_path", "busy", "drain", "postgres", "llm_call", "instrument", "start_stop", "read", "stages")
+NAMES = (
+    "hot_path",
+    "busy",
+    "drain",
+    "postgres",
+    "llm_call",
+    "instrument",
+    "start_stop",
+    "processes",
+    "read",
+    "commands",
+    "stages",
+)
 MARKS = ("<!-- results: written by scripts/bench, do not edit -->", "<!-- end of results -->")
 
 Results = dict[str, Result]

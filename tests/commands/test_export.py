@@ -24,7 +24,15 @@ from tests.read_side import ROOT, START, autopack, environment, event, make_data
 from autopack._util.files import atomic_write
 from autopack.analysis.exporting.text import encoded_lines
 from autopack.analysis.reading.reader import BLOCK_ROWS
-from autopack.analysis.reading.records import COLUMNS, RECORD_FIELDS, EventRecord, Unreadable, record_of
+from autopack.analysis.reading.records import (
+    COLUMNS,
+    KINDS,
+    RECORD_FIELDS,
+    EventRecord,
+    Unreadable,
+    record_of,
+    records_of,
+)
 from autopack.analysis.reading.rows import open_events
 from autopack.analysis.reading.selection import Selection, parse_instant
 from autopack.database.destination import Destination, parse_database_url
@@ -324,25 +332,67 @@ def test_a_formula_for_a_spreadsheet_is_shielded_unless_raw(tmp_path: Path, star
         assert row[7] == "-5"
 
 
-RECORDS = st.builds(
-    lambda values: record_of(values, Unreadable()),
-    st.tuples(
-        *[
-            st.text(st.characters(exclude_categories=["Cs"]))
-            | st.integers(-(2**63), 2**63 - 1)
-            | st.none()
-            | st.floats()
-            for _ in COLUMNS
-        ]
-    ),
+STORED = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.none() | st.floats()
+RECORDS = st.builds(lambda values: record_of(values, Unreadable()), st.tuples(*[STORED for _ in COLUMNS]))
+INSTANTS = st.datetimes() | st.datetimes(timezones=st.just(UTC))
+FORMS = ("isoformat", " ", "%Y-%m-%d %H:%M:%S,%f", "%G-W%V-%u %H:%M:%S.%f", "%Y%m%dT%H%M%S.%f", "%Y-%m-%d")
+TIMES = st.builds(
+    lambda at, form: at.strftime(form) if "%" in form else at.isoformat(*[" "] * (form == " ")),
+    INSTANTS,
+    st.sampled_from(FORMS),
 )
+ODD_ROWS = st.tuples(
+    *[
+        {
+            "timestamp": TIMES | STORED,
+            "deliverables_json": st.sampled_from(['["a"]', '[ "a" ]', "[1e5]", "[", b"[1]", b"\xff", None, 1, 1.0]),
+            "success": st.sampled_from([0, 1, 7, True, 1.0, "1", None]),
+            "waste_ratio": st.sampled_from([0, 133, 1.5, "200", True, None]),
+        }.get(name, st.just(name))
+        for name in COLUMNS
+    ]
+)
+
+
+def one_by_one(row: tuple[Any, ...], unreadable: Unreadable) -> EventRecord:
+    """The record of a row, value by value, as an export was made before it was made by columns."""
+    values, bad = list(row), False
+    for number, name in enumerate(RECORD_FIELDS):
+        value = values[number]
+        if KINDS[name] == "truth" and type(value) is int:
+            values[number] = bool(value)
+        elif KINDS[name] in {"paths", "tags"} and value is not None:
+            try:
+                values[number] = msgspec.json.decode(value)
+            except (msgspec.MsgspecError, TypeError):
+                values[number], bad = None, True
+        elif name == "waste_ratio":
+            values[number] = value / 100 if type(value) in {int, float} else None
+        elif name == "timestamp":
+            try:
+                at = datetime.fromisoformat(value)
+                values[number] = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+            except (TypeError, ValueError, OverflowError):
+                values[number] = None
+    unreadable.rows += bad or values[RECORD_FIELDS.index("timestamp")] is None
+    return EventRecord(*values)
+
+
+@given(st.lists(ODD_ROWS, min_size=1, max_size=5))
+def test_records_by_columns_are_those_made_one_by_one(rows: list[tuple[Any, ...]]) -> None:
+    by_columns, single = Unreadable(), Unreadable()
+    found = records_of(rows, by_columns)
+    expected = [one_by_one(row, single) for row in rows]
+    assert [msgspec.json.encode(record) for record in found] == [msgspec.json.encode(record) for record in expected]
+    assert by_columns.rows == single.rows
 
 
 @pytest.mark.slow
 @given(st.lists(RECORDS, max_size=4))
 def test_whatever_a_row_holds_both_formats_stay_valid(records: list[EventRecord]) -> None:
-    lines = list(encoded_lines(records, "ndjson", raw=False, to_terminal=False))
-    assert [line.count(b"\n") for line in lines] == [1] * len(records)
+    encoded = b"".join(encoded_lines(records, "ndjson", raw=False, to_terminal=False))
+    lines = encoded.splitlines()
+    assert encoded.count(b"\n") == len(lines) == len(records)
     assert all(list(strict_json(line.decode())) == list(RECORD_FIELDS) for line in lines)
     text = b"".join(encoded_lines(records, "csv", raw=False, to_terminal=False)).decode()
     assert {len(row) for row in csv.reader(io.StringIO(text, newline=""), strict=True)} == {len(RECORD_FIELDS)}
@@ -652,7 +702,7 @@ def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> None:
         "tracemalloc.start()\n"
         "with open_events(current_destination()) as events:\n"
         "    lines = encoded_lines(events.records, 'ndjson', raw=False, to_terminal=False)\n"
-        "    count = sum(1 for _ in lines)\n"
+        "    count = sum(some.count(b'\\n') for some in lines)\n"
         "print(count, tracemalloc.get_traced_memory()[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment(path), capture_output=True, check=True)
@@ -682,7 +732,7 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path: Path, signum:
         "        yield next(self.lines)\n"
         "        print('begun', flush=True)\n"
         "        while True: time.sleep(0.05)\n"  # `pause` may begin when the signal has just come
-        "command._with_progress = lambda lines, *_: Stopping(lines)\n"
+        "command._with_progress = lambda events, *_: Stopping(events.records)\n"
         "main(['export', '--output', sys.argv[1]])"
     )
     with subprocess.Popen(

@@ -8,12 +8,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.read_side import START, autopack, environment, event, make_database
 from tests.write_side import TABLE
 
 from autopack.analysis.sampling.samples import Block, Event, Samples
-from autopack.reporting.calls import MOST_PLOTTED, OTHERS, CallCollector, Calls
+from autopack.reporting.calls import MOST_PLOTTED, OTHERS, CallCollector, Calls, PackedTexts
 from autopack.reporting.markup import Markup, data_script, joined, tag
 
 # The former rules: with one run there is no verdict by the default ones, and the page is to show every outcome.
@@ -570,6 +571,41 @@ def test_what_is_plotted_is_spread_over_the_whole_time() -> None:
     times = [call.at_s or 0 for call in calls.plotted]
     assert len(times) == MOST_PLOTTED
     assert {round(after - before) for before, after in pairwise(times)} == {2, 3}
+
+
+def test_who_the_samples_were_takes_little_memory() -> None:
+    """Three objects of Python for each event take some 200 bytes, and what a verdict needs 69."""
+    count = 20_000
+    collector = CallCollector()
+    events = (an_event(number, run_id=f"run-{number // 100}") for number in range(count))
+    blocks = (Block._make(zip(*some, strict=True)) for some in iter(lambda: list(islice(events, 1_000)), []))
+    tracemalloc.start()
+    try:
+        collector.add_all(blocks)
+        held_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 130 * count
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=[]))))
+def test_texts_that_are_kept_as_bytes_come_back(texts: list[str]) -> None:
+    kept = PackedTexts()
+    for some in (texts[:2], texts[2:], texts):
+        kept.extend(some)
+    assert [kept[number] for number in range(2 * len(texts))] == [*texts, *texts]
+
+
+def test_the_last_samples_are_the_same_samples() -> None:
+    """They take the columns over instead of copying them, and the calls know who they were all the same."""
+    events = [an_event(number, attempt=1, turn=number % 3 + 1, phase_id=f"p{number // 3}") for number in range(30)]
+    for some in (events, [an_event(number) for number in range(30)]):
+        first, second = CallCollector(), CallCollector()
+        for collector in (first, second):
+            collector.add_all([Block._make(zip(*some, strict=True))])
+        samples, last = first.samples(), second.samples(last=True)
+        assert samples == last
+        assert first.calls(samples) == second.calls(last)
 
 
 def test_rare_names_share_one_place() -> None:

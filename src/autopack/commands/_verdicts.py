@@ -42,7 +42,7 @@ def gather(
         include_simulated=rules.simulated, include_imported=rules.imported, estimator=rules.estimator
     )
     source = collect_database(collector, selection)
-    samples = collector.samples()
+    samples = collector.samples(last=True)
     validation = validate(samples, rules, as_of_s=as_of.timestamp(), source=source)
     grid = grid_of(samples, most=most_periods)
     return Gathered(validation, samples, grid, periods_of(samples, rules, grid))

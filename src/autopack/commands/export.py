@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import BinaryIO, Literal
 
 import click
 
@@ -15,13 +15,13 @@ from autopack._util.terminal import is_terminal
 from autopack.analysis.exporting.parquet import ParquetFile, pyarrow_or_explain
 from autopack.analysis.exporting.parquet_folder import write_by_month
 from autopack.analysis.exporting.text import ExportFormat, encoded_lines
+from autopack.analysis.reading.records import EventRecord
 from autopack.analysis.reading.rows import Events, open_events
 from autopack.analysis.reading.selection import Selection
 from autopack.commands._options import selection_options
 from autopack.commands._output import note, tracked
 from autopack.commands._reading import database_to_read
 
-T = TypeVar("T")
 _BUFFER_BYTES = 1 << 16
 
 
@@ -73,13 +73,13 @@ def _check_use(output_format: str, target: Path | None, *, into_folder: bool) ->
 
 def _export_lines(events: Events, target: Path | None, output_format: ExportFormat, *, raw: bool) -> None:
     to_terminal = target is None and is_terminal(sys.stdout)
-    lines = encoded_lines(events.records, output_format, raw=raw, to_terminal=to_terminal)
+    records = _with_progress(events, target)
     with _sink(target) as sink:
-        sink.writelines(_with_progress(lines, events, target))
+        sink.writelines(encoded_lines(records, output_format, raw=raw, to_terminal=to_terminal))
 
 
 def _export_parquet(events: Events, target: Path | None, *, into_folder: bool) -> int:
-    records = _with_progress(events.records, events, target)
+    records = _with_progress(events, target)
     if into_folder and target is not None:
         return write_by_month(records, target)
     with _sink(target) as sink, ParquetFile(sink) as file:
@@ -114,7 +114,7 @@ def _standard_output() -> Iterator[BinaryIO]:
         yield stream
 
 
-def _with_progress(lines: Iterable[T], events: Events, output: Path | None) -> Iterable[T]:
-    """The lines or records, with a progress bar unless they go to the same terminal."""
+def _with_progress(events: Events, output: Path | None) -> Iterable[EventRecord]:
+    """The records, with a progress bar unless they go to the same terminal."""
     would_disturb = output is None and is_terminal(sys.stdout)
-    return lines if would_disturb else tracked(lines, "Exporting", events.total)
+    return events.records if would_disturb else tracked(events.records, "Exporting", events.total)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import compress
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, compress, islice
+from operator import gt
 from typing import NamedTuple
 
 import msgspec
 
 from autopack._util.text import truncate_for_display
-from autopack.analysis.sampling.collector import SampleCollector
+from autopack.analysis.sampling.collector import Numbering, SampleCollector
 from autopack.analysis.sampling.samples import Block, Samples
 from autopack.estimation.metrics import smape
 
@@ -74,9 +76,8 @@ class CallCollector(SampleCollector):
         self, *, include_simulated: bool = False, include_imported: bool = True, estimator: str | None = None
     ) -> None:
         super().__init__(include_simulated=include_simulated, include_imported=include_imported, estimator=estimator)
-        self._runs: list[str | None] = []
-        self._models: list[str] = []
-        self._phases: list[str | None] = []
+        self._run_names, self._shown_models = Numbering(), Numbering()
+        self._runs, self._models, self._phases = array("i"), array("i"), PackedTexts()
 
     def add_all(self, blocks: Iterable[Block]) -> None:
         """Take all events."""
@@ -84,9 +85,9 @@ class CallCollector(SampleCollector):
 
     def calls(self, samples: Samples) -> Calls:
         """The calls to show; `samples` are those of this collector."""
-        numbers = list(compress(range(len(samples.used)), samples.used))
-        runs = _ranking(map(self._runs.__getitem__, numbers))
-        models = _ranking(map(self._models.__getitem__, numbers))
+        numbers = array("i", compress(range(len(samples.used)), samples.used))
+        runs = _ranking(map(self._run_names.names.__getitem__, map(self._runs.__getitem__, numbers)))
+        models = _ranking(map(self._shown_models.names.__getitem__, map(self._models.__getitem__, numbers)))
         categories, complexities = (
             _ranking(samples.strata[stratum][part] for stratum in samples.stratum) for part in (0, 1)
         )
@@ -95,10 +96,10 @@ class CallCollector(SampleCollector):
             number, at_s = numbers[row], samples.at_s[row]
             category, complexity = samples.strata[samples.stratum[row]]
             return Call(
-                run=runs.place_of[self._runs[number]],
+                run=runs.place_of[self._run_names.names[self._runs[number]]],
                 category=categories.place_of[category],
                 complexity=complexities.place_of[complexity],
-                model=models.place_of[self._models[number]],
+                model=models.place_of[self._shown_models.names[self._models[number]]],
                 phase=truncate_for_display(self._phases[number] or "-"),
                 at_s=at_s if at_s < math.inf else None,
                 predicted=samples.predicted[row],
@@ -123,10 +124,27 @@ class CallCollector(SampleCollector):
     def _noted(self, blocks: Iterable[Block]) -> Iterator[Block]:
         for block in blocks:
             taken = list(map(self.takes, block.model, block.estimator))
-            self._runs.extend(compress(block.run_id, taken))
-            self._models.extend(compress(block.model, taken))
-            self._phases.extend(compress(block.phase_id, taken))
+            self._runs.extend(map(self._run_names.__getitem__, compress(block.run_id, taken)))
+            self._models.extend(map(self._shown_models.__getitem__, compress(block.model, taken)))
+            self._phases.extend(phase or "" for phase in compress(block.phase_id, taken))
             yield block
+
+
+class PackedTexts:
+    """Many texts as their bytes, one after another: the object that Python has for each takes 50 bytes more."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._ends = array("q", [0])
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Add these."""
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self._ends.extend(islice(accumulate(map(len, encoded), initial=len(self._bytes)), 1, None))
+        self._bytes += b"".join(encoded)
+
+    def __getitem__(self, number: int) -> str:
+        return self._bytes[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogatepass")
 
 
 class _Ranking(NamedTuple):
@@ -145,14 +163,16 @@ def _ranking(names: Iterable[str | None]) -> _Ranking:
 
 def _every_nth(samples: Samples, most: int) -> list[int]:
     """Rows in the order of their time, evenly spaced, all of them where there are few."""
-    rows = sorted(range(len(samples)), key=samples.at_s.__getitem__)
+    rows: Sequence[int] = range(len(samples))
+    if any(map(gt, samples.at_s, islice(samples.at_s, 1, None))):  # nearly all tables are in this order
+        rows = array("i", sorted(rows, key=samples.at_s.__getitem__))
     count = min(most, len(rows))
     return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def _worst(samples: Samples, most: int) -> list[int]:
     """Rows with the largest error; of equal errors, more tokens are worse."""
-    judged = [row for row in range(len(samples)) if samples.success[row] or samples.truncated[row]]
+    judged = (row for row in range(len(samples)) if samples.success[row] or samples.truncated[row])
     return heapq.nlargest(
         most, judged, key=lambda row: (_error(samples, row), abs(samples.predicted[row] - samples.actual[row]))
     )

@@ -584,3 +584,29 @@ def test_a_connection_that_fails_leaves_no_thread_behind(database: Path) -> None
         database,
     )
     assert (done.stdout, done.stderr) == ("{1}\n", "")
+
+
+def test_processes_that_begin_at_once_migrate_nothing(tmp_path: Path) -> None:
+    """The tables of one come between the look and the try of another: they are current, and nothing is to be migrated,
+    which would import SQLAlchemy.
+    """
+    code = """
+        import sqlite3
+        from autopack.database.destination import parse_database_url
+        from autopack.telemetry.stores import sqlite
+        from autopack.telemetry.event import TABLE
+        destination = parse_database_url(f"sqlite:///{sys.argv[1]}")
+        look, looks = sqlite._is_current, []
+        def look_before_another_is_quicker(connection, table):
+            found = look(connection, table)
+            looks.append(found)
+            if len(looks) == 1:
+                other = sqlite3.connect(sys.argv[1], isolation_level=None)
+                assert sqlite._made_fresh(other)
+                other.close()
+            return found
+        sqlite._is_current = look_before_another_is_quicker
+        sqlite._opened(destination, TABLE).close()
+        assert looks[0] is False and "sqlalchemy" not in sys.modules, looks
+    """
+    run_python(code, tmp_path / "x.db")

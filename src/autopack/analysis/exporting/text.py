@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -14,13 +15,14 @@ from autopack.analysis.reading.records import RECORD_FIELDS, EventRecord
 
 ExportFormat = Literal["ndjson", "csv"]
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_LINES_AT_ONCE = 1_000
 _PLAIN = frozenset({int, float, type(None)})  # a number is no formula, also when it is negative
 
 
 def encoded_lines(
     records: Iterable[EventRecord], output_format: ExportFormat, *, raw: bool, to_terminal: bool
 ) -> Iterator[bytes]:
-    """The records as lines, each with its line break; CSV begins with a header row.
+    """The records as lines, each with its line break, of NDJSON a thousand at a time; CSV begins with a header row.
 
     `raw`: CSV text cells stay as they are; else one that a spreadsheet would take for a formula (it begins with
     `= + - @`, tab or return) gets a leading `'`. `to_terminal`: control characters in CSV are shown as escapes;
@@ -33,11 +35,12 @@ def encoded_lines(
 
 def _ndjson_lines(records: Iterable[EventRecord]) -> Iterator[bytes]:
     encoder = msgspec.json.Encoder()
-    for record in records:
-        line = encoder.encode(record)
-        if not line.isascii() or b"\x7f" in line:
-            line = escape_json(line.decode()).encode()
-        yield line + b"\n"
+    coming = iter(records)
+    while some := list(islice(coming, _LINES_AT_ONCE)):
+        lines = encoder.encode_lines(some)
+        if not lines.isascii() or b"\x7f" in lines:
+            lines = escape_json(lines.decode()).encode()
+        yield lines
 
 
 def _csv_lines(records: Iterable[EventRecord], text_cell: Callable[[str], str]) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ what was found, not a promise of types; what cannot be written as JSON at all be
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,8 @@ SIMULATED_PREFIX = "simulated"
 T = TypeVar("T")
 
 _NUMBER = frozenset({int, float})
+_UNREADABLE: Any = object()
+_INSTANT_LENGTH = 26
 _decode = msgspec.json.Decoder().decode
 
 
@@ -58,21 +61,28 @@ class Unreadable:
         self.rows = 0
 
 
-def record_of(row: Sequence[Any], unreadable: Unreadable) -> EventRecord:
-    """The record of a database row whose values are those of `COLUMNS`, as the driver gave them."""
-    problems: list[str] = []
-    values = list(row)
+def records_of(rows: Sequence[Sequence[Any]], unreadable: Unreadable) -> list[EventRecord]:
+    """The records of database rows, at least one, whose values are those of `COLUMNS`, as the driver gave them.
+
+    Column by column, which takes half the time of one row after another: each text of JSON is decoded once a block, so
+    that records share its value.
+    """
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    problems = set[int]()
     for position in _FLAGS:
-        if type(values[position]) is int:
-            values[position] = bool(values[position])
+        columns[position] = [bool(value) if type(value) is int else value for value in columns[position]]
     for position in _JSON:
-        if values[position] is not None:
-            values[position] = _decoded(values[position], problems)
-    values[_TIMESTAMP] = utc_text(values[_TIMESTAMP])
-    waste = values[_WASTE]
-    values[_WASTE] = waste / 100.0 if type(waste) in _NUMBER else None
-    unreadable.rows += bool(problems) or values[_TIMESTAMP] is None
-    return EventRecord(*values)
+        columns[position] = _all_decoded(columns[position], problems)
+    columns[_TIMESTAMP] = list(map(utc_text, columns[_TIMESTAMP]))
+    columns[_WASTE] = [waste / 100.0 if type(waste) in _NUMBER else None for waste in columns[_WASTE]]
+    problems.update(number for number, text in enumerate(columns[_TIMESTAMP]) if text is None)
+    unreadable.rows += len(problems)
+    return list(map(EventRecord, *columns))
+
+
+def record_of(row: Sequence[Any], unreadable: Unreadable) -> EventRecord:
+    """The record of one row."""
+    return records_of([row], unreadable)[0]
 
 
 _FLAGS = [number for number, name in enumerate(RECORD_FIELDS) if KINDS[name] == "truth"]
@@ -108,13 +118,28 @@ def utc_text(value: Any) -> str | None:
     except (TypeError, ValueError):
         return None
     if instant.tzinfo is None:
+        if type(value) is str and _is_written_by_autopack(value):
+            return f"{value[:10]}T{value[11:]}+00:00"
         return f"{instant.isoformat()}+00:00"  # stored UTC; a tenth of the time of an aware isoformat()
     return instant.astimezone(UTC).isoformat()
 
 
-def _decoded(value: Any, problems: list[str]) -> Any:
-    try:
-        return _decode(value)
-    except (msgspec.MsgspecError, TypeError, RecursionError):
-        problems.append("json")
-        return None
+def _is_written_by_autopack(instant: str) -> bool:
+    """Whether a readable instant without a zone has the form `2025-12-29 19:40:01.123456`; no week, no comma."""
+    return len(instant) == _INSTANT_LENGTH and instant[7] == "-" and instant[19] == "." and instant[20:] != "000000"
+
+
+def _all_decoded(column: Sequence[Any], problems: set[int]) -> list[Any]:
+    """The values that the JSON in a column stands for; `problems` gets the places of what cannot be read."""
+    known = {text: _UNREADABLE if text is not None else None for text in set(column)}
+    for text in known:
+        if text is not None:
+            with suppress(msgspec.MsgspecError, TypeError, RecursionError):
+                known[text] = _decode(text)
+    values = list(map(known.__getitem__, column))
+    if _UNREADABLE in known.values():
+        unread = [number for number, value in enumerate(values) if value is _UNREADABLE]
+        problems.update(unread)
+        for number in unread:
+            values[number] = None
+    return values

@@ -21,7 +21,7 @@ from autopack.analysis.reading.records import (
     COLUMNS,
     EventRecord,
     Unreadable,
-    record_of,
+    records_of,
     utc_text,
     with_metrics_recomputed,
 )
@@ -236,5 +236,4 @@ def _column(reader: Reader, name: str, length: int | None) -> ColumnElement[Any]
 
 def _records(blocks: Iterator[Block], unreadable: Unreadable, *, recompute: bool) -> Iterator[EventRecord]:
     for block in blocks:
-        for row in block:
-            yield record_of(with_metrics_recomputed(row) if recompute else row, unreadable)
+        yield from records_of(list(map(with_metrics_recomputed, block)) if recompute else block, unreadable)

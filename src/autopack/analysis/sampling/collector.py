@@ -43,7 +43,7 @@ class SampleCollector:
         self._include_imported = include_imported
         self._estimator = estimator
         self._simulated = self._others = 0
-        self._strata, self._model_names, self._estimator_names = _Numbering(), _Numbering(), _Numbering()
+        self._strata, self._model_names, self._estimator_names = Numbering(), Numbering(), Numbering()
         self._stratum, self._at_s, self._flags = array("i"), array("d"), bytearray()
         self._predicted, self._actual, self._budget = array("q"), array("q"), array("q")
         self._phase, self._work_phase, self._run = array("q"), array("q"), array("q")  # hashes
@@ -66,10 +66,12 @@ class SampleCollector:
         """Whether an event of this model and estimator is neither simulated nor of another estimator."""
         return (self._include_simulated or _is_real(model)) and self._estimator in (None, estimator)
 
-    def samples(self) -> Samples:
-        """The samples among the events so far."""
+    def samples(self, *, last: bool = False) -> Samples:
+        """The samples among the events so far. `last`: no events come any more, so that their memory is let go of."""
         flags = bytearray(self._flags)
         summed = self._summed(flags)
+        if last:
+            self._phase = array("q")
         used = flags.translate(_table(lambda value: not value & _LEFT_OUT))
         kept = bytes(compress(flags, used))
         nearest = self._actual
@@ -79,22 +81,29 @@ class SampleCollector:
             for row, (total, most, of) in summed.items():
                 actual[row], nearest[row], budget[row] = total, most, of
         picked = array("q", compress(actual, used))
+
+        def column(kind: str, name: str) -> array[Any]:
+            values = getattr(self, name)
+            if last:
+                setattr(self, name, array(kind))  # a column at a time, so that there are never two of each
+            return values if last and all(used) else array(kind, compress(values, used))
+
         return Samples(
             counts=self._counts(Counter(flags), Counter(kept)),
             strata=list(self._strata),
             used=bytes(used),
-            stratum=array("i", compress(self._stratum, used)),
-            at_s=array("d", compress(self._at_s, used)),
-            predicted=array("q", compress(self._predicted, used)),
+            stratum=column("i", "_stratum"),
+            at_s=column("d", "_at_s"),
+            predicted=column("q", "_predicted"),
             actual=picked,
             budget=array("q", compress(budget, used)),
             nearest=array("q", compress(nearest, used)) if summed else picked,
             success=kept.translate(_table(lambda value: value & _SUCCESS)),
             truncated=kept.translate(_table(lambda value: value & _TRUNCATED)),
-            phase=_numbered(compress(self._work_phase, used)),
-            run=_numbered(compress(self._run, used)),
-            models=_counted(self._model_names, compress(self._model, used)),
-            estimators=_counted(self._estimator_names, compress(self._made_by, used)),
+            phase=_numbered(column("q", "_work_phase")),
+            run=_numbered(column("q", "_run")),
+            models=_counted(self._model_names, column("i", "_model")),
+            estimators=_counted(self._estimator_names, column("i", "_made_by")),
         )
 
     def _taken(self, block: Block) -> Block:
@@ -216,7 +225,7 @@ class SampleCollector:
         )
 
 
-class _Numbering(dict[Any, int]):
+class Numbering(dict[Any, int]):
     """Numbers what it is asked for in the order in which it was first asked."""
 
     def __init__(self) -> None:
@@ -303,10 +312,9 @@ def _numbers(values: Iterable[int]) -> dict[int, int]:
     return {value: number for number, value in enumerate(values)}
 
 
-def _numbered(hashes: Iterable[int]) -> array[int]:
+def _numbered(hashes: array[int]) -> array[int]:
     """A number for each that occurs more than once; -1 for the others."""
-    values = array("q", hashes)
-    return array("i", map(_twice(values).get, values, repeat(-1)))
+    return array("i", map(_twice(hashes).get, hashes, repeat(-1)))
 
 
 def _repeated(hashes: array[int]) -> Iterator[array[int]]:
@@ -319,7 +327,7 @@ def _repeated(hashes: array[int]) -> Iterator[array[int]]:
     yield from places
 
 
-def _counted(names: _Numbering, numbers: Iterable[int]) -> dict[str, int]:
+def _counted(names: Numbering, numbers: Iterable[int]) -> dict[str, int]:
     """How many there are of each, the most frequent first; those without a name are none."""
     found = {names.names[number]: count for number, count in Counter(numbers).items()}
     return dict(sorted(((n, c) for n, c in found.items() if n is not None), key=lambda pair: (-pair[1], pair[0])))

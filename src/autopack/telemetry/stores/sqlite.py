@@ -363,7 +363,8 @@ def _opened(destination: Destination, table: Table) -> _BulkConnection:
     try:
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
             connection.execute(f"PRAGMA {pragma}")
-        if not _is_current(connection, table) and not _made_fresh(connection):
+        # Looked at again before what a migration imports: another process may have made the tables meanwhile.
+        if not (_is_current(connection, table) or _made_fresh(connection) or _is_current(connection, table)):
             _migrate(destination)
         connection.files = None if destination.path is None else _Files(destination.path)
     except BaseException:
