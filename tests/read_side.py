@@ -1,5 +1,6 @@
 """What the tests of the read side share: real databases with real rows, and the real programs."""
 
+import inspect
 import io
 import os
 import re
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from click.testing import CliRunner
 from sqlalchemy.orm import Session
 
 from autopack.cli import main
@@ -20,6 +22,9 @@ from autopack.database.destination import Destination, parse_database_url
 from autopack.models import Base, TokenEstimationV2Event
 
 ROOT = Path(__file__).parents[1]
+_OLD_CLICK: Any = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # before 8.2
+RUNNER = CliRunner(**_OLD_CLICK)
+"""Runs a command in this process, and keeps its standard output and standard error apart."""
 START = datetime(2025, 12, 29, 19, 40, 1, tzinfo=UTC)
 
 _NOT_INHERITED = {"DATABASE_URL", "TELEMETRY_DB_ENABLED", "PYTHONUNBUFFERED", "AUTOPACK_ESTIMATOR_COEFFICIENTS"}

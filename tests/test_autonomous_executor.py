@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import inspect
 import json
 import os
 import pty
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from tests.read_side import RUNNER
 from tests.recorded import RecordedRun
 
 from autopack.autonomous_executor import choose_provider, run_command
@@ -48,8 +48,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-_OLD_CLICK: Any = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # before 8.2
-RUNNER = CliRunner(**_OLD_CLICK)  # keeps standard output and standard error apart
 SHUTDOWN_S = Settings().shutdown_timeout_s
 LOADED_MACHINE_S = 10  # by which a machine of which other tests take all may be later; an idle one needs 1.5 s in all
 

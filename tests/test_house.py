@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -86,17 +87,20 @@ def test_names_of_tests_are_short_sentences() -> None:
     assert [name for name in names if len(name) > LONGEST_NAME] == []
 
 
-def imported_by(path: Path) -> Iterator[str]:
+@cache
+def imported_by(path: Path) -> frozenset[str]:
     """The packages that a file of tests imports at its top, by itself or by what the tests share."""
+    found: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             modules = [node.module, *(f"tests.{alias.name}" for alias in node.names if node.module == "tests")]
         for module in modules:
-            yield module.partition(".")[0]
+            found.add(module.partition(".")[0])
             shared = ROOT.joinpath(*module.split(".")).with_suffix(".py")
             if module.startswith("tests.") and shared.is_file():
-                yield from imported_by(shared)
+                found |= imported_by(shared)
+    return frozenset(found)
 
 
 def test_what_tests_import_is_declared() -> None:
@@ -105,7 +109,7 @@ def test_what_tests_import_is_declared() -> None:
     undeclared = {
         (path.relative_to(tests).as_posix(), package)
         for path in tests.rglob("test_*.py")
-        for package in {*imported_by(path)} - {*EVERYWHERE.split(), *sys.stdlib_module_names}
+        for package in imported_by(path) - {*EVERYWHERE.split(), *sys.stdlib_module_names}
         if package not in declared_for(path.relative_to(tests))
     }
     assert undeclared == set()

@@ -1,5 +1,6 @@
 """Which max_tokens to send: what it rests on, in its order, and what it says of the risk."""
 
+import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
@@ -103,6 +104,14 @@ def test_the_memory_factor_is_the_last_over_the_largest_before() -> None:
     assert promise.alpha_percent == 1
     assert memory["m"]["p98"] == Remembered(replies=3, largest=1300)
     assert memory_of(executions(1, 5, 5, 5, truncated=True), Fraction(1, 100))[1:] == (None, None)
+
+
+def test_replies_that_failed_are_not_remembered() -> None:
+    """Two refusals of five tokens would make a ceiling of a few."""
+    refused = [dataclasses.replace(reply, success=False) for reply in executions(1, 5, 6)]
+    assert memory_of(refused, Fraction(1, 100))[0] == {}
+    memory = memory_of([*refused, *executions(1, 900)], Fraction(1, 100))[0]
+    assert list(memory["m"].values()) == [Remembered(replies=1, largest=900)]
 
 
 def test_the_command_says_what_to_send_and_warns(tmp_path: Path) -> None:

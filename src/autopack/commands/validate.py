@@ -29,7 +29,15 @@ from autopack.analysis.validating.clusters import Population
 from autopack.analysis.validating.rules import Rules, RuleSet
 from autopack.analysis.validating.table import after_tables, before_tables, parts
 from autopack.analysis.validating.validation import Validation, Verdict, validate
-from autopack.commands._options import FiniteRange, Instant, StoredText, check_source, selection_options, source_options
+from autopack.commands._options import (
+    FiniteRange,
+    Instant,
+    ParamType,
+    StoredText,
+    check_source,
+    selection_options,
+    source_options,
+)
 from autopack.commands._output import print_json, print_tables, tracked
 from autopack.commands._reading import database_to_read, opened_lines
 from autopack.commands._verdicts import collect_database
@@ -171,7 +179,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_rules)
 
 
-class Estimator(click.ParamType[str]):
+class Estimator(ParamType[str]):
     """`current`, `any`, or the fingerprint of an estimator."""
 
     name = "estimator"

@@ -176,7 +176,7 @@ def test_only_the_caller_at_the_marked_slot_wakes_the_worker() -> None:
     queue = MemoryQueue(10, 1000)
     assert queue.append(b"x"), "the first event starts the worker"
     queue.set_wake_threshold(4)
-    told = [queue.append(b"x") for _ in range(5)]
+    told = [bool(queue.append(b"x")) for _ in range(5)]
     assert told == [False, False, True, False, False]
     queue.clear_wake_threshold()
     assert not any(queue.append(b"x") for _ in range(4))

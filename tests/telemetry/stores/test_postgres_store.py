@@ -16,10 +16,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import select, text
 from tests.journals import RECORD_UNTIL_KILLED, accepted_by, child
 from tests.postgres import Database
+from tests.read_side import RUNNER
 from tests.telemetry.stores.proxy import parse_names, proxy_to
 from tests.write_side import TABLE, event, read_dead_letters, run_python
 
@@ -318,7 +318,7 @@ def test_recover_delivers_what_a_dead_process_left_for_a_server(
     monkeypatch.setenv("DATABASE_URL", postgres.url)
     with child(RECORD_UNTIL_KILLED, postgres.url, "life", "1000000") as process:
         accepted = accepted_by(process, 0.05, signal.SIGKILL)
-    done = CliRunner().invoke(cli, ["recover", "--json"])
+    done = RUNNER.invoke(cli, ["recover", "--json"])
     assert done.exit_code == 0, done.output
     assert set(accepted) <= set(postgres.phases())
 
@@ -444,7 +444,7 @@ def test_the_password_appears_nowhere(
         telemetry.close(0.2)
         shown += [repr(telemetry.stats()), repr(parse_database_url(url)), kept.decode("latin-1")]
         for command in (["status"], ["status", "--json"], ["dead-letters", "list"], ["recover", "--timeout", "0.1"]):
-            done = CliRunner().invoke(cli, command)
+            done = RUNNER.invoke(cli, command)
             shown += [done.output, done.stderr, "".join(traceback.format_exception(done.exception))]
         try:
             with engine_for(parse_database_url(url)).connect():
@@ -494,7 +494,7 @@ def test_status_tells_of_a_server(postgres: Database, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DATABASE_URL", postgres.url)
     with Telemetry(postgres.url) as telemetry:
         telemetry.record(**event())
-    done = CliRunner().invoke(cli, ["status", "--json"])
+    done = RUNNER.invoke(cli, ["status", "--json"])
     found: dict[str, Any] = json.loads(done.stdout)
     assert (found["reachable"], found["rows"], found["healthy"]) == (True, 1, True)
     assert re.match(r"\d{4}-\d\d-\d\dT", found["last_event"])

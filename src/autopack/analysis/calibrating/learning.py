@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from autopack.analysis.calibrating.coefficient_fit import is_informative
 from autopack.analysis.calibrating.conformal import BudgetResult, Scores, carried_factor, least_phases, scores_of
 from autopack.analysis.calibrating.history import Reply
 from autopack.analysis.calibrating.memory import memory_of, next_scores
@@ -123,7 +124,7 @@ def _lengths(replies: Sequence[Reply], unseen: Unseen) -> Lengths | None:
     inputs = [reply.input_tokens for reply in replies if reply.input_tokens is not None]
     for reply in replies:
         base = unseen.base(reply)
-        if base > 0:
+        if base > 0 and is_informative(reply):  # what failed says nothing of how long replies are
             parts[reply.truncated].append((reply.actual / base, 1 / sizes.get(reply.phase, 1)))
     return _points(*parts, input_tokens=math.fsum(inputs) / len(inputs) if inputs else None)
 

@@ -1,8 +1,9 @@
 """What each phase took before, by model, and how far its next reply exceeds that. Pure.
 
 The score of a phase is its last reply over the largest one before it, of at least two: a reply that was truncated, or
-that follows a truncated one, has no known score and counts as infinite. One score a phase, so that the conformal rank
-is exact (`conformal`).
+that follows a truncated one, has no known score and counts as infinite. One that failed, such as a refusal, is no
+earlier reply: a phase does not take as little as that. One score a phase, so that the conformal rank is exact
+(`conformal`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
+from autopack.analysis.calibrating.coefficient_fit import is_informative
 from autopack.analysis.calibrating.conformal import Scores, carried_factor
 from autopack.analysis.calibrating.history import Reply
 from autopack.estimation.coefficients import Promise, Remembered
@@ -42,7 +44,7 @@ def _phases(replies: Iterable[Reply]) -> Iterator[tuple[str, str, list[Reply]]]:
     """Model, phase, and its executions in the order of time."""
     phases: defaultdict[tuple[str, str], list[Reply]] = defaultdict(list)
     for reply in replies:
-        if reply.phase:
+        if reply.phase and is_informative(reply):
             phases[reply.model, reply.phase].append(reply)
     for (model, phase), executions in sorted(phases.items()):
         executions.sort(key=lambda reply: (reply.at_s, reply.actual))

@@ -66,6 +66,7 @@ class JournalQueue:
         self._others: dict[int, Position] = {}  # the same of dead processes
         self._taken_here = 0
         self._recovery = Recovery(folder, fingerprint)
+        self._is_recovering = False  # mostly; then nothing of it is looked at
         self._next_round_s = 0.0
         self._in_first_round = False
         self._settled_at_take: int | None = None  # while events are taken that are not in flight yet
@@ -93,11 +94,11 @@ class JournalQueue:
 
     @property
     def _left_of_orphans(self) -> int:
-        return self._left_behind + self._recovery.events_left
+        return self._left_behind + (self._recovery.events_left if self._is_recovering else 0)
 
     @property
     def has_more_to_recover(self) -> bool:
-        return self._recovery.has_more
+        return self._is_recovering and self._recovery.has_more
 
     @property
     def damaged(self) -> int:
@@ -112,11 +113,11 @@ class JournalQueue:
         self._next_round_s = self._clock_s() + ROUND_INTERVAL_S
         self.journal.clear_crowded()
         self._recovery.begin_round()
-        self._end_first_round()
+        self._note_end_of_round()
 
-    def _end_first_round(self) -> None:
-        if self._in_first_round and self._recovery.is_over:
-            self._in_first_round = False
+    def _note_end_of_round(self) -> None:
+        self._is_recovering = not self._recovery.is_over
+        self._in_first_round = self._in_first_round and self._is_recovering
 
     def take(self, limit: int) -> Mapping[int, bytes]:
         self.journal.append_deferred()
@@ -126,7 +127,7 @@ class JournalQueue:
             self._settled_at_take = self.settled_through
             try:
                 share = max(1, limit // 2) if self.journal.appended > self._taken_here else limit
-                recovered = self._enter(self._recovery.read(share), self._others)
+                recovered = self._enter(self._recovery.read(share), self._others) if self._is_recovering else {}
                 own = self._enter(self.journal.read(limit - len(recovered)), self._own)
                 self._taken_here += len(own)
             finally:
@@ -159,8 +160,9 @@ class JournalQueue:
         self.journal.acknowledge(next(iter(self._own.values()), None))
 
     def _acknowledge_recovered(self) -> None:
-        self._recovery.acknowledge(next(iter(self._others.values()), None))
-        self._end_first_round()
+        if self._is_recovering:
+            self._recovery.acknowledge(next(iter(self._others.values()), None))
+            self._note_end_of_round()
 
     def account(self) -> Account:
         with best_effort(self._lock):

@@ -14,9 +14,9 @@ for ever.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 
-from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.journal.format import FIRST_RECORD, count_records
 from autopack.telemetry.journal.segment import Segment, place_of
 
@@ -34,8 +34,8 @@ class Appender:
     def __init__(self, segment: Segment | None = None, previous: Appender | None = None) -> None:
         self.segment = segment
         self.wake_at = 0
-        self._counter = AtomicCounter(0 if segment is None else segment.header.first_sequence)
-        self.sequences = self._counter.ticks
+        self._first_sequence = 0 if segment is None else segment.header.first_sequence
+        self.sequences = itertools.count(self._first_sequence)
         self.write = _has_no_room if segment is None else segment.map.write
         self._next: dict[None, Appender] = {}
         self._previous = previous
@@ -148,7 +148,7 @@ class Appender:
         """Wake the worker once about `events` more records have been appended. Approximate: appends under way are not
         counted. 0: each append wakes it, also one that is under way.
         """
-        self.wake_at = self._counter.value + events - 1 if events else 0
+        self.wake_at = self._first_sequence + self.count + events - 1 if events else 0
 
     def clear_wake_threshold(self) -> None:
         """The worker is awake."""
