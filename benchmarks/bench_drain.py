@@ -1,7 +1,8 @@
 """Drain: events/s from a full queue to committed rows, beside `sqlite3`'s `executemany` of tuples that are ready.
 
 The limit has nothing to do but to hand tuples to SQLite: no decoding, no validation, no metrics, no JSON, no account of
-what was accepted. Windows are interleaved; each side has a file of its own that grows alike.
+what was accepted. It writes every column; a second one leaves out those that autopack does not write either, being NULL
+in the whole batch. Windows are interleaved; each side has a file of its own that grows alike.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.call_site import FIELDS
 from benchmarks.candidates import JOURNAL, MEMORY
 from benchmarks.queue_drain import drain_rate, rate_table
 from benchmarks.report import Line, Options, Section, Table
-from benchmarks.rows import MAX_BATCH_ROWS, connect, insert_ready, make_database, make_rows
+from benchmarks.rows import COLUMNS, MAX_BATCH_ROWS, connect, insert_ready, make_database, make_rows
 from benchmarks.samples import at_least, ratio_of_medians
 
 from autopack.database.destination import parse_database_url
@@ -29,6 +30,8 @@ from autopack.telemetry.stores.sqlite import SqliteStore
 
 BACKLOG = 10_000
 LIMIT = "sqlite3, executemany of ready tuples"
+SHORT_LIMIT = "the same, without the columns that are NULL in every row"
+_USED = COLUMNS.index("duration_ms") + 1
 _SIZES = (1, 10, 100, 500, MAX_BATCH_ROWS)
 
 
@@ -47,8 +50,8 @@ def run(options: Options) -> Section:
             at_least(
                 f"drain, main thread idle: {own} over {LIMIT}",
                 *ratio_of_medians(rates[own], rates[LIMIT]),
-                must=0.4,
-                aim=0.6,
+                must=0.68,
+                aim=0.75,
             )
             for own in (MEMORY, JOURNAL)
         ],
@@ -57,10 +60,11 @@ def run(options: Options) -> Section:
 
 
 def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
-    limit = folder / "limit.db"
-    make_database(limit)
+    for name in ("limit.db", "short.db"):
+        make_database(folder / name)
     with ExitStack() as stack:
-        connection = stack.enter_context(closing(connect(limit)))
+        connection = stack.enter_context(closing(connect(folder / "limit.db")))
+        short = stack.enter_context(closing(connect(folder / "short.db")))
         memory = stack.enter_context(
             Telemetry(f"sqlite:///{folder / 'memory.db'}", journal_dir=None, queue_size=2 * BACKLOG)
         )
@@ -68,7 +72,8 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
         methods: dict[str, Callable[[], float]] = {
             MEMORY: lambda: drain_rate(memory, BACKLOG),
             JOURNAL: lambda: drain_rate(journal, BACKLOG),
-            LIMIT: lambda: _insert_ready(connection, MAX_BATCH_ROWS),
+            LIMIT: lambda: _insert_ready(connection, len(COLUMNS)),
+            SHORT_LIMIT: lambda: _insert_ready(short, _USED),
         }
         for telemetry in (memory, journal):
             telemetry.record(**FIELDS)
@@ -80,11 +85,11 @@ def _rates(folder: Path, windows: int) -> dict[str, list[float]]:
         return rates
 
 
-def _insert_ready(connection: Any, size: int) -> float:
-    tuples = make_rows(BACKLOG)
+def _insert_ready(connection: Any, width: int) -> float:
+    tuples = [row[:width] for row in make_rows(BACKLOG)]
     begin = perf_counter_ns()
-    for start in range(0, len(tuples), size):
-        insert_ready(connection, tuples[start : start + size])
+    for start in range(0, len(tuples), MAX_BATCH_ROWS):
+        insert_ready(connection, tuples[start : start + MAX_BATCH_ROWS])
     return len(tuples) / ((perf_counter_ns() - begin) / 1e9)
 
 

@@ -22,7 +22,6 @@ from autopack.telemetry.stores.by_url import store_for
 
 COLUMNS = SCHEMA.names
 TABLE = SCHEMA.name
-INSERT = f"INSERT INTO {TABLE} ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
 MAX_BATCH_ROWS = store_for("sqlite://").max_batch_rows
 
@@ -65,9 +64,12 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def insert_ready(connection: sqlite3.Connection, tuples: list[tuple[Any, ...]]) -> None:
-    """The limit: `executemany` of ready tuples in one transaction."""
+    """The limit: `executemany` of ready tuples, of the first columns or of all, in one transaction."""
+    width = len(tuples[0])
     connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(INSERT, tuples)
+    connection.executemany(
+        f"INSERT INTO {TABLE} ({', '.join(COLUMNS[:width])}) VALUES ({', '.join('?' * width)})", tuples
+    )
     connection.execute("COMMIT")
 
 
