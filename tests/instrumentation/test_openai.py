@@ -241,6 +241,13 @@ def test_other_endpoints_are_no_model_calls(client: Any, sink: Events, server: O
     assert len(server.requests) == 1
 
 
+def test_a_reply_that_does_not_say_why_it_ended(client: Any, sink: Events, server: OpenAIServer) -> None:
+    server.answers.append(Answer(finish=""))
+    with autopack.phase("p3"), counted() as counts:
+        create(client)
+    assert (sink.take(), counts) == ([], {"without_stop_reason": 1})
+
+
 def test_a_reply_of_the_background_is_none_yet(client: Any, sink: Events, server: OpenAIServer) -> None:
     server.answers.append(Answer(finish="queued"))
     with counted() as counts:

@@ -165,6 +165,11 @@ class ChatReader:
         self._take(body)
         self._usage = _get(body, "usage")
 
+    @property
+    def has_count(self) -> bool:
+        """Whether the closing usage says how long the reply is."""
+        return _count(self._usage, "completion_tokens") is not None
+
     def finish(self, *, stopped_by_caller: bool = False) -> ModelReply | None:
         """The reply, once a finish reason has come; where the caller stopped, the usage, too."""
         if not self._reasons or (stopped_by_caller and self._usage is None):

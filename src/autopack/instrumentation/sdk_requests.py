@@ -167,7 +167,8 @@ class _Reading:
     def whole(self, body: Any) -> None:
         """Reads a reply that was not streamed."""
         self._reader.whole(body)
-        self.conclude("without_usage")
+        counted = isinstance(self._reader, ChatReader) and self._reader.has_count
+        self.conclude("without_stop_reason" if counted else "without_usage")
 
     def watch(self, stream: Any) -> None:
         """Has the events of a stream read as the caller reads them."""
