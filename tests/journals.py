@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,9 @@ def recover_into(database: Path, **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def child(code: str, *arguments: str | Path) -> "Iterator[subprocess.Popen[str]]":
+def child(code: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> "Iterator[subprocess.Popen[str]]":
     """A child interpreter that is certainly gone afterwards."""
-    process = start_python(code, *arguments)
+    process = start_python(code, *arguments, env=env)
     try:
         yield process
     finally:

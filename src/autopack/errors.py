@@ -139,6 +139,10 @@ class ForeignSegmentError(SegmentError):
     """A segment is for another destination."""
 
 
+class SegmentWriteError(SegmentError):
+    """A record could not be written whole; the message says why. What was written of it is void."""
+
+
 class QueueRejected(TelemetryError):  # noqa: N818 (an answer that is counted, not a fault)
     """The queue takes no event now; `reason` is one of `counters.Drops.REASONS`."""
 

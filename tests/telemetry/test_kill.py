@@ -30,22 +30,26 @@ class Deaths:
     doubled: int
 
 
-def live_and_die(database: Path, name: str, how: int, after_s: float) -> list[str]:
+def live_and_die(database: Path, name: str, how: int, after_s: float, append: str = "auto") -> list[str]:
     """One child that records until a signal ends it; returns what it had said that it accepted."""
-    with child(RECORD_UNTIL_KILLED, url_of(database), name, MANY) as process:
+    env = {"TELEMETRY_JOURNAL_APPEND": append}
+    with child(RECORD_UNTIL_KILLED, url_of(database), name, MANY, env=env) as process:
         return accepted_by(process, after_s, how)
 
 
 def deaths_of(database: Path, rounds: int, seed: int) -> Deaths:
-    """One life and death after the other on one database, each but the first during the recovery of the one before."""
+    """One life and death after the other on one database, each but the first during the recovery of the one before.
+
+    Their journals are mapped and written in turn, and all of them grow from a small first segment.
+    """
     chance = random.Random(seed)  # noqa: S311 (moments to die)
     accepted: list[str] = []
     left_something = 0
     for life in range(rounds):
         # Some die before they have imported what they write with, some while they recover, some while they write.
-        accepted += live_and_die(
-            database, f"life{life}", signal.SIGKILL, chance.choice([0.05, 0.5, 1.5]) * chance.random()
-        )
+        after_s = chance.choice([0.05, 0.5, 1.5]) * chance.random()
+        append = ("mapped", "written")[life % 2]
+        accepted += live_and_die(database, f"life{life}", signal.SIGKILL, after_s, append)
         left_something += any(file.events for file in journal_status(folder_of(database), bytes(32)).orphaned)
     stats = recover_into(database)
     assert (stats.pending, stats.dead_lettered, stats.worker_restarts) == (0, 0, 0)

@@ -11,7 +11,8 @@ An event enters these modules, in this order, on its way from `record()` to its 
 2. `event.wire`: the encoder that turns it into bytes at the call site.
 3. `journal`: the theory of the write-ahead log, with its invariants and its bytes.
 4. `journal.journal`: `append` copies the bytes into a file; `read` and `acknowledge` are the worker's.
-5. `journal.appender`, `journal.segment`, `journal.format`: the writing end of a file, the file, its bytes.
+5. `journal.appender`, `journal.segment`, `journal.medium`, `journal.format`: the writing end of a file, the file, how
+   it is written, its bytes.
 6. `engine.journal_queue` (`engine.queue` where there is no journal): hands events to the worker under keys.
 7. `engine.ledger`: the account, what is in flight and what became of the rest.
 8. `engine.control`: the wake-up and commands for the worker, and its state.

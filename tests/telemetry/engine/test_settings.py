@@ -19,7 +19,10 @@ def test_a_keyword_beats_the_environment_which_beats_the_default() -> None:
 
 def test_every_setting_can_come_from_the_environment() -> None:
     defaults = Settings()
-    doubled = {name: getattr(defaults, name) * 2 for name in Settings.__struct_fields__}
+    words = {"journal_append": "written"}
+    doubled: dict[str, Any] = {
+        name: words.get(name) or getattr(defaults, name) * 2 for name in Settings.__struct_fields__
+    }
     environ = {f"TELEMETRY_{name.upper()}": str(value) for name, value in doubled.items()}
     assert resolve({}, environ) == Settings(**doubled)
 

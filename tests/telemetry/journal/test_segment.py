@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autopack.errors import SegmentError
 from autopack.telemetry.journal.format import FIRST_RECORD, FORMAT_VERSION, Header
 from autopack.telemetry.journal.recovery import Orphan, orphans_in
-from autopack.telemetry.journal.segment import Segment
+from autopack.telemetry.journal.segment import LeftSegment, Segment
 
 FINGERPRINT = bytes(range(32))
 PAYLOADS = [b"the first", b"second", b"third, which is longer than the others" * 8, b"last"]
@@ -151,7 +151,7 @@ def test_what_lies_before_the_mark_is_not_read_again(tmp_path: Path) -> None:
     """What lies before the mark is not read again, and a broken mark leaves nothing out."""
     path = tmp_path / "a.seg"
     path.write_bytes(IMAGE)
-    segment = Segment.open(path)
+    segment = LeftSegment.open(path)
     assert segment is not None
     segment.acknowledge(EXTENTS[2].start)
     segment.release()
@@ -167,7 +167,7 @@ def test_another_format_is_refused_in_words(tmp_path: Path, version: int, age: s
     path = tmp_path / "a.seg"
     path.write_bytes(header(version=version).pack() * 2 + IMAGE[192:])
     with pytest.raises(SegmentError, match=f"format {version} is {age} than this program's {FORMAT_VERSION}"):
-        Segment.open(path)
+        LeftSegment.open(path)
     assert read_back(path) is None
     assert path.exists()
 
@@ -197,7 +197,7 @@ def test_a_made_segment_is_as_large_as_it_says_locked_and_private(tmp_path: Path
         status = path.stat()
         assert (status.st_size, status.st_mode & 0o7777) == (1 << 20, 0o600)
         assert status.st_blocks * 512 >= 1 << 20, "a full disk would be a SIGBUS later"
-        seen = Segment.open(path)
+        seen = LeftSegment.open(path)
         assert not seen.take_over(), "it has an owner"
         seen.release()
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.seg"]

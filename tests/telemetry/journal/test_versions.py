@@ -15,7 +15,7 @@ from tests.write_side import PACKAGE, PRELUDE, ROOT, child_environment, event, p
 from autopack.telemetry import Telemetry
 from autopack.telemetry.journal.format import FORMAT_VERSION, Acknowledger, Header, Medium, pack_head, read_header
 from autopack.telemetry.journal.recovery import orphans_in
-from autopack.telemetry.journal.segment import Segment, process_of
+from autopack.telemetry.journal.segment import LeftSegment, process_of
 from autopack.telemetry.journal.status import journal_status
 from autopack.telemetry.stores import MemoryStore
 
@@ -69,7 +69,7 @@ def test_a_segment_says_which_process_made_it_and_how(tmp_path: Path) -> None:
     )
     assert read_header(pack_head(header, process_of(os.getpid()))) == header
     made = left_behind(tmp_path, bytes(32), ["p"])
-    segment = Segment.open(made)
+    segment = LeftSegment.open(made)
     after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     assert (segment.process.pid, segment.process.start) == (os.getpid(), int(after_name[19]))
     assert segment.process.boot.hex() == Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")

@@ -73,6 +73,7 @@ class WorkerCommands:
         self.waker = LoopWaker()
         self.flush_through = 0
         self.deadline_s: float | None = None  # on the monotonic clock; once set: drain, then stop
+        self._may_shorten = False  # the deadline is that of the settings, and counts from when the worker is loaded
         self.fork_expected = False
 
     @property
@@ -89,14 +90,15 @@ class WorkerCommands:
         self.flush_through = max(self.flush_through, through)
         self.waker.wake()
 
-    def close(self, timeout_s: float) -> None:
-        """Drain, then stop, within this many seconds."""
+    def close(self, timeout_s: float, *, until_loaded: bool = False) -> None:
+        """Drain, then stop, within this many seconds. until_loaded: `shorten_close` will follow."""
+        self._may_shorten = until_loaded
         self.deadline_s = time.monotonic() + timeout_s
         self.waker.wake()
 
     def shorten_close(self, timeout_s: float) -> None:
-        """Where a close was commanded: end it at most this many seconds from now."""
-        if self.deadline_s is not None:
+        """Where a close was commanded that is to be shortened: end it at most this many seconds from now."""
+        if self.deadline_s is not None and self._may_shorten:
             self.deadline_s = min(self.deadline_s, time.monotonic() + timeout_s)
 
     def expect_fork(self) -> None:

@@ -56,6 +56,7 @@ class JournalQueue:
                 settings.journal_segment_bytes,
                 settings.journal_bytes,
             ),
+            settings.journal_append,
         )
         self.append = self.journal.append
         self.slot_bytes = self.journal.max_payload_bytes

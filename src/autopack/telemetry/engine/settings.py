@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from autopack.errors import ConfigError
+
+Append = Literal["auto", "mapped", "written"]
 
 AUTO = "auto"
 
@@ -40,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead_letter_bytes   bytes of dead letters in one file; what is refused beyond it stays in the journal
     journal_first_segment_bytes  size of the first file of a process; each further one is four times as large …
     journal_segment_bytes  … up to this
+    journal_append      how: `mapped`, `written` by a system call for each event, or `auto`: as the file system allows
     """
 
     queue_size: Size = 10_000
@@ -58,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead_letter_bytes: Bytes = 64 << 20
     journal_first_segment_bytes: SegmentBytes = 64 << 10
     journal_segment_bytes: SegmentBytes = 8 << 20
+    journal_append: Append = "auto"
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}

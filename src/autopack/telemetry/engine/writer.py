@@ -162,7 +162,9 @@ class Writer:
         """
         if self._close_once.acquire(blocking=False):
             self.queue.close_to_new()
-            self._commands.close(self._longest_close_s if timeout_s is None else timeout_s)
+            self._commands.close(
+                self._longest_close_s if timeout_s is None else timeout_s, until_loaded=timeout_s is None
+            )
             if timeout_s is None and self.state.loaded:
                 self._commands.shorten_close(self._settings.shutdown_timeout_s)
             self.state.announce()

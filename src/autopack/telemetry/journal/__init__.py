@@ -2,16 +2,19 @@
 
 # Theory of operation
 
-`Journal.append` copies an encoded event into the current segment, without a lock and without a system call, and then
-the event is accepted. The kernel holds the pages: SIGKILL, OOM or a crash of the process do not touch them; a power
-loss of the machine may. The worker reads the same segments in order, so the journal is the queue. While the database is
-away events stay in it, as many as fit, and memory stays flat. After a commit the worker moves the acknowledged mark
-forward, and deletes a segment that is settled to its end.
+`Journal.append` puts an encoded event into the current segment, without a lock, and then the event is accepted. Where
+the file system keeps its promise that is a copy into a shared map, without a system call; elsewhere one `pwrite`
+(`medium`). The kernel holds the pages: SIGKILL, OOM or a crash of the process do not touch them; a power loss of the
+machine may. The worker reads the same segments in order, so the journal is the queue. While the database is away events
+stay in it, as many as fit, and memory stays flat. After a commit the worker moves the acknowledged mark forward, and
+deletes a segment that is settled to its end.
 
 | module | holds |
 |---|---|
 | `format` | the bytes below: packed, and read back. Pure |
 | `segment` | one file: made, opened, owned, acknowledged, removed |
+| `medium` | how a process appends to its own segment and reads it: mapped, or written |
+| `file_systems` | on which of them a segment may be mapped |
 | `segment_maker` | makes the files of one writer, within the bounds |
 | `appender` | the writing end of a segment, and the chain of them |
 | `journal` | the chain as a whole: append, read, acknowledge, maintain, close |
@@ -22,14 +25,16 @@ forward, and deletes a segment that is settled to its end.
 
 1. What is in a segment is the truth about what was accepted. It is counted by stepping from record to record; there is
    no counter beside it that could differ.
-2. A record is written in one step that neither a thread nor a signal handler can interrupt, or not at all.
+2. A record takes its place in one step that neither a thread nor a signal handler can interrupt, or not at all. Where
+   it is written and not mapped, a place that was taken and not written whole is void, and every reader passes it.
 3. A sealed segment takes nothing more. Only a sealed segment has a next one, and it has one for ever.
 4. Hence no event of a segment comes after one of the next, and to read the chain in order is to read the events in
    order.
 5. The mark of a segment never lies past an event that is not settled.
 6. A file is deleted only when every event in it is settled. A damaged one is renamed to `*.corrupt` instead.
 7. An event is sent again rather than left out: its id is in it, and the database takes it once.
-8. A process writes to and deletes only segments whose lock it holds.
+8. A process writes to and deletes only segments whose lock it holds. A child that is forked in C inherits the lock, and
+   notices before it writes (`autopack._util.forks`).
 
 # The bytes of a segment
 
@@ -108,10 +113,24 @@ recovers what it can read, and the events of the newer one wait for a newer one.
 
 # Ownership
 
-A segment belongs to the process that holds its `flock`. The kernel gives the lock up when the process is gone, and the
-next writer with the same destination takes the segment over: it reads what was not acknowledged and puts that before
-everything else. Two may try; one gets the lock. After it has the lock it checks that the path still leads to the file
-it opened, since the former owner may have removed it in between.
+A segment belongs to the process that holds its `flock`. The kernel gives the lock up when the process is gone, and
+another writer with the same destination takes the segment over: one that begins, or one that lives and looks once a
+minute, and at once when the folder is more than half full or refuses a segment. Two may try; one gets the lock. After
+it has the lock it checks that the path still leads to the file it opened, since the former owner may have removed it in
+between.
+
+# Growth
+
+The first segment of a process is small (64 KiB), and each further one four times as large, up to 8 MiB; an event that
+needs more gets a segment of its size. So a process that records one event leaves little behind, in the bound and on the
+disk.
+
+# Cuts
+
+Whoever truncates a mapped segment takes its pages away, and the next touch of one is a SIGBUS. The worker looks at the
+size of the current segment between batches. One that was cut is sealed and made as long as it was, so that its pages
+are there again: what was cut off is lost, what comes later goes elsewhere. Between the cut and that look a touch ends
+the process.
 
 # Fork
 

@@ -1,10 +1,9 @@
 """The writing end of a segment: any thread and any signal handler may append to it, without a lock.
 
-`mmap.write` is one step in C: it copies a record to where the last one ended and moves that mark. Neither another
-thread nor a signal handler gets in between, as long as the interpreter has its lock; on a build without it the writer
-has no journal. A record that does not fit is refused as a whole. So what is in the segment is the truth about what was
-accepted: it is counted by stepping from record to record, not by a counter that an exception of a signal handler could
-leave behind.
+A record takes its place in one step in C (`medium`). Neither another thread nor a signal handler gets in between, as
+long as the interpreter has its lock; on a build without it the writer has no journal. A record that does not fit is
+refused as a whole. So what is in the segment is the truth about what was accepted: it is counted by stepping from
+record to record, not by a counter that an exception of a signal handler could leave behind.
 
 The segments of a journal are a chain that several callers may try to prolong at once. A segment is sealed when it is
 full or when recording ends; it then takes nothing more. Only a sealed segment gets a next one, and it keeps that one
@@ -15,9 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 
-from autopack.telemetry.journal.format import FIRST_RECORD, count_records
+from autopack.telemetry.journal.format import FIRST_RECORD
+from autopack.telemetry.journal.medium import Mapped, Written
 from autopack.telemetry.journal.segment import Segment, place_of
 
 _NEVER = 1 << 62
@@ -36,7 +35,7 @@ class Appender:
         self.wake_at = 0
         self._first_sequence = 0 if segment is None else segment.header.first_sequence
         self.sequences = itertools.count(self._first_sequence)
-        self.write = _has_no_room if segment is None else segment.map.write
+        self.write = _has_no_room if segment is None else segment.bytes.write
         self._next: dict[None, Appender] = {}
         self._previous = previous
         self.number: int = 0 if previous is None else previous.number + 1
@@ -45,18 +44,17 @@ class Appender:
         self._final_count = 0 if segment is None else None
         if segment is not None:
             segment.number = self.number
-            segment.map.seek(FIRST_RECORD)
 
     def seal(self) -> None:
         """Take no more records."""
         with contextlib.suppress(ValueError):  # closed, which is as good
             if self.segment is not None:
-                self.segment.map.seek(0, os.SEEK_END)
+                self.segment.bytes.seal()
 
     @property
     def is_half_full(self) -> bool:
         """Whether it is time to make the next segment."""
-        return self.segment is not None and self.segment.map.tell() >= self.segment.size_bytes // 2
+        return self.segment is not None and self.segment.bytes.tell() >= self.segment.size_bytes // 2
 
     @property
     def end(self) -> int:
@@ -64,7 +62,7 @@ class Appender:
         if self.segment is None:
             return 0
         try:
-            return place_of(self.number, self.segment.map.tell())
+            return place_of(self.number, self.segment.bytes.tell())
         except ValueError:  # closed
             return place_of(self.number, self.segment.size_bytes)
 
@@ -117,18 +115,20 @@ class Appender:
             is_sealed = self.next is not None
             offset, number = self._counted
             try:
-                offset, more = self._count_from(offset)
+                offset, more = self._bytes.count(offset)
+                is_final = is_sealed and not self._bytes.has_unread(offset)
             except ValueError:  # another thread has closed the segment since, and hence frozen its count
                 continue
             self._counted = offset, number + more
-            if not is_sealed:
+            if not is_final:
                 return number + more
             self._final_count = number + more
         return self._final_count
 
-    def _count_from(self, offset: int) -> tuple[int, int]:
+    @property
+    def _bytes(self) -> Mapped | Written:
         assert self.segment is not None  # noqa: S101 (for the type checker: one without a segment is counted)
-        return count_records(self.segment.map, offset)
+        return self.segment.bytes
 
     @property
     def start(self) -> int:

@@ -217,6 +217,19 @@ def has_record(data: Data, offset: int) -> bool:
     return _payload_at(data, offset) is not None
 
 
+def whole_record_at(data: bytes, offset: int, first_sequence: int) -> Record | None:
+    """The record that begins here, if it is whole: in bytes of a segment of this process, in which another thread may
+    be about to write it.
+    """
+    if (found := _payload_at(data, offset, LEAST_OVERHEAD_BYTES)) is None or found[1] > len(data):
+        return None
+    start, end = found
+    sequence, checksum = _NUMBERS.unpack_from(data, offset + _NUMBERS_AT)
+    payload = data[start:end]
+    is_whole = sequence >= first_sequence and adler32(payload, sequence) == checksum
+    return Record(offset, end, sequence, payload) if is_whole else None
+
+
 class RecordFinder:
     """Finds the whole records of a segment that a dead writer left, and trusts nothing.
 
@@ -253,12 +266,12 @@ def has_leftover(data: Data, offset: int) -> bool:
     return any(data[at : at + (1 << 20)].strip(b"\0") for at in range(offset, len(data), 1 << 20))
 
 
-def _payload_at(data: Data, offset: int) -> tuple[int, int] | None:
+def _payload_at(data: Data, offset: int, least_bytes: int = RECORD_OVERHEAD_BYTES) -> tuple[int, int] | None:
     """From where to where the payload of a record that begins here reaches; None: no record begins here.
 
     No event is so small that a record of less than `RECORD_OVERHEAD_BYTES` could stand at the very end.
     """
-    if offset > len(data) - RECORD_OVERHEAD_BYTES:
+    if offset > len(data) - least_bytes:
         return None
     kind, length_at = data[offset + _KIND_AT], offset + _KIND_AT + 1
     if kind == _BIN_8:

@@ -15,7 +15,7 @@ from pathlib import Path
 from zlib import adler32
 
 from autopack._util import os_threads
-from autopack.errors import QueueRejected
+from autopack.errors import QueueRejected, SegmentWriteError
 from autopack.telemetry.counters import AtomicCounter
 from autopack.telemetry.journal.appender import Appender
 from autopack.telemetry.journal.format import (
@@ -27,7 +27,7 @@ from autopack.telemetry.journal.format import (
 )
 from autopack.telemetry.journal.recovery import try_to
 from autopack.telemetry.journal.segment import Position, Segment, place_of
-from autopack.telemetry.journal.segment_maker import JournalSizes, SegmentMaker
+from autopack.telemetry.journal.segment_maker import Append, JournalSizes, SegmentMaker
 from autopack.telemetry.lifecycle import best_effort
 
 
@@ -37,11 +37,11 @@ class Journal:
     No segment is made before the first event: most forked children never record one.
     """
 
-    def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes) -> None:
+    def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes, append: Append = "auto") -> None:
         self.folder = folder
         self.max_payload_bytes = sizes.max_payload
         self.inline_segments = AtomicCounter()
-        self._maker = SegmentMaker(folder, fingerprint, sizes)
+        self._maker = SegmentMaker(folder, fingerprint, sizes, append)
         self._making = os_threads.RLock()
         self._inside: set[int] = set()  # the threads that look for the next segment
         self._reentrant_overflow: deque[bytes] = deque()
@@ -67,6 +67,9 @@ class Journal:
             appender.write(encode((sequence << 32 | adler32(payload, sequence), payload)))
         except (ValueError, OverflowError):  # no room, or no sequence left, after very many that were refused
             return self._append_after(appender, payload)
+        except SegmentWriteError as exc:
+            self._maker.pause(str(exc))
+            raise QueueRejected("journal_full") from exc
         return sequence >= appender.wake_at
 
     def _append_after(self, full: Appender, payload: bytes) -> bool:
@@ -116,7 +119,7 @@ class Journal:
 
         An event leaves the overflow only when it is in a segment: there twice is better than nowhere.
         """
-        with contextlib.suppress(ValueError), best_effort(self._counting) as held:
+        with contextlib.suppress(ValueError, SegmentWriteError), best_effort(self._counting) as held:
             while held and self._reentrant_overflow:
                 appender.write(pack_record(self._reentrant_overflow[0], next(appender.sequences)))
                 self._reentrant_overflow.popleft()
@@ -198,7 +201,7 @@ class Journal:
         appender = self._appender.last
         if appender.segment is None or self._closed:
             return
-        if not appender.segment.is_in_place():
+        if appender.segment.mend() or not appender.segment.is_in_place():
             appender.seal()
             self._leave_ready()
         if not self._ready and appender.is_half_full:
@@ -304,9 +307,9 @@ class Journal:
         """Close file and map of every segment; the locks stay the parent's."""
         for appender, segment in self._unsettled():
             appender.freeze_count()
-            segment.release()
+            segment.release(in_child=True)
         for segment in self._ready:
-            segment.release()
+            segment.release(in_child=True)
 
 
 def fingerprint_of(identity: str) -> bytes:

@@ -14,7 +14,7 @@ from autopack._util.files import is_at, open_private, try_lock
 from autopack.errors import ForeignSegmentError, SegmentError
 from autopack.telemetry import log
 from autopack.telemetry.journal.format import Record
-from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Position, Segment, read_header_of
+from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, LeftSegment, Position, read_header_of
 from autopack.telemetry.lifecycle import warn_once
 
 # A segment is made in milliseconds; a younger file may be in the making, and not locked yet.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Orphan:
     """A segment whose writer is dead. `events` are those to be delivered, `damaged` what cannot be read."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: LeftSegment) -> None:
         self.segment = segment
         self.events, self.damaged = _survey(segment)
         self.events_left = self.events
@@ -174,8 +174,8 @@ def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:
     return [Orphan(segment) for segment in sorted(segments, key=lambda segment: segment.header.created_ns)]
 
 
-def _taken_over(path: Path, fingerprint: bytes | None) -> Segment | None:
-    segment = _unless_unusable(path, lambda: Segment.open(path, fingerprint))
+def _taken_over(path: Path, fingerprint: bytes | None) -> LeftSegment | None:
+    segment = _unless_unusable(path, lambda: LeftSegment.open(path, fingerprint))
     if segment is None or segment.take_over():
         return segment
     segment.release()
@@ -214,14 +214,17 @@ def try_to(dispose: Callable[[], object]) -> None:
         log.warning("A settled journal segment cannot be removed: %s", exc.strerror)
 
 
-def _survey(segment: Segment) -> tuple[int, int]:
-    """How many good records there are from the acknowledged mark on, and how many are known to be damaged."""
+def _survey(segment: LeftSegment) -> tuple[int, int]:
+    """How many good records there are from the acknowledged mark on, and how many are known to be damaged.
+
+    Where records are written rather than mapped, a hole is what was refused, and not damaged, as long as it is zeros.
+    """
     offset = segment.read_offset
     events = damaged = 0
     expected: int | None = None
     finder = segment.record_finder()
     while (record := finder.next_from(offset)) is not None:
-        if record.start != offset:
+        if record.start != offset and not segment.is_hole(offset, record.start):
             # Where they follow each other nothing is damaged, whatever their sequences: threads may swap theirs.
             damaged += 1 if expected is None else max(1, record.sequence - expected)
         events += 1

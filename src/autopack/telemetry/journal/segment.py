@@ -1,11 +1,13 @@
 """One file of the journal: made, opened, owned, acknowledged, removed.
 
-A segment is a file of fixed size. It is made in full before it is used, so that a full disk is refused then and not
-with a SIGBUS later. What its bytes mean is in `format`.
+A segment is a file of fixed size. What its bytes mean is in `format`; how this process appends to its own and reads
+them is in `medium`. One that another process made is read through a map, and its mark is moved by `pwrite`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -14,13 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autopack._util.files import is_at, open_private, try_lock
+from autopack.telemetry import log
 from autopack.telemetry.journal import format as bytes_of
-from autopack.telemetry.journal.format import MARK_AT, Header, Process, RecordFinder
+from autopack.telemetry.journal import medium
+from autopack.telemetry.journal.format import Header, Medium, Process, RecordFinder
 
 SUFFIX = ".seg"
 UNFINISHED_SUFFIX = ".tmp"
 CORRUPT_SUFFIX = ".corrupt"
-_PAGE_BYTES = 4096
 
 
 @cache
@@ -38,7 +41,7 @@ def process_of(pid: int) -> Process:
 class Position(NamedTuple):
     """Where a record begins."""
 
-    segment: Segment
+    segment: AnySegment
     offset: int
 
     @property
@@ -71,18 +74,68 @@ def _checked_head(file: int, fingerprint: bytes | None) -> tuple[Header, Process
     return header, bytes_of.read_process(head, header)
 
 
-class Segment:
-    """An open, mapped segment. The process that holds its lock owns it, until `release`, `remove` or `quarantine`."""
+def _write_head(file: int, head: bytes) -> None:
+    if os.pwrite(file, head, 0) != len(head):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class AnySegment:
+    """A segment that is open. The process that holds its lock owns it, until `release` or `remove`."""
 
     def __init__(self, path: Path, file: int, header: Header, process: Process) -> None:
         self.path = path
         self.header = header
         self.process = process
         self._file: int | None = file
-        self.size_bytes = os.fstat(file).st_size
-        self.map = mmap.mmap(file, self.size_bytes)
         self.read_offset = header.first_record
         self.number = 0  # in the chain of its journal
+
+    def write_mark(self, mark: bytes) -> None:
+        """Move the acknowledged mark."""
+        raise NotImplementedError
+
+    def _close_bytes(self, *, wait: bool) -> bool:
+        """Give up what is open beside the file; returns whether that may be closed."""
+        raise NotImplementedError
+
+    def acknowledge(self, offset: int) -> None:
+        """Everything before the offset is settled: it will not be read again."""
+        self.write_mark(bytes_of.pack_mark(offset))
+
+    def acknowledge_before(self, first_unsettled: Position | None) -> bool:
+        """Acknowledge what was read and lies before a position; returns whether that is all that was read."""
+        if first_unsettled is not None and first_unsettled.segment is self:
+            self.acknowledge(first_unsettled.offset)
+            return False
+        self.acknowledge(self.read_offset)
+        return True
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file; if not, no process would find its events after a crash."""
+        return self._file is not None and is_at(self._file, self.path)
+
+    def remove(self) -> None:
+        """Delete the file: every event in it is settled."""
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            self.release()
+
+    def release(self, *, in_child: bool = False) -> None:
+        """Close the file and give up its lock. In a forked child the lock stays the parent's. Idempotent."""
+        if self._close_bytes(wait=not in_child):
+            file, self._file = self._file, None
+            if file is not None:
+                os.close(file)
+
+
+class Segment(AnySegment):
+    """A segment that this process made: it appends to it, and reads it back."""
+
+    def __init__(self, path: Path, file: int, header: Header, process: Process) -> None:
+        super().__init__(path, file, header, process)
+        self.size_bytes = header.size_bytes
+        self.bytes = medium.make(file, header)
 
     @classmethod
     def create(cls, path: Path, header: Header) -> Segment:
@@ -105,19 +158,60 @@ class Segment:
         file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             try_lock(file)
-            os.posix_fallocate(file, 0, header.size_bytes)
+            if header.medium == Medium.MAPPED:
+                os.posix_fallocate(file, 0, header.size_bytes)
+            else:
+                os.ftruncate(file, header.size_bytes)  # its size alone: room is no promise where it is written
             process = process_of(os.getpid())
-            os.pwrite(file, bytes_of.pack_head(header, process), 0)
+            head = bytes_of.pack_head(header, process)
+            _write_head(file, head)
             segment = cls(path, file, header, process)
-            segment.touch_pages()
         except BaseException:
             path.unlink(missing_ok=True)
             os.close(file)
             raise
         return segment
 
+    def has_room_for(self, payload_bytes: int) -> bool:
+        """Whether an event of that size fits into it while it is empty."""
+        return payload_bytes + bytes_of.RECORD_OVERHEAD_BYTES <= self.size_bytes - self.header.first_record
+
+    def mend(self) -> bool:
+        """Whether the file was cut. Then it is made as long as it was, so that to touch its pages is no SIGBUS."""
+        if self._file is None or os.fstat(self._file).st_size >= self.size_bytes:
+            return False
+        with contextlib.suppress(OSError):  # no room for its size: then a touch of what is gone ends the process
+            os.ftruncate(self._file, self.size_bytes)
+        log.warning("%s was cut while it was in use: what was cut off is lost", self.path)
+        return True
+
+    def next_records(self, limit: int) -> list[tuple[Position, bytes]]:
+        """At most `limit` records from `read_offset` on, of a segment of this process, and step over them."""
+        records, self.read_offset = self.bytes.read(self.read_offset, limit)
+        return [(Position(self, offset), payload) for offset, payload in records]
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a record begins at `read_offset`, in a segment of this process."""
+        return self.bytes.has_unread(self.read_offset)
+
+    def write_mark(self, mark: bytes) -> None:
+        """Move the acknowledged mark."""
+        self.bytes.write_mark(mark)
+
+    def _close_bytes(self, *, wait: bool) -> bool:
+        return self.bytes.close(self.read_offset, wait=wait)
+
+
+class LeftSegment(AnySegment):
+    """A segment that another process made, and left behind if it is dead."""
+
+    def __init__(self, path: Path, file: int, header: Header, process: Process) -> None:
+        super().__init__(path, file, header, process)
+        self.map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+
     @classmethod
-    def open(cls, path: Path, fingerprint: bytes | None = None) -> Segment:
+    def open(cls, path: Path, fingerprint: bytes | None = None) -> LeftSegment:
         """A segment that exists, without owning it: `take_over` comes next.
 
         The destination is looked at before the lock is tried: a lock held for the time of a look would hide the segment
@@ -154,56 +248,17 @@ class Segment:
     def _try_lock(self) -> bool:
         return self._file is not None and try_lock(self._file)
 
-    def has_room_for(self, payload_bytes: int) -> bool:
-        """Whether an event of that size fits into it while it is empty."""
-        return payload_bytes + bytes_of.RECORD_OVERHEAD_BYTES <= self.size_bytes - self.header.first_record
-
-    def touch_pages(self) -> None:
-        """Have the kernel map every page for writing now: later, the first touch of each would be felt."""
-        for offset in range(_PAGE_BYTES, self.size_bytes, _PAGE_BYTES):
-            self.map[offset] = 0
-
-    def acknowledge(self, offset: int) -> None:
-        """Everything before the offset is settled: it will not be read again."""
-        mark = bytes_of.pack_mark(offset)
-        self.map[MARK_AT : MARK_AT + len(mark)] = mark
-
-    def acknowledge_before(self, first_unsettled: Position | None) -> bool:
-        """Acknowledge what was read and lies before a position; returns whether that is all that was read."""
-        if first_unsettled is not None and first_unsettled.segment is self:
-            self.acknowledge(first_unsettled.offset)
-            return False
-        self.acknowledge(self.read_offset)
-        return True
-
-    def next_records(self, limit: int) -> list[tuple[Position, bytes]]:
-        """At most `limit` records from `read_offset` on, of a segment of this process, and step over them."""
-        records, self.read_offset = bytes_of.read_records(self.map, self.read_offset, limit)
-        return [(Position(self, offset), payload) for offset, payload in records]
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether a record begins at `read_offset`, in a segment of this process."""
-        return bytes_of.has_record(self.map, self.read_offset)
-
     def record_finder(self) -> RecordFinder:
         """Finds the records that are whole, in a segment of a dead writer."""
         return RecordFinder(self.map, self.header.first_sequence)
 
+    def is_hole(self, start: int, end: int) -> bool:
+        """Whether that is what an append left that was refused."""
+        return self.header.medium == Medium.WRITTEN and not self.map[start:end].strip(b"\0")
+
     def is_damaged_after(self, offset: int) -> bool:
         """Whether there is more than zeros behind an offset, or the file is shorter or longer than it was made."""
-        return self.size_bytes != self.header.size_bytes or bytes_of.has_leftover(self.map, offset)
-
-    def is_in_place(self) -> bool:
-        """Whether the path still leads to this file; if not, no process would find its events after a crash."""
-        return self._file is not None and is_at(self._file, self.path)
-
-    def remove(self) -> None:
-        """Delete the file: every event in it is settled."""
-        try:
-            self.path.unlink(missing_ok=True)
-        finally:
-            self.release()
+        return len(self.map) != self.header.size_bytes or bytes_of.has_leftover(self.map, offset)
 
     def quarantine(self) -> Path:
         """Keep a damaged file for a person, under a name that is never recovered; returns the name."""
@@ -212,9 +267,11 @@ class Segment:
         self.release()
         return name
 
-    def release(self) -> None:
-        """Close the file and give up its lock. In a forked child the lock stays the parent's. Idempotent."""
-        file, self._file = self._file, None
+    def write_mark(self, mark: bytes) -> None:
+        """Move the acknowledged mark."""
+        if self._file is not None:
+            medium.write_mark(self._file, mark)
+
+    def _close_bytes(self, *, wait: bool) -> bool:  # noqa: ARG002 (nothing is written)
         self.map.close()
-        if file is not None:
-            os.close(file)
+        return True

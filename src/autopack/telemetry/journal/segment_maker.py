@@ -8,12 +8,20 @@ import stat
 import time
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from autopack._util.files import ensure_private_folder
 from autopack.errors import QueueRejected
 from autopack.telemetry import log
-from autopack.telemetry.journal.format import FIRST_RECORD, FORMAT_VERSION, MAX_BYTES, RECORD_OVERHEAD_BYTES, Header
+from autopack.telemetry.journal.file_systems import medium_in
+from autopack.telemetry.journal.format import (
+    FIRST_RECORD,
+    FORMAT_VERSION,
+    MAX_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    Header,
+    Medium,
+)
 from autopack.telemetry.journal.segment import SUFFIX, UNFINISHED_SUFFIX, Segment
 
 _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking again costs system calls
@@ -21,6 +29,9 @@ _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking ag
 
 _GROWTH = 4  # from one segment to the next
 _PAGE_BYTES = 4096
+
+
+Append = Literal["auto", "mapped", "written"]
 
 
 class JournalSizes(NamedTuple):
@@ -40,7 +51,7 @@ class JournalSizes(NamedTuple):
 class SegmentMaker:
     """For any thread and any signal handler at once."""
 
-    def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes) -> None:
+    def __init__(self, folder: Path, fingerprint: bytes, sizes: JournalSizes, append: Append = "auto") -> None:
         self._folder = folder
         self._fingerprint = fingerprint
         self._sizes = sizes
@@ -50,6 +61,7 @@ class SegmentMaker:
         self.crowded = False  # more than half of what the folder may hold is in use, or it is full
         self._full_until_s = 0.0
         self._logged_full = False
+        self._medium = None if append == "auto" else Medium[append.upper()]
 
     def make(self, payload_bytes: int = 0) -> Segment:
         """One more, with room for an event of that size at least.
@@ -76,13 +88,18 @@ class SegmentMaker:
             problem = f"{sizes.folder} bytes are in use"
         except OSError as exc:
             problem = exc.strerror or type(exc).__name__
+        self.pause(problem)
+        raise QueueRejected("journal_full")
+
+    def pause(self, problem: str) -> None:
+        """Try no further segment for 0.25 s: there is no room, or the last one could not be written."""
         if not self._logged_full:
             self._logged_full = True
             log.warning("No further journal segment in %s (%s): events are dropped, and counted", self._folder, problem)
         self._full_until_s = time.monotonic() + _FULL_FOR_S
-        raise QueueRejected("journal_full")
 
     def _create(self, size_bytes: int) -> Segment:
+        self._medium = medium_in(self._folder) if self._medium is None else self._medium
         header = Header(
             version=FORMAT_VERSION,
             size_bytes=size_bytes,
@@ -90,6 +107,7 @@ class SegmentMaker:
             first_sequence=int.from_bytes(os.urandom(4)) >> 1 or 1,
             writer=self._writer_id,
             fingerprint=self._fingerprint,
+            medium=self._medium,
         )
         # In one step: worker, call site and a signal handler may each be here, and an attempt that an exception ends
         # leaves a file under its name.
@@ -101,7 +119,7 @@ class SegmentMaker:
 def check_folder(folder: Path) -> None:
     """Raise OSError where no segment can be made: no room, no right to write, a link, no locks, no shared mappings."""
     ensure_private_folder(folder)
-    header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32))
+    header = Header(FORMAT_VERSION, FIRST_RECORD, 0, 0, bytes(16), bytes(32), medium=medium_in(folder))
     Segment.create_unnamed(folder / f"check-{os.urandom(8).hex()}{UNFINISHED_SUFFIX}", header).remove()
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from autopack.errors import SegmentError
 from autopack.telemetry.journal.recovery import Orphan
-from autopack.telemetry.journal.segment import CORRUPT_SUFFIX, SUFFIX, Segment
+from autopack.telemetry.journal.segment import CORRUPT_SUFFIX, SUFFIX, LeftSegment
 
 State = Literal["live", "orphaned", "unusable"]
 
@@ -85,7 +85,7 @@ def _segment_files(folder: Path, fingerprint: bytes) -> Iterator[SegmentFile]:
 
 
 def _segment_file(path: Path, fingerprint: bytes) -> SegmentFile:
-    segment = Segment.open(path)
+    segment = LeftSegment.open(path)
     try:
         state: State = "live" if segment.has_living_owner() else "orphaned"
         theirs = segment.header.fingerprint
