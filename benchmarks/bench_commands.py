@@ -67,7 +67,7 @@ def _grow(path: Path, rows: int) -> None:
             with connection:
                 connection.execute(
                     f"INSERT INTO {TABLE} (event_uid, timestamp, {others}) "
-                    f"SELECT printf('%08d-', ?) || substr(event_uid, -27), "
+                    f"SELECT printf('%036d', ? + rowid), "
                     f"strftime('%Y-%m-%d %H:%M:%f000', timestamp, ? || ' seconds'), {others} FROM {TABLE} LIMIT ?",
                     (there, there, rows - there),
                 )
