@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
 from tests import host_system
 from tests.write_side import DATA, TABLE, dead_letters_of, event, rows_of, run_python, start_python
@@ -481,3 +482,53 @@ def test_the_rows_fields_are_the_models_columns_in_name_and_need() -> None:
         assert model[column.name].nullable == column.nullable, column.name
     assert set(model.keys()) == {"event_id", *SCHEMA.names}
     assert parse_database_url("sqlite://").identity is None
+
+
+def insert_as_the_host_system(database: Path) -> None:
+    engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(host_system.EVENTS.insert(), host_system.row())
+
+
+def test_the_host_system_still_inserts_into_an_upgraded_table(old: Callable[..., Path]) -> None:
+    """By its own statement, which names no `event_uid`. Each row gets an id of its own."""
+    database = old()
+    upgrade_by_recording(database)
+    insert_as_the_host_system(database)
+    insert_as_the_host_system(database)
+    upgrade_by_recording(database)
+    ids = [row["event_uid"] for row in rows_of(database)]
+    assert len(ids) == len(set(ids)) == 5
+
+
+def test_a_table_that_was_upgraded_before_takes_them_again(old: Callable[..., Path]) -> None:
+    """With each index, trigger, view and foreign key that it has, and without a copy of the table."""
+    database = old()
+    upgrade_by_recording(database)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        # As revision 0002 left it.
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, ' DEFAULT (lower(hex(randomblob(16))))', '')")
+        connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0002'")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"CREATE TABLE log (x); CREATE TABLE notes (e REFERENCES {TABLE} (event_id))".split(";")[0])
+        connection.execute(f"CREATE TRIGGER t AFTER INSERT ON {TABLE} BEGIN INSERT INTO log VALUES (NEW.model); END")
+        connection.execute(f"CREATE INDEX own ON {TABLE} (lower(model))")
+        connection.execute(f"CREATE VIEW v AS SELECT model FROM {TABLE}")
+    with pytest.raises(IntegrityError, match="event_uid"):
+        insert_as_the_host_system(database)
+    before = [part for part in schema_of(database) if part[1] != TABLE]
+    upgrade_by_recording(database)
+    insert_as_the_host_system(database)
+    assert [part for part in schema_of(database) if part[1] != TABLE] == before
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT count(*) FROM log").fetchone() == (2,)
+    assert len(rows_of(database)) == 4
+
+
+def test_the_host_systems_mapper_still_works_on_an_upgraded_table(old: Callable[..., Path]) -> None:
+    database = old()
+    upgrade_by_recording(database)
+    host_system.insert_by_its_mapper(create_engine(f"sqlite:///{database}", poolclass=NullPool), host_system.row())
+    assert len(rows_of(database)) == 3

@@ -108,7 +108,8 @@ def test_a_fresh_database_is_as_modelled_and_distributable_by_run(postgres: Data
     assert set(columns) == set(model.keys())
     assert {name for name, (_, nullable, _) in columns.items() if nullable} == {c.name for c in model if c.nullable}
     assert columns["timestamp"][0] == "timestamp with time zone"
-    assert {default for _, _, default in columns.values()} == {None}, "no sequence"
+    defaults = {name: default for name, (_, _, default) in columns.items() if default is not None}
+    assert defaults == {"event_uid": "(gen_random_uuid())::text"}, "no sequence"
     assert constraints_of(postgres) == {"PRIMARY KEY (run_id, event_uid)"}
     indexes = postgres.execute("SELECT indexname FROM pg_indexes WHERE tablename = %s ORDER BY 1", TABLE)
     assert [row["indexname"] for row in indexes] == [f"ix_{TABLE}_timestamp", f"pk_{TABLE}"]
@@ -140,7 +141,7 @@ def test_an_upgrade_in_place_loses_no_row_and_no_column(old: Callable[..., Datab
     assert (len(kept["event_uid"]), kept["event_uid"][14]) == (36, "7")
     milliseconds = int(kept["event_uid"].replace("-", "")[:12], 16)
     assert milliseconds == AT.timestamp() * 1000
-    assert new["event_id"] is None
+    assert new["event_id"] is not None, "the sequence of the host system still numbers"
     assert constraints_of(postgres) == {"PRIMARY KEY (run_id, event_uid)"}
     assert postgres.execute("SELECT * FROM alembic_version") == [{"version_num": "x"}]
     assert postgres.execute("SELECT * FROM log") == [{"x": "claude-sonnet-4-5"}], "no trigger fired for the old row"
@@ -156,7 +157,7 @@ def test_an_upgraded_table_has_the_types_of_a_fresh_one(old: Callable[..., Datab
     upgrade_by_recording(postgres)
     fresh = columns_of(postgres)
     assert {name: upgraded[name][0] for name in fresh} == {name: kind for name, (kind, _, _) in fresh.items()}
-    assert {name for name in fresh if upgraded[name][2] is not None} == set()
+    assert {name for name in fresh if upgraded[name][2] is not None} == {"event_id", "event_uid"}
 
 
 def test_an_upgraded_table_needs_no_run_and_no_host_column(
@@ -301,7 +302,9 @@ def test_derived_columns_of_old_rows_are_as_record_stores_them(
             [(number, *pair) for number, pair in enumerate(pairs, 100)],
         )
     upgrade_by_recording(postgres)
-    found = postgres.execute(f"SELECT smape_percent, waste_ratio FROM {TABLE} WHERE event_id >= 100 ORDER BY event_id")
+    found = postgres.execute(
+        f"SELECT smape_percent, waste_ratio FROM {TABLE} WHERE run_id = 'r' AND event_id >= 100 ORDER BY event_id"
+    )
     assert [tuple(row.values()) for row in found] == [accuracy(*pair)[:2] for pair in pairs]
 
 
@@ -396,3 +399,19 @@ def test_the_statements_for_a_dba_make_the_programs_schema(postgres: Database, t
     with Telemetry(f"sqlite:///{file}") as telemetry:
         telemetry.record(**event())
     assert telemetry.stats().written == 1
+
+
+def test_the_host_systems_mapper_still_works_on_an_upgraded_table(old: Callable[..., Database]) -> None:
+    """It names no `event_uid`, and asks for the `event_id` of its row. Also on a table that revision 0002 has left."""
+    postgres = old()
+    upgrade_by_recording(postgres)
+    engine = engine_for(parse_database_url(postgres.url))
+    host_system.insert_by_its_mapper(engine, host_system.row())
+    postgres.execute(f"ALTER TABLE {TABLE} ALTER event_uid DROP DEFAULT, ALTER event_id DROP DEFAULT")
+    postgres.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0002'")
+    upgrade_by_recording(postgres)
+    host_system.insert_by_its_mapper(engine, host_system.row())
+    found = postgres.rows()
+    assert len({row["event_uid"] for row in found}) == len(found) == 5
+    own = [row["event_id"] for row in found if row["phase_id"] == "own"]
+    assert len(set(own)) == len(own) == 2

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 VERSION_TABLE = "autopack_telemetry_version"
-HEAD = "0002"
+HEAD = "0003"
 
 _ADVISORY_LOCK = 0x6175746F7061636B  # "autopack"
 _NO_ADVISORY_LOCKS = frozenset({"0A000", "42883"})  # not supported, no such function

@@ -17,10 +17,11 @@ _TYPES: dict[Kind, str] = {
     "truth": "BOOLEAN",
     "instant": "DATETIME",
 }
+_EVENT_UID = "VARCHAR(36) DEFAULT (lower(hex(randomblob(16))))"
 
 
 def _definition(column: Column) -> str:
-    type_ = "VARCHAR(36)" if column.name == "event_uid" else _TYPES[column.kind]
+    type_ = _EVENT_UID if column.name == "event_uid" else _TYPES[column.kind]
     return f"{column.name} {type_}{'' if column.nullable else ' NOT NULL'}"
 
 

@@ -21,7 +21,8 @@ class TelemetryStats(msgspec.Struct, frozen=True):
     pending            events that are none of these yet
     journal_dir        where `pending` events outlive the process; None: in memory only, they are lost with it
     dropped            calls of `record()` that returned False, by reason: queue_full, journal_full, too_large,
-                       unencodable, closed, disabled; a reason that did not occur reads as 0
+                       unencodable, closed, disabled; a reason that did not occur reads as 0.
+                       `journal_full` also where the folder of the journal cannot be written
     retries            transactions that failed and were tried again
     last_error         class and code of the last failure of the database, never its text; None: there was none
     worker_alive       whether the writer's thread runs

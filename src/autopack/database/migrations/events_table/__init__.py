@@ -16,10 +16,12 @@ TABLE = "token_estimation_v2_events"
 ADDED = frozenset({"event_uid", "input_tokens", "duration_ms", "existing_json", "attributes_json"})
 
 
-def columns() -> list[sa.Column[Any]]:
+def columns(event_uid_default: str | None = None) -> list[sa.Column[Any]]:
+    """The columns. event_uid_default: an expression that gives a row of the host system's an id."""
+    default = None if event_uid_default is None else sa.text(event_uid_default)
     return [
         sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=True),
-        sa.Column("event_uid", sa.String(36), nullable=False),
+        sa.Column("event_uid", sa.String(36), nullable=False, server_default=default),
         sa.Column("run_id", sa.String, nullable=False),
         sa.Column("phase_id", sa.String, nullable=False),
         sa.Column("timestamp", sa.DateTime(timezone=True), nullable=False),

@@ -20,6 +20,7 @@ from alembic import op
 from autopack.database.migrations.events_table import INDEX, TABLE, UNIQUE, columns, default_for
 from autopack.errors import SchemaError
 
+EVENT_UID_DEFAULT = "gen_random_uuid()::text"
 KEY = "pk_token_estimation_v2_events"
 _IDENTITY = ("run_id", "event_uid")
 
@@ -63,7 +64,7 @@ def upgrade() -> None:
 
 def create() -> None:
     """Make the table where there is none."""
-    op.create_table(TABLE, *columns(), sa.PrimaryKeyConstraint(*_IDENTITY, name=KEY))
+    op.create_table(TABLE, *columns(EVENT_UID_DEFAULT), sa.PrimaryKeyConstraint(*_IDENTITY, name=KEY))
     op.create_index(INDEX, TABLE, ["timestamp"])
 
 

@@ -14,8 +14,7 @@ from alembic import op
 
 from autopack.database.migrations.events_table import ADDED, TABLE, UNIQUE
 from autopack.database.migrations.events_table.postgres import KEY, altered, columns_of, refuse_views
-
-_SEQUENCE = f"{TABLE}_event_id_seq"  # as a column of the type SERIAL names it
+from autopack.database.migrations.events_table.postgres_inserts import SEQUENCE
 
 
 def downgrade() -> None:
@@ -33,8 +32,8 @@ def _statements(bind: sa.Connection) -> Iterator[str]:
     if not found["event_id"].filled:
         yield from _sequence()
         changes += [
-            f"ALTER COLUMN event_id TYPE bigint USING coalesce(event_id, nextval('{_SEQUENCE}'))",
-            f"ALTER COLUMN event_id SET DEFAULT nextval('{_SEQUENCE}')",
+            f"ALTER COLUMN event_id TYPE bigint USING coalesce(event_id, nextval('{SEQUENCE}'))",
+            f"ALTER COLUMN event_id SET DEFAULT nextval('{SEQUENCE}')",
             "ALTER COLUMN event_id SET NOT NULL",
         ]
     if found["timestamp"].type == "timestamp with time zone":
@@ -46,9 +45,9 @@ def _statements(bind: sa.Connection) -> Iterator[str]:
 
 def _sequence() -> Iterator[str]:
     """The one that numbers the rows, behind the highest number that is there; the upgrade may have left it."""
-    yield f"CREATE SEQUENCE IF NOT EXISTS {_SEQUENCE}"
-    yield f"ALTER SEQUENCE {_SEQUENCE} AS bigint OWNED BY {TABLE}.event_id"
+    yield f"CREATE SEQUENCE IF NOT EXISTS {SEQUENCE}"
+    yield f"ALTER SEQUENCE {SEQUENCE} AS bigint OWNED BY {TABLE}.event_id"
     yield (
-        f"SELECT setval('{_SEQUENCE}', coalesce(max(event_id), 0) + 1, false) "  # noqa: S608 (constants)
+        f"SELECT setval('{SEQUENCE}', coalesce(max(event_id), 0) + 1, false) "  # noqa: S608 (constants)
         f"FROM {TABLE}"
     )

@@ -15,6 +15,7 @@ from alembic import op
 
 from autopack.database.migrations.events_table import INDEX, TABLE, UNIQUE, columns, default_for, is_integer
 
+EVENT_UID_DEFAULT = "(lower(hex(randomblob(16))))"
 REBUILT = "autopack_rebuilt_token_estimation_v2_events"
 
 # A UUID of version 7 for a row that has none: 48 bits of milliseconds from its timestamp, the rest random.
@@ -49,7 +50,7 @@ def upgrade() -> None:
 
 def create() -> None:
     """Make the table where there is none."""
-    op.create_table(TABLE, *_keyed(columns(), "event_id"))
+    op.create_table(TABLE, *_keyed(columns(EVENT_UID_DEFAULT), "event_id"))
     op.create_index(INDEX, TABLE, ["timestamp"])
 
 
@@ -64,7 +65,7 @@ def _rebuild(bind: sa.Connection) -> None:
     inspector = sa.inspect(bind)
     old = {column["name"].lower(): column for column in inspector.get_columns(TABLE)}
     keys = [name.lower() for name in inspector.get_pk_constraint(TABLE)["constrained_columns"]]
-    wanted = {column.name: column for column in columns()}
+    wanted = {column.name: column for column in columns(EVENT_UID_DEFAULT)}
     renamed = {"event_id": "former_event_id"} if "event_id" in old and not is_integer(old["event_id"]["type"]) else {}
     foreign = {name: column for name, column in old.items() if name not in wanted or name in renamed}
     for name, column in wanted.items():
