@@ -111,7 +111,7 @@ def _from_columns(rows: Iterable[Sequence[Any]]) -> Iterator[Row | Misfit]:
                 fields[flag] = _TRUTH.get(fields[flag], fields[flag])
             row: Row = msgspec.convert(fields, ROW_TYPES)
             yield row
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, msgspec.ValidationError) as exc:
             yield Misfit(_by_name(str(exc)), _shown(dict(zip(_COLUMNS, values, strict=True))))
 
 

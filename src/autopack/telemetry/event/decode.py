@@ -131,7 +131,7 @@ def _is_deep(value: Any, depth: int) -> bool:
 
 def _reason_by_type(exc: Exception) -> str:
     """Msgspec names a field of an array by its position, `$[7]`; people know it by its name."""
-    if not isinstance(exc, ValueError | msgspec.ValidationError):  # before msgspec 0.20 the one is not the other
+    if not isinstance(exc, ValueError | msgspec.ValidationError):  # before msgspec 0.21 the one is not the other
         return f"it cannot be read: {type(exc).__name__}"
     text = str(exc)
     for position, name in enumerate(Event.__struct_fields__):
