@@ -291,3 +291,15 @@ def test_events_of_a_writer_that_dies_beside_a_living_one_are_written(database: 
         telemetry.record(**event(phase_id="live"))
         wait_for(telemetry, written=3)
     assert sorted(phases_of(database)) == ["dead", "live", "live"]
+
+
+def test_a_folder_that_cannot_be_searched_does_not_end_the_writer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its name is too long for a file system: nothing is accepted, and it is said once."""
+    living = JournalQueue(tmp_path / ("x" * 300), FOR_ALL, SMALL, clock_s=lambda: 1000.0)
+    living.recover()
+    living.recover()
+    assert drained(living) == []
+    assert caplog.text.count("cannot be searched for events of earlier processes: File name too long") == 1
+    living.close()
