@@ -119,7 +119,7 @@ def test_a_stratum_with_too_few_phases_gets_the_pooled_factor() -> None:
     found = budgets_of([*rare, *[reply(500 + n) for n in range(90)]], lambda _: 1000, lambda _: 8192, ALPHA, 64_000)
     assert [(each.basis, each.factor) for each in found] == [("pooled", 3.0), ("stratum", 1.0)]
     assert found[0].reason == "39 more phases needed: 10 of 49; its own carry 9.1 %"
-    assert found[0].carried_percent == pytest.approx(100 / 11)
+    assert found[0].least_alpha_percent == pytest.approx(100 / 11)
 
 
 def test_a_truncated_reply_needs_more_than_any_budget() -> None:
