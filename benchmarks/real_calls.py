@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autopack.analysis.calibrating.calibration import Settings, calibrate
+from autopack.analysis.calibrating.calibration import CalibrationSettings, calibrate
 from autopack.analysis.calibrating.conformal import Scores, least_phases, supported_factor
 from autopack.analysis.calibrating.history import Recorded, history_of
 from autopack.estimation.coefficients import Coefficients, shipped_coefficients
@@ -149,7 +149,7 @@ def stratum_at(calls: Sequence[Call], *, alpha_percent: float) -> Learned:
 
 def calibrated(calls: Sequence[Call], *, alpha_percent: float = round(100 * (1 - FRACTION), 6)) -> Learned:
     """What `autopack calibrate` proposes and `autopack budget` makes of it."""
-    settings = Settings(alpha_percent=alpha_percent)
+    settings = CalibrationSettings(alpha_percent=alpha_percent)
     history = history_of(call.record for call in calls)
     found = calibrate(history, shipped_coefficients(), settings, source="", estimator="")
     figures = found.coefficients or shipped_coefficients()

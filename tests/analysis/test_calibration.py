@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.analysis.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
 from tests.read_side import autopack, event, make_database
 
-from autopack.analysis.calibrating.calibration import Calibration, Settings, calibrate
+from autopack.analysis.calibrating.calibration import Calibration, CalibrationSettings, calibrate
 from autopack.analysis.calibrating.coefficient_fit import fit, model_of
 from autopack.analysis.calibrating.cross_validation import compared, predicted_unseen, split_by_run
 from autopack.analysis.calibrating.history import History, Recorded, Reply, Shape, history_of
@@ -25,11 +25,11 @@ from autopack.estimation.coefficients import Coefficients, parse_coefficients
 from autopack.estimation.estimator import estimate
 from autopack.models import TokenEstimationV2Event
 
-ONLY_COEFFICIENTS = Settings(budgets=False)
+ONLY_COEFFICIENTS = CalibrationSettings(budgets=False)
 
 
-def calibrated(records: Any, settings: Settings | None = None, today: Coefficients = TODAY) -> Calibration:
-    return calibrate(history_of(records), today, settings or Settings(), source="test", estimator="test")
+def calibrated(records: Any, settings: CalibrationSettings | None = None, today: Coefficients = TODAY) -> Calibration:
+    return calibrate(history_of(records), today, settings or CalibrationSettings(), source="test", estimator="test")
 
 
 def true_value(costs: Coefficients, name: str) -> float:
@@ -360,8 +360,8 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
 
 
 def test_alpha_is_the_decimal_number_that_was_written() -> None:
-    assert Settings(alpha_percent=2).alpha == Fraction(1, 50)
-    assert Settings(alpha_percent=0.1).alpha == Fraction(1, 1000)
+    assert CalibrationSettings(alpha_percent=2).alpha == Fraction(1, 50)
+    assert CalibrationSettings(alpha_percent=0.1).alpha == Fraction(1, 1000)
 
 
 def test_nothing_recorded_is_no_history() -> None:

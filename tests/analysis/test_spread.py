@@ -7,12 +7,12 @@ import msgspec
 import pytest
 from tests.analysis.cost_models import TODAY, exact, history, lognormal
 
-from autopack.analysis.calibrating.calibration import Settings, calibrate
+from autopack.analysis.calibrating.calibration import CalibrationSettings, calibrate
 from autopack.analysis.calibrating.history import Recorded, history_of
 from autopack.estimation.coefficients import Coefficients, estimator_fingerprint
 from autopack.estimation.estimator import estimate
 
-BUDGETS = Settings(coefficients=False)
+BUDGETS = CalibrationSettings(coefficients=False)
 
 
 def alike(count: int, seed: int) -> list[Recorded]:
