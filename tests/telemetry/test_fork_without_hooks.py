@@ -1,5 +1,6 @@
 """Forks that run none of Python's hooks, made in C: the child notices before it writes to what is its parent's."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -262,33 +263,38 @@ def test_a_child_forked_in_c_forks_at_once(database: Path) -> None:
     run_python(dedent(PREPARE) + dedent(code), url_of(database), options=["-W", "ignore::DeprecationWarning"])
 
 
+def interrupted_at(line: int) -> bool:
+    """Notice a fork, and once more at a line of that very step, as a handler does; returns whether it has that line."""
+    former, seen = sys.gettrace(), 0
+
+    def trace(frame: FrameType, what: str, _: object) -> Callable[..., object] | None:
+        nonlocal seen
+        if frame.f_code is not forks.notice.__code__:
+            return None
+        seen += what == "line"
+        if seen == line and what == "line":
+            sys.settrace(former)
+            forks.notice()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        assert forks.notice()
+    finally:
+        sys.settrace(former)
+    return seen == line
+
+
 def test_a_handler_at_any_line_of_the_notice_undoes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a signal handler began anew, and may have written, is not reset when the interrupted call goes on."""
     undone: list[int] = []
     monkeypatch.setattr(forks, "_undo", [lambda: undone.append(1)])
     monkeypatch.setattr(forks, "mark", mark := make_mark())
-    former, line = sys.gettrace(), 0
-    through = False
-    while not through:
-        line, seen = line + 1, 0
+    for line in itertools.count(1):
         mark[0] = 0
         undone.clear()
-
-        def trace(frame: FrameType, what: str, argument: object) -> Callable[..., object] | None:  # noqa: ARG001
-            nonlocal seen
-            if frame.f_code is not forks.notice.__code__:
-                return None
-            seen += what == "line"
-            if seen == line and what == "line":
-                sys.settrace(former)
-                forks.notice()
-            return trace
-
-        sys.settrace(trace)
-        try:
-            assert forks.notice()
-        finally:
-            sys.settrace(former)
-        through = seen < line
+        through = not interrupted_at(line)
         assert (undone, mark[0]) == ([1], 1), f"interrupted before the line {line} that was run"
+        if through:
+            break
     assert line > 5
