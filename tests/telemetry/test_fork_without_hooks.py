@@ -16,6 +16,7 @@ from mmap import mmap
 from pathlib import Path
 from textwrap import dedent
 from types import FrameType
+from typing import Any
 
 import pytest
 from tests.journals import recover_into
@@ -267,7 +268,7 @@ def interrupted_at(line: int) -> bool:
     """Notice a fork, and once more at a line of that very step, as a handler does; returns whether it has that line."""
     former, seen = sys.gettrace(), 0
 
-    def trace(frame: FrameType, what: str, _: object) -> Callable[..., object] | None:
+    def trace(frame: FrameType, what: str, _: object) -> Any:
         nonlocal seen
         if frame.f_code is not forks.notice.__code__:
             return None
