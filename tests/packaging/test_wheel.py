@@ -28,6 +28,7 @@ EXTRAS = {
     "otel": ["opentelemetry.sdk.trace", "autopack.instrumentation.span_processor"],
     "openai": ["openai"],
     "litellm": ["autopack.instrumentation.litellm_callback"],
+    "prices": ["genai_prices"],
 }
 # Modules that a user names only with the extra that they are for.
 NEEDS_EXTRA = {

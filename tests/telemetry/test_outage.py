@@ -106,7 +106,10 @@ def test_a_database_locked_by_another_process_gets_everything(database: Path) ->
 
 
 def test_an_exit_with_a_hung_database_keeps_its_deadline(database: Path) -> None:
-    """An exit with a hung database keeps its deadline, and the next start delivers."""
+    """An exit with a hung database keeps its deadline, and the next start delivers, in order.
+
+    The next one's own event waits for half a batch of them, not for all.
+    """
     make_ready(database)
     code = """
         import atexit, time
@@ -123,7 +126,10 @@ def test_an_exit_with_a_hung_database_keeps_its_deadline(database: Path) -> None
     assert 0.9 < took_s < 1 + 1, "the deadline is 1 s, and there is nothing else to wait for"
     stats = recover_into(database)
     assert (stats.recovered, stats.pending) == (500, 0)
-    assert phases_of(database) == ["before", *(f"p{n}" for n in range(500)), "later"]
+    delivered = phases_of(database)
+    assert delivered.index("later") == 1 + 250
+    delivered.remove("later")
+    assert delivered == ["before", *(f"p{n}" for n in range(500))]
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ def test_an_exception_in_the_first_record_leaves_it_working(database: Path, kind
         + """
 class Stop(BaseException): pass
 interrupted = 0
+database = sys.argv[1]
 while True:
     events = 0
     def interrupt(frame, what, argument):
@@ -114,7 +115,8 @@ while True:
         events += 1
         if events == interrupted + 1:
             raise Stop
-    sys.argv[1] += "x"  # what an interrupted call leaves half done must not change the next one's calls
+    # What an interrupted call leaves half done must not change the next one's calls.
+    sys.argv[1] = f"{database}{interrupted:06}"
     telemetry = Telemetry(destination(), shutdown_timeout_s=20, **options())
     sys.setprofile(interrupt)
     try:

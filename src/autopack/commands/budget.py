@@ -118,7 +118,7 @@ def budget_command(
     Tokens that a reply leaves of max_tokens are free: they count against rate limits only. A truncated reply is paid
     for and has to be asked for again.
 
-    Example: autopack budget --files 3 --category docs --complexity low --model claude-sonnet-4-5 --price 3,15
+    Example: autopack budget --files 3 --category docs --complexity low
     """
     figures = _figures(coefficients)
     every = Asked(model=model, price=price or (listed_price(model) if model else None), **asked)

@@ -85,11 +85,16 @@ class Recovery:
         self.damaged = 0
 
     def begin_round(self) -> None:
-        """Look for dead writers' segments, unless a round is under way."""
+        """Look for dead writers' segments, unless a round is under way or the folder cannot be listed."""
         if not self.is_over:
             return
-        remove_unfinished(self._folder)
-        found = filter(None, (_created(path, self._fingerprint) for path in sorted(self._folder.glob(f"*{SUFFIX}"))))
+        try:
+            remove_unfinished(self._folder)
+            paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+        except OSError as exc:
+            warn_once(f"{self._folder} cannot be searched for events of earlier processes: {exc.strerror}")
+            return
+        found = filter(None, (_created(path, self._fingerprint) for path in paths))
         self._candidates.extend(path for _, path in sorted(found, key=lambda item: item[0]))
 
     @property
