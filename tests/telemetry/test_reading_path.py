@@ -153,7 +153,7 @@ def test_without_a_journal_the_path_is_shorter(database: Path) -> None:
     ],
 )
 def test_a_walk_enters_few_files(walk: Callable[[Telemetry], object], bound: int, database: Path) -> None:
-    """With one event, from `record()` to its row, in the threads of the caller and of the worker. Measured: 18, 22, 18."""
+    """With one event, from `record()` to its row, in the caller's thread and the worker's. Measured: 18, 22, 18."""
     with Telemetry(url_of(database), flush_interval_s=60) as telemetry:
 
         def with_one_event() -> None:
