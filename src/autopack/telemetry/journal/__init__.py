@@ -130,8 +130,8 @@ least: the end of a bound or a disk is used, too.
 
 A program that truncates a mapped segment takes its pages away. The next touch of one is a SIGBUS. The worker looks at
 the size of the current segment between batches. One that was cut is sealed and made as long as it was, so that its
-pages are there again: what was cut off is lost, what comes later goes elsewhere. Between the cut and that look a touch ends
-the process.
+pages are there again: what was cut off is lost, what comes later goes elsewhere. Between the cut and that look a touch
+ends the process.
 
 # Fork
 
