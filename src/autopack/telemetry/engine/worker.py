@@ -157,7 +157,7 @@ class Worker:
                 break
             if self._deadline_is_over():
                 raise DeadlineExpired
-            batch, self._ahead = self._ahead or await self._read(), None
+            batch = await self._ready_or_next()
             if batch or (self._commands.closing and await self._wait_for_in_progress()):
                 return batch
         return None
@@ -174,7 +174,12 @@ class Worker:
         """
         if self._in_outage or self._queue.backlog > self._settings.batch_size:
             return None
-        return self._ahead or await self._read()
+        return await self._ready_or_next()
+
+    async def _ready_or_next(self) -> Batch | None:
+        """The batch that is ready, or else the next one. One that another task makes ready meanwhile stays ready."""
+        ready, self._ahead = self._ahead, None
+        return ready or await self._read()
 
     async def _read(self) -> Batch | None:
         """Take events and decode them; None when there are none."""
@@ -278,7 +283,7 @@ class Worker:
 
     async def read_more(self) -> Mapping[int, Row]:
         """The rows of the next batch; none where nothing waits."""
-        batch, self._ahead = self._ahead or await self._read(), None
+        batch = await self._ready_or_next()
         if batch is None:
             return {}
         self._dead_letter(batch.invalid)

@@ -140,6 +140,8 @@ class Writer:
         target = self.queue.accepted_through
         if self._settled(target) or self._runs_here():
             return self._settled(target)
+        if not self.is_running and lifecycle.is_about_to_fork():
+            return False  # as no event starts a thread there, and nothing else will settle it
         end_s = time.monotonic() + timeout_s
         while True:  # the thread may be about to end for a fork, or not to be had now
             if not (self.is_running or self.closing):
