@@ -1,4 +1,4 @@
-"""The write-ahead journal: accepted events in memory-mapped files that outlive the process.
+"""The write-ahead journal: accepted events in files, mapped or written, that outlive the process.
 
 # Theory of operation
 
@@ -128,10 +128,10 @@ least: the end of a bound or a disk is used, too.
 
 # Cuts
 
-Whoever truncates a mapped segment takes its pages away, and the next touch of one is a SIGBUS. The worker looks at the
-size of the current segment between batches. One that was cut is sealed and made as long as it was, so that its pages
-are there again: what was cut off is lost, what comes later goes elsewhere. Between the cut and that look a touch ends
-the process.
+A program that truncates a mapped segment takes its pages away. The next touch of one is a SIGBUS. The worker looks at
+the size of the current segment between batches. One that was cut is sealed and made as long as it was, so that its
+pages are there again: what was cut off is lost, what comes later goes elsewhere. Between the cut and that look a touch
+ends the process.
 
 # Fork
 

@@ -22,12 +22,13 @@ from autopack.telemetry.journal.format import (
     FIRST_RECORD,
     LEAST_OVERHEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
+    Append,
     encode,
     pack_record,
 )
 from autopack.telemetry.journal.recovery import try_to
 from autopack.telemetry.journal.segment import Position, Segment, place_of
-from autopack.telemetry.journal.segment_maker import Append, JournalSizes, SegmentMaker
+from autopack.telemetry.journal.segment_maker import JournalSizes, SegmentMaker
 from autopack.telemetry.lifecycle import best_effort
 
 
