@@ -270,6 +270,21 @@ def test_a_field_of_another_kind_is_refused_by_name(said: Any, message: str) -> 
         phase_of_fields(said)
 
 
+def test_the_offer_is_that_of_the_models_reasoning_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was learned from a model at a level counts for that level only; a nested phase inherits the level."""
+    shipped = json.loads((Path(autopack.__file__).parent / "data/estimator_coefficients.json").read_bytes())
+    kept = {"alpha_percent": 1, "bound_percent": 3}
+    of_high = {"model": "m", "reasoning_level": "high", "replies": 500, "pooled": {"factor": 5.0, "promise": kept}}
+    learned = {"pooled_factor": 2.0, "pooled_promise": kept, "models": [of_high]}
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({**shipped, "learned": learned}))
+    monkeypatch.setenv("AUTOPACK_ESTIMATOR_COEFFICIENTS", str(own))
+    said: dict[str, Any] = {"category": "refactoring", "deliverables": ["a.py"], "model": "m"}
+    with autopack.phase("p", **said) as without, autopack.phase("q", reasoning_level="high") as high:
+        assert (without.max_tokens, without.basis) == (2 * without.predicted_output_tokens, "pooled")
+        assert (high.max_tokens, high.basis) == (5 * high.predicted_output_tokens, "pooled")
+
+
 def test_attributes_are_flat_and_short() -> None:
     class Hostile:
         def __str__(self) -> str:

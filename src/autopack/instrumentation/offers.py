@@ -50,6 +50,7 @@ class Shape:
     predicted_output_tokens: int | None
     selected_budget: int | None
     phase_id: str | None = None
+    reasoning_level: str | None = None
 
 
 def offer_for(shape: Shape) -> Offer:
@@ -96,6 +97,7 @@ def _estimated(shape: Shape) -> tuple[int, int, Basis, str | None]:
         model=shape.model or "",
         existing=shape.existing or (),
         maximum=maximum_output_tokens(shape.model),
+        reasoning_level=shape.reasoning_level,
     )
     return made.predicted_output_tokens, made.max_tokens, made.basis, fingerprint
 

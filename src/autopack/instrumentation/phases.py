@@ -136,6 +136,7 @@ class Phase:
                 predicted_output_tokens=said.predicted_output_tokens,
                 selected_budget=said.selected_budget,
                 phase_id=self.phase_id,
+                reasoning_level=self.reasoning_level,
             )
         )
 

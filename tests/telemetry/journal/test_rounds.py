@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.journals import (
 from tests.waiting import wait_for
 from tests.write_side import event, phases_of, run_python, url_of
 
+from autopack.errors import QueueRejected
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.journal_queue import ROUND_INTERVAL_S, JournalQueue
 from autopack.telemetry.engine.settings import Settings
@@ -159,6 +161,38 @@ def test_segments_grow_from_a_small_first_one(tmp_path: Path) -> None:
     maker = SegmentMaker(tmp_path, FOR_ALL, JournalSizes(256 << 10, 64 << 10, 8 << 20, 256 << 20))
     made = [maker.make() for _ in range(6)]
     assert [segment.size_bytes >> 10 for segment in made] == [64, 256, 1024, 4096, 8192, 8192]
+    for segment in made:
+        segment.remove()
+
+
+def test_the_last_segment_is_as_large_as_the_folder_has_room_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    maker = SegmentMaker(tmp_path, FOR_ALL, JournalSizes(256 << 10, 64 << 10, 8 << 20, 1 << 20))
+    made = [maker.make() for _ in range(3)]
+    assert [segment.size_bytes >> 10 for segment in made] == [64, 256, 704]
+    with pytest.raises(QueueRejected):
+        maker.make()
+    assert "1048576 of 1048576 bytes are in use" in caplog.text
+    for segment in made:
+        segment.remove()
+
+
+def test_where_the_disk_refuses_a_large_segment_a_smaller_one_is_made(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a disk that is nearly full."""
+    maker = SegmentMaker(tmp_path, FOR_ALL, JournalSizes(256 << 10, 64 << 10, 8 << 20, 256 << 20))
+    made = [maker.make() for _ in range(2)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 10, before[1]))
+        made.append(maker.make())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60 << 10, before[1]))
+        with pytest.raises(QueueRejected):
+            maker.make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [segment.size_bytes >> 10 for segment in made] == [64, 256, 64]
+    assert len(segments_in(tmp_path)) == len(list(tmp_path.iterdir())) == 3, "what was refused leaves nothing behind"
     for segment in made:
         segment.remove()
 

@@ -123,7 +123,8 @@ between.
 
 The first segment of a process is small (64 KiB), and each further one four times as large, up to 8 MiB; an event that
 needs more gets a segment of its size. So a process that records one event leaves little behind, in the bound and on the
-disk.
+disk. Where folder or disk have no room for a segment so large, it is as large as there is room for, and 64 KiB at
+least: the end of a bound or a disk is used, too.
 
 # Cuts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -29,6 +30,7 @@ _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking ag
 
 _GROWTH = 4  # from one segment to the next
 _PAGE_BYTES = 4096
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a smaller file may find some
 
 
 Append = Literal["auto", "mapped", "written"]
@@ -67,7 +69,9 @@ class SegmentMaker:
         """One more, with room for an event of that size at least.
 
         The first of a writer is small, and each further one four times as large as the one before, up to the largest:
-        many short processes leave little behind, and a busy one makes few files.
+        many short processes leave little behind, and a busy one makes few files. Where there is no room for one so
+        large, it is smaller: what is left of the folder, or a quarter as often as the disk refuses, but never smaller
+        than the first.
 
         Raises QueueRejected where there is no room, in the folder or on the disk.
         """
@@ -75,17 +79,19 @@ class SegmentMaker:
             raise QueueRejected("journal_full")
         sizes = self._sizes
         needed = -(-(FIRST_RECORD + RECORD_OVERHEAD_BYTES + payload_bytes) // _PAGE_BYTES) * _PAGE_BYTES
-        size_bytes = max(self._size_bytes, min(needed, sizes.segment))
+        least_bytes = max(sizes.first_segment, min(needed, sizes.segment))
+        wanted_bytes = max(self._size_bytes, least_bytes)
         try:
             ensure_private_folder(self._folder)  # it may have been deleted
-            used_bytes = size_bytes + _bytes_of_segments(self._folder)
-            self.crowded = used_bytes > sizes.folder // 2
-            if used_bytes <= sizes.folder:
-                made = self._create(size_bytes)
-                self._size_bytes = max(self._size_bytes, min(size_bytes * _GROWTH, sizes.segment))
+            used_bytes = _bytes_of_segments(self._folder)
+            left_bytes = (sizes.folder - used_bytes) // _PAGE_BYTES * _PAGE_BYTES
+            self.crowded = used_bytes + wanted_bytes > sizes.folder // 2
+            if used_bytes + least_bytes <= sizes.folder:
+                made = self._create_at_most(max(least_bytes, min(wanted_bytes, left_bytes)), least_bytes)
+                self._size_bytes = max(self._size_bytes, min(made.size_bytes * _GROWTH, sizes.segment))
                 self._logged_full = False
                 return made
-            problem = f"{sizes.folder} bytes are in use"
+            problem = f"{used_bytes} of {sizes.folder} bytes are in use"
         except OSError as exc:
             problem = exc.strerror or type(exc).__name__
         self.pause(problem)
@@ -97,6 +103,16 @@ class SegmentMaker:
             self._logged_full = True
             log.warning("No further journal segment in %s (%s): events are dropped, and counted", self._folder, problem)
         self._full_until_s = time.monotonic() + _FULL_FOR_S
+
+    def _create_at_most(self, size_bytes: int, least_bytes: int) -> Segment:
+        """One of that size, or the largest quarter of it for which the disk has room. Raises OSError."""
+        while True:
+            try:
+                return self._create(size_bytes)
+            except OSError as exc:
+                if exc.errno not in _NO_ROOM or size_bytes <= least_bytes:
+                    raise
+            size_bytes = max(least_bytes, size_bytes // _GROWTH // _PAGE_BYTES * _PAGE_BYTES)
 
     def _create(self, size_bytes: int) -> Segment:
         self._medium = medium_in(self._folder) if self._medium is None else self._medium
