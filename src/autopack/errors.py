@@ -18,7 +18,8 @@ AutopackError
 │   │   ├── DataRejectedError         a row in it may be the reason: find out which, or whether it is the table
 │   │   └── StoreUnusableError        no row is the reason, no retry helps until a person acts: keep everything
 │   ├── SegmentError              a file cannot be used as a journal segment: leave it alone
-│   │   └── ForeignSegmentError       its events are for another destination
+│   │   ├── ForeignSegmentError       its events are for another destination
+│   │   └── SegmentWriteError         a record was not written whole: what was written of it is void
 │   └── QueueRejected             no event is taken now, for a reason that is counted
 └── …                         an exception that never leaves its module is defined there
 

@@ -16,7 +16,7 @@ import contextlib
 import itertools
 
 from autopack.telemetry.journal.format import FIRST_RECORD
-from autopack.telemetry.journal.medium import Mapped, Written
+from autopack.telemetry.journal.medium import OpenBytes
 from autopack.telemetry.journal.segment import Segment, place_of
 
 _NEVER = 1 << 62
@@ -126,7 +126,7 @@ class Appender:
         return self._final_count
 
     @property
-    def _bytes(self) -> Mapped | Written:
+    def _bytes(self) -> OpenBytes:
         assert self.segment is not None  # noqa: S101 (for the type checker: one without a segment is counted)
         return self.segment.bytes
 

@@ -27,6 +27,8 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Protocol
 
 from autopack._util import os_threads
 from autopack.errors import SegmentWriteError
@@ -38,39 +40,55 @@ _CLOSE_WAIT_S = 1.0
 _PAGE_BYTES = 4096
 
 
-class Mapped:
-    """A segment of this process, mapped. What has no room, or comes when it is sealed or closed, raises ValueError."""
+class OpenBytes(Protocol):
+    """The bytes of a segment of this process."""
 
-    def __init__(self, file: int, header: Header) -> None:
-        self._map = mmap.mmap(file, header.size_bytes)
-        self._map.seek(header.first_record)
-        self.write = self._map.write
-        self.tell = self._map.tell
-        for offset in range(_PAGE_BYTES, header.size_bytes, _PAGE_BYTES):
-            self._map[offset] = 0  # now: the kernel's first mapping of each page for writing would be felt later
+    def write(self, record: bytes, /) -> int:
+        """Append a record; returns its size. Raises ValueError where it has no room, is sealed or closed."""
+
+    def tell(self) -> int:
+        """Up to where it is written, or its size once it is sealed. Raises ValueError when it is closed."""
 
     def seal(self) -> None:
         """Take no more records."""
+
+    def count(self, offset: int, /) -> tuple[int, int]:
+        """Where the records that begin at an offset end, and how many there are."""
+
+    def read(self, offset: int, limit: int, /) -> tuple[list[tuple[int, bytes]], int]:
+        """At most `limit` records: the start and the payload of each, and where to read on."""
+
+    def has_unread(self, offset: int, /) -> bool:
+        """Whether there is, or may come, a record at or behind an offset that was read to."""
+
+    def write_mark(self, mark: bytes, /) -> None:
+        """Move the acknowledged mark."""
+
+    def close(self, offset: int, *, wait: bool) -> bool:
+        """Give it up, once calls behind an offset that was read to are over; returns whether its file may be closed.
+
+        wait: for calls in progress, at most a second; in a forked child there are none.
+        """
+
+
+class Mapped:
+    """A segment of this process, mapped. What it does per event is done by `mmap` and by `format`, bound here once."""
+
+    def __init__(self, file: int, header: Header) -> None:
+        self._map = mapped = mmap.mmap(file, header.size_bytes)
+        mapped.seek(header.first_record)
+        self.write, self.tell = mapped.write, mapped.tell
+        self.count = partial(bytes_of.count_records, mapped)
+        self.read = partial(bytes_of.read_records, mapped)
+        self.has_unread = partial(bytes_of.has_record, mapped)
+        self.write_mark = partial(mapped.__setitem__, slice(MARK_AT, MARK_AT + len(bytes_of.pack_mark(0))))
+        for offset in range(_PAGE_BYTES, header.size_bytes, _PAGE_BYTES):
+            mapped[offset] = 0  # now: the kernel's first mapping of each page for writing would be felt later
+
+    def seal(self) -> None:
         self._map.seek(0, os.SEEK_END)
 
-    def count(self, offset: int) -> tuple[int, int]:
-        """Where the records that begin at an offset end, and how many there are."""
-        return bytes_of.count_records(self._map, offset)
-
-    def read(self, offset: int, limit: int) -> tuple[list[tuple[int, bytes]], int]:
-        """At most `limit` records: the start and the payload of each, and where to read on."""
-        return bytes_of.read_records(self._map, offset, limit)
-
-    def has_unread(self, offset: int) -> bool:
-        """Whether there is, or may come, a record at or behind an offset that was read to."""
-        return bytes_of.has_record(self._map, offset)
-
-    def write_mark(self, mark: bytes) -> None:
-        """Move the acknowledged mark."""
-        self._map[MARK_AT : MARK_AT + len(mark)] = mark
-
     def close(self, offset: int, *, wait: bool) -> bool:  # noqa: ARG002 (no call is in progress)
-        """Give it up, once calls behind an offset that was read to are over; returns whether its file may be closed."""
         self._map.close()
         return True
 
@@ -89,7 +107,6 @@ class Written:
         self._voids: dict[int, int] = {}
 
     def write(self, record: bytes) -> int:
-        """Append a record; returns its size."""
         size, written = len(record), 0
         reserved: list[int] = []  # where it ends
         try:
@@ -118,7 +135,6 @@ class Written:
         self.seal()
 
     def seal(self) -> None:
-        """Take no more records."""
         reserved: list[int] = []
         beyond = self._size_bytes + 1
         try:
@@ -127,7 +143,6 @@ class Written:
             self._refused.extend(end - beyond for end in reserved)
 
     def tell(self) -> int:
-        """Up to where it is reserved, or its size once it is sealed."""
         self._check_open()
         return min(self._reserved(), self._size_bytes)
 
@@ -164,7 +179,6 @@ class Written:
             offset += at
 
     def count(self, offset: int) -> tuple[int, int]:
-        """See `Mapped.count`."""
         number = 0
         for record in self._records(offset):
             offset = record.end
@@ -172,7 +186,6 @@ class Written:
         return self._past_holes(offset), number
 
     def read(self, offset: int, limit: int) -> tuple[list[tuple[int, bytes]], int]:
-        """See `Mapped.read`."""
         found: list[tuple[int, bytes]] = []
         if limit > 0:
             for record in self._records(offset):
@@ -183,18 +196,15 @@ class Written:
         return found, self._past_holes(offset)
 
     def has_unread(self, offset: int) -> bool:
-        """See `Mapped.has_unread`."""
         self._check_open()
         end = self._end()
         return end is None or self._past_holes(offset) < end
 
     def write_mark(self, mark: bytes) -> None:
-        """See `Mapped.write_mark`."""
         self._check_open()
         write_mark(self._file, mark)
 
     def close(self, offset: int, *, wait: bool) -> bool:
-        """See `Mapped.close`. wait: for calls in progress, at most a second; in a forked child there are none."""
         if self._file < 0:
             return True
         self.seal()
@@ -213,6 +223,6 @@ def write_mark(file: int, mark: bytes) -> None:
         os.pwrite(file, mark, MARK_AT)
 
 
-def make(file: int, header: Header) -> Mapped | Written:
+def make(file: int, header: Header) -> OpenBytes:
     """The one that a header asks for."""
     return Written(file, header) if header.medium == Medium.WRITTEN else Mapped(file, header)

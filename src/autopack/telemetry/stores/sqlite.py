@@ -193,7 +193,6 @@ class SqliteStore:
         import aiosqlite  # noqa: F401
 
     async def write(self, rows: Sequence[Row]) -> int:
-        """See `Store.write`."""
         try:
             cursor = await self._executemany(rows)
         except Exception as exc:
@@ -204,7 +203,6 @@ class SqliteStore:
         return int(cursor.rowcount)
 
     async def absent(self, rows: Sequence[Row]) -> list[int]:
-        """See `Store.absent`."""
         names = self._table.names
         positions = [names.index(name) for name in self._table.key]
         keys = [tuple(row[position] for position in positions) for row in rows]
@@ -219,7 +217,6 @@ class SqliteStore:
         return [number for number, key in enumerate(keys) if key not in found]
 
     async def refusal(self, row: Row) -> str | None:
-        """See `Store.refusal`."""
         try:
             await self._fetch("BEGIN IMMEDIATE")
             try:
@@ -236,7 +233,7 @@ class SqliteStore:
         return LEFT_OUT if absent else None
 
     async def close(self, *, final: bool = True) -> None:
-        """See `Store.close`. A database in memory lives as long as its connection."""
+        """A database in memory lives as long as its connection."""
         if final or self._destination.path is not None:
             await self._disconnect()
         if self._connection is None and self._thread is not None:

@@ -85,7 +85,6 @@ class PostgresStore:
         self._engine = self._engine or connections.make_engine(self._server, command_timeout_s=self._command_timeout_s)
 
     async def write(self, rows: Sequence[Row]) -> int:
-        """See `Store.write`."""
         if self._driver is None:
             await self._connect()
         try:
@@ -165,7 +164,6 @@ class PostgresStore:
         return _count_in(status)
 
     async def absent(self, rows: Sequence[Row]) -> list[int]:
-        """See `Store.absent`."""
         absent: list[int] = await self._ask(lambda driver: self._absent(driver, rows))
         return absent
 
@@ -184,7 +182,6 @@ class PostgresStore:
         return [number for number, key in enumerate(keys) if key not in present]
 
     async def refusal(self, row: Row) -> str | None:
-        """See `Store.refusal`."""
         from autopack.telemetry.stores.postgres.connection import insert_arrays, insert_statement
 
         async def insert_and_roll_back(driver: Any) -> list[int]:
@@ -215,11 +212,9 @@ class PostgresStore:
             raise error from exc
 
     async def close(self, *, final: bool = True) -> None:  # noqa: ARG002 (a server outlives its connections)
-        """See `Store.close`."""
         await self._disconnect(gracefully=True)
 
     def reset_in_child(self) -> PostgresStore:
-        """See `Store.reset_in_child`."""
         lifecycle.keep_uncollected(self)  # closing a copy of its connection would end the parent's session
         return PostgresStore(self._destination, self._table, command_timeout_s=self._command_timeout_s)
 
