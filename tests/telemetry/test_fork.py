@@ -548,3 +548,35 @@ telemetry.close()
         options=["-W", "always::DeprecationWarning"],
     )
     assert "multi-threaded, use of fork() may lead to deadlocks" in done.stderr
+
+
+@pytest.mark.parametrize("when", ["before the import", "before the first instance"])
+def test_a_hook_of_the_users_may_record_before_autopacks(database: Path, when: str) -> None:
+    """What runs first in a child, and records, writes nothing into the segment of its parent."""
+    code = """
+        telemetry = None
+        def hook():
+            if telemetry is not None:
+                assert telemetry.record(**event(phase_id="hook"))
+        if sys.argv[2] == "before the import":
+            os.register_at_fork(after_in_child=hook)
+        from autopack.telemetry import Telemetry
+        if sys.argv[2] == "before the first instance":
+            os.register_at_fork(after_in_child=hook)
+        telemetry = Telemetry(f"sqlite:///{sys.argv[1]}", shutdown_timeout_s=20)
+        assert telemetry.record(**event(phase_id="before"))
+        for _ in range(3):
+            child = os.fork()
+            if not child:
+                assert telemetry.record(**event(phase_id="child"))
+                telemetry.close(30)
+                assert telemetry.stats().written == 2, telemetry.stats()
+                os._exit(0)
+            for _ in range(3):
+                assert telemetry.record(**event(phase_id="parent"))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        telemetry.close(30)
+        assert telemetry.stats().written == 10, telemetry.stats()
+    """
+    run_python(code, database, when, options=QUIET)
+    assert counted(database) == {"before": 1, "child": 3, "hook": 3, "parent": 9}

@@ -1,5 +1,6 @@
 """Forks that run none of Python's hooks, made in C: the child notices before it writes to what is its parent's."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -14,11 +15,14 @@ from contextlib import closing
 from mmap import mmap
 from pathlib import Path
 from textwrap import dedent
+from types import FrameType
+from typing import Any
 
 import pytest
 from tests.journals import recover_into
 from tests.write_side import child_environment, phases_of, run_python, url_of
 
+from autopack._util import forks
 from autopack._util.forks import ProcessNumber, make_mark
 
 # A fork in C while any thread waits for the GIL leaves a child that can never hand it over (seen: 1 of 7).
@@ -208,3 +212,90 @@ def test_events_of_a_child_forked_in_c_have_ids_of_their_own(database: Path) -> 
     """
     run_python(dedent(PREPARE) + dedent(code), url_of(database), options=["-W", "ignore::DeprecationWarning"])
     assert sorted(phases_of(database)) == ["before", "child", "parent"]
+
+
+@pytest.mark.parametrize("first", ["close(30)", "begin_close()", "closed"])
+def test_a_close_in_a_child_leaves_the_parents_journal(database: Path, first: str) -> None:
+    """As in uWSGI, whose master accepts events and starts no writer: its workers close, and have recorded nothing."""
+    code = f"""
+        import signal, time, types
+
+        master = os.getpid()
+        sys.modules["uwsgi"] = uwsgi = types.ModuleType("uwsgi")
+        uwsgi.masterpid = lambda: master
+        uwsgi.worker_id = lambda: int(os.getpid() != master)
+        uwsgi.opt = {{"enable-threads": True}}
+        telemetry = Telemetry(sys.argv[1])
+        assert telemetry.record(**event(phase_id="before"))
+        child = fork_in_c()
+        if not child:
+            begun_s = time.monotonic()
+            telemetry.{first}
+            telemetry.close(30)
+            os._exit(0 if time.monotonic() - begun_s < 3 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        for n in range(10):
+            assert telemetry.record(**event(phase_id=f"p{{n}}"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    run_python(dedent(PREPARE) + dedent(code), url_of(database), exit_code=-signal.SIGKILL)
+    assert recover_into(database).recovered == 11
+    assert Counter(phases_of(database)) == Counter(["before", "later", *(f"p{n}" for n in range(10))])
+
+
+def test_a_child_forked_in_c_forks_at_once(database: Path) -> None:
+    """It waits for no thread of its parent's: without a look at the mark it waits 5 s."""
+    code = """
+        import time
+
+        telemetry = Telemetry(sys.argv[1], flush_interval_s=60)
+        assert telemetry.record(**event()) and telemetry.flush(30)
+        child = fork_in_c()
+        if not child:
+            begun_s = time.monotonic()
+            grandchild = os.fork()
+            if not grandchild:
+                os._exit(0)
+            os.waitpid(grandchild, 0)
+            os._exit(0 if time.monotonic() - begun_s < 3 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        telemetry.close(30)
+    """
+    run_python(dedent(PREPARE) + dedent(code), url_of(database), options=["-W", "ignore::DeprecationWarning"])
+
+
+def interrupted_at(line: int) -> bool:
+    """Notice a fork, and once more at a line of that very step, as a handler does; returns whether it has that line."""
+    former, seen = sys.gettrace(), 0
+
+    def trace(frame: FrameType, what: str, _: object) -> Any:
+        nonlocal seen
+        if frame.f_code is not forks.notice.__code__:
+            return None
+        seen += what == "line"
+        if seen == line and what == "line":
+            sys.settrace(former)
+            forks.notice()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        assert forks.notice()
+    finally:
+        sys.settrace(former)
+    return seen == line
+
+
+def test_a_handler_at_any_line_of_the_notice_undoes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a signal handler began anew, and may have written, is not reset when the interrupted call goes on."""
+    undone: list[int] = []
+    monkeypatch.setattr(forks, "_undo", [lambda: undone.append(1)])
+    monkeypatch.setattr(forks, "mark", mark := make_mark())
+    for line in itertools.count(1):
+        mark[0] = 0
+        undone.clear()
+        through = not interrupted_at(line)
+        assert (undone, mark[0]) == ([1], 1), f"interrupted before the line {line} that was run"
+        if through:
+            break
+    assert line > 5

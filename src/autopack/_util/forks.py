@@ -12,7 +12,8 @@ the process id is asked for each time: 1 µs on a machine where the page cost 28
 
 # Invariants
 
-1. What a child has to undo is named once, by `in_child`, and is done at each fork: by Python's hook, or by `notice`.
+1. What a child has to undo is named once, by `in_child`, and is done once at each fork, all at a time, by `notice`.
+   Python's hook calls it, or whatever records before that hook runs. Only then is the mark set.
 2. A child that noticed by itself has begun anew before it writes anything.
 3. A thread of the parent does not exist in the child, so a call that reads the mark and then writes is not divided by a
    fork, unless the fork is made by a signal handler or a finalizer inside that very call.
@@ -70,7 +71,6 @@ _noticed_by: list[int] = []
 def in_child(undo: Callable[[], object]) -> None:
     """Call this in every forked child, in the order of these calls: at the fork, or when the child notices."""
     _undo.append(undo)
-    os.register_at_fork(after_in_child=undo)
 
 
 def notice() -> bool:
@@ -87,18 +87,21 @@ def notice() -> bool:
             return False
         _noticed_by[:] = [os_threads.get_ident()]
         try:
-            for undo in _undo:
-                undo()
-            mark[0] = 1
+            if not mark[0]:  # a signal handler that came before the line above has done it all
+                for undo in _undo:
+                    undo()
+                mark[0] = 1
         finally:
             _noticed_by.clear()
     return True
 
 
-def _mark_child() -> None:
+def _begin_anew() -> None:
     global _noticing  # noqa: PLW0603 (a thread of the parent may hold the former for ever)
-    _noticing = os_threads.RLock()
-    mark[0] = 1
+    if not mark[0]:  # no hook of the user's and no signal handler was here before, and recorded
+        _noticing = os_threads.RLock()
+        _noticed_by.clear()
+        notice()
 
 
-os.register_at_fork(after_in_child=_mark_child)
+os.register_at_fork(after_in_child=_begin_anew)

@@ -248,6 +248,7 @@ def _writers() -> set[Writer]:
 
 
 def _prepare_fork() -> None:
+    forks.notice()
     deadline_s = time.monotonic() + FORK_WAIT_S
     _forking.acquire(FORK_WAIT_S)
     writers = _writers()
@@ -274,6 +275,7 @@ def _reset_in_child() -> None:
 
 
 def _prepare_locks() -> None:
+    forks.notice()
     for lock in _locks:
         lock.prepare_fork()
 

@@ -247,15 +247,18 @@ class Telemetry:
         Idempotent, and callable from several threads and from a signal handler. What could not be written in time is
         still `pending` in `stats()`, and is said in the log.
         """
+        forks.notice()
         self._writer.close(timeout_s)
 
     def begin_close(self) -> None:
         """Close in the background: let nothing in any more, and let the worker drain and stop by itself."""
+        forks.notice()
         self._writer.begin_close()
 
     @property
     def closed(self) -> bool:
         """Whether a close has begun: nothing is accepted any more."""
+        forks.notice()
         return self._writer.closing
 
     async def aclose(self, timeout_s: float | None = None) -> None:
