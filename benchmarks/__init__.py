@@ -1,1 +1,0 @@
-"""What autopack costs, measured. The file makes a package of it: pyarrow 17 installs a package of the same name."""
