@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autopack.analysis.calibrating.calibration import Settings, calibrate
-from autopack.analysis.calibrating.conformal import Scores, carried_factor, least_phases
+from autopack.analysis.calibrating.calibration import CalibrationSettings, calibrate
+from autopack.analysis.calibrating.conformal import Scores, least_phases, supported_factor
 from autopack.analysis.calibrating.history import Recorded, history_of
 from autopack.estimation.coefficients import Coefficients, shipped_coefficients
 from autopack.estimation.estimator import estimate
@@ -59,7 +59,7 @@ class Ceiling:
     """What is sent, and which share of replies is said to exceed it, in percent."""
 
     tokens: int
-    promised_percent: float | None = None
+    guaranteed_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def by_stratum(calls: Sequence[Call]) -> Learned:
 
 def constant_at(calls: Sequence[Call], *, alpha_percent: float) -> Learned:
     """The same for every call, with a promise."""
-    ceiling = _promised(calls, alpha_percent)
+    ceiling = _guaranteed(calls, alpha_percent)
     assert ceiling is not None
     return Learned(one_constant(calls).expected, lambda _: ceiling)
 
@@ -142,14 +142,14 @@ def stratum_at(calls: Sequence[Call], *, alpha_percent: float) -> Learned:
     own = {
         name: ceiling
         for name, members in strata.items()
-        if len({_phase(call) for call in members}) >= least and (ceiling := _promised(members, alpha_percent))
+        if len({_phase(call) for call in members}) >= least and (ceiling := _guaranteed(members, alpha_percent))
     }
     return Learned(by_stratum(calls).expected, lambda call: own.get(call.stratum) or pooled(call))
 
 
 def calibrated(calls: Sequence[Call], *, alpha_percent: float = round(100 * (1 - FRACTION), 6)) -> Learned:
     """What `autopack calibrate` proposes and `autopack budget` makes of it."""
-    settings = Settings(alpha_percent=alpha_percent)
+    settings = CalibrationSettings(alpha_percent=alpha_percent)
     history = history_of(call.record for call in calls)
     found = calibrate(history, shipped_coefficients(), settings, source="", estimator="")
     figures = found.coefficients or shipped_coefficients()
@@ -178,13 +178,13 @@ def _of_coefficients(figures: Coefficients, budget: Callable[[Call], Ceiling]) -
     return Learned(expected, budget)
 
 
-def _promised(calls: Sequence[Call], alpha_percent: float) -> Ceiling | None:
+def _guaranteed(calls: Sequence[Call], alpha_percent: float) -> Ceiling | None:
     """As `calibrate` does it, with thousands of tokens for scores."""
     scores = Scores(
         [math.inf if call.record.truncated else call.record.actual_output_tokens / 1000 for call in calls],
         [_phase(call) for call in calls],
     )
-    factor, promise = carried_factor(scores, Fraction(repr(alpha_percent)) / 100)
+    factor, promise = supported_factor(scores, Fraction(repr(alpha_percent)) / 100)
     if factor is None or promise is None:
         return None
     return Ceiling(math.ceil(1000 * factor), promise.alpha_percent)
@@ -215,8 +215,8 @@ class Risk:
     at_most_above: float
     ceiling: float
     pinball: float
-    promised_percent: float | None
-    promised_calls: int
+    guaranteed_percent: float | None
+    guaranteed_calls: int
 
     @property
     def shares(self) -> str:
@@ -233,9 +233,9 @@ def risk_of(found: Sequence[tuple[Call, float | None, Ceiling]], fraction: float
         over = actual > ceiling.tokens or (cut and actual == ceiling.tokens)
         above += over
         undetermined += cut and not over
-        at = 1 - (ceiling.promised_percent or 0) / 100 if fraction is None else fraction
+        at = 1 - (ceiling.guaranteed_percent or 0) / 100 if fraction is None else fraction
         pinball.append(max(at * (actual - ceiling.tokens), (1 - at) * (ceiling.tokens - actual)))
-    promises = [ceiling.promised_percent for *_, ceiling in found if ceiling.promised_percent is not None]
+    promises = [ceiling.guaranteed_percent for *_, ceiling in found if ceiling.guaranteed_percent is not None]
     return Risk(
         above / len(found),
         (above + undetermined) / len(found),
@@ -255,10 +255,12 @@ def line(title: str, calls: Sequence[Call], learn: Learn) -> str:
         if expected and not call.record.truncated
     ]
     risk = risk_of(found, FRACTION)
-    promised = "-" if risk.promised_percent is None else f"{risk.promised_percent:.1f} % for {risk.promised_calls}"
+    guaranteed = (
+        "-" if risk.guaranteed_percent is None else f"{risk.guaranteed_percent:.1f} % for {risk.guaranteed_calls}"
+    )
     return (
         f"| {title} | × {math.exp(statistics.median(errors)):.2f} | {risk.pinball:,.0f} | {risk.ceiling:,.0f} | "
-        f"{risk.shares} | {promised} | ${1000 * statistics.mean(map(_cost, found)):,.0f} |"
+        f"{risk.shares} | {guaranteed} | ${1000 * statistics.mean(map(_cost, found)):,.0f} |"
     )
 
 
@@ -280,8 +282,8 @@ def level_lines(calls: Sequence[Call], alpha_percent: float) -> Iterator[str]:
     ):
         risk = risk_of(list(judged(calls, partial(learn, alpha_percent=alpha_percent))))
         yield (
-            f"| {alpha_percent:g} % | {title} | {risk.promised_percent:.1f} % | {risk.shares} | {risk.ceiling:,.0f} | "
-            f"{risk.pinball:,.0f} |"
+            f"| {alpha_percent:g} % | {title} | {risk.guaranteed_percent:.1f} % | {risk.shares} | "
+            f"{risk.ceiling:,.0f} | {risk.pinball:,.0f} |"
         )
 
 

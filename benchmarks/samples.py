@@ -10,8 +10,6 @@ from random import Random
 
 from benchmarks.report import Target
 
-MICROSECOND_NS = 1000
-
 
 def quantile(samples: Sequence[float], q: float) -> float:
     """The sample below which a share `q` of them lies."""

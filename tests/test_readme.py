@@ -125,7 +125,7 @@ def test_the_commands_of_contributing_are_there() -> None:
 
 
 def test_each_variable_that_the_readme_names_is_read_by_the_code() -> None:
-    """`TELEMETRY_<NAME>` are the names of the settings."""
+    """`TELEMETRY_<NAME>` are the names of the settings, and the README names each of them."""
     from autopack.telemetry.engine.settings import Settings
 
     scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
@@ -134,3 +134,4 @@ def test_each_variable_that_the_readme_names_is_read_by_the_code() -> None:
     settings = {f"TELEMETRY_{name.upper()}" for name in Settings.__struct_fields__}
     assert len(names) > 5
     assert {name for name in names if name not in source and name not in settings} == set()
+    assert settings - names == set()

@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from tests.analysis.cost_models import TODAY, Noise, exact, history, lognormal, normal, other_costs
 from tests.read_side import autopack, event, make_database
 
-from autopack.analysis.calibrating.calibration import Calibration, Settings, calibrate
+from autopack.analysis.calibrating.calibration import Calibration, CalibrationSettings, calibrate
 from autopack.analysis.calibrating.coefficient_fit import fit, model_of
-from autopack.analysis.calibrating.cross_validation import compared, dealt, predicted_unseen
+from autopack.analysis.calibrating.cross_validation import compared, predicted_unseen, split_by_run
 from autopack.analysis.calibrating.history import History, Recorded, Reply, Shape, history_of
 from autopack.analysis.calibrating.least_squares import Equations
 from autopack.estimation.coefficients import Coefficients, parse_coefficients
 from autopack.estimation.estimator import estimate
 from autopack.models import TokenEstimationV2Event
 
-ONLY_COEFFICIENTS = Settings(budgets=False)
+ONLY_COEFFICIENTS = CalibrationSettings(budgets=False)
 
 
-def calibrated(records: Any, settings: Settings | None = None, today: Coefficients = TODAY) -> Calibration:
-    return calibrate(history_of(records), today, settings or Settings(), source="test", estimator="test")
+def calibrated(records: Any, settings: CalibrationSettings | None = None, today: Coefficients = TODAY) -> Calibration:
+    return calibrate(history_of(records), today, settings or CalibrationSettings(), source="test", estimator="test")
 
 
 def true_value(costs: Coefficients, name: str) -> float:
@@ -104,7 +104,7 @@ def test_few_replies_keep_the_coefficients_near_those_in_force() -> None:
     moved = []
     for count in (0, 5, 50, 1000):
         replies = history_of(history(count, costs, exact)).replies
-        fitted = fit(replies, model_of(TODAY), worth_replies=1)
+        fitted = fit(replies, model_of(TODAY), prior_weight=1)
         moved.append(math.log(fitted.overhead_of("testing/high") / TODAY.overhead["testing/high"]))
     assert moved[0] == 0
     assert all(fewer < more for fewer, more in pairwise(moved))
@@ -116,7 +116,7 @@ def test_one_coefficient_alone_moves_by_n_of_n_plus_m_of_the_way() -> None:
     start = model_of(TODAY)
     reply = Reply("r", shape, round(start.overhead_of("testing/low") * 1.1), success=True, truncated=False)
     for count, worth in ((1, 1.0), (4, 1.0), (10, 40.0)):
-        fitted = fit([reply] * count, start, worth_replies=worth)
+        fitted = fit([reply] * count, start, prior_weight=worth)
         moved = math.log(fitted.overhead_of("testing/low") / start.overhead_of("testing/low"))
         assert moved == pytest.approx(count / (count + worth) * math.log(1.1), rel=1e-3)
 
@@ -124,7 +124,7 @@ def test_one_coefficient_alone_moves_by_n_of_n_plus_m_of_the_way() -> None:
 def test_a_coefficient_on_which_no_reply_hangs_stays_exactly() -> None:
     shape = Shape("testing", "low", (1, 0, 0, 0, 0), (0,) * 5)
     start = model_of(TODAY)
-    fitted = fit([Reply("r", shape, 100, success=True, truncated=False)] * 9, start, worth_replies=1)
+    fitted = fit([Reply("r", shape, 100, success=True, truncated=False)] * 9, start, prior_weight=1)
     assert fitted.marginal[1:] == start.marginal[1:]
     assert {name for name in start.overhead if fitted.overhead[name] != start.overhead[name]} == {"testing/low"}
 
@@ -135,7 +135,7 @@ def test_a_truncated_reply_pulls_upwards_only() -> None:
 
     def expected(actual: int) -> float:
         reply = Reply("r", shape, actual, success=False, truncated=True)
-        return fit([reply] * 20, start, worth_replies=1).expected(shape)
+        return fit([reply] * 20, start, prior_weight=1).expected(shape)
 
     assert expected(10) == start.expected(shape)
     assert expected(50_000) > 5 * start.expected(shape)
@@ -144,7 +144,7 @@ def test_a_truncated_reply_pulls_upwards_only() -> None:
 def test_a_failed_reply_says_nothing_of_the_cost() -> None:
     shape = Shape("testing", "low", (1, 0, 0, 0, 0), (0,) * 5)
     failed = Reply("r", shape, 3, success=False, truncated=False)
-    assert fit([failed] * 50, model_of(TODAY), worth_replies=1) == model_of(TODAY)
+    assert fit([failed] * 50, model_of(TODAY), prior_weight=1) == model_of(TODAY)
 
 
 def test_a_stratum_without_an_overhead_begins_at_the_default() -> None:
@@ -163,7 +163,7 @@ def test_a_stratum_without_an_overhead_begins_at_the_default() -> None:
 def test_a_run_is_never_on_both_sides(runs: list[str], hands: int) -> None:
     shape = Shape("testing", "low", (1, 0, 0, 0, 0), (0,) * 5)
     replies = [Reply(run, shape, 100, success=True, truncated=False) for run in runs]
-    parts = dealt(replies, hands)
+    parts = split_by_run(replies, hands)
     assert sorted(reply.run_id for part in parts for reply in part) == sorted(runs)
     homes = [{reply.run_id for reply in part} for part in parts]
     assert sum(map(len, homes)) == len(set(runs))
@@ -360,8 +360,8 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
 
 
 def test_alpha_is_the_decimal_number_that_was_written() -> None:
-    assert Settings(alpha_percent=2).alpha == Fraction(1, 50)
-    assert Settings(alpha_percent=0.1).alpha == Fraction(1, 1000)
+    assert CalibrationSettings(alpha_percent=2).alpha == Fraction(1, 50)
+    assert CalibrationSettings(alpha_percent=0.1).alpha == Fraction(1, 1000)
 
 
 def test_nothing_recorded_is_no_history() -> None:

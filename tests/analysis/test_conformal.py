@@ -13,7 +13,7 @@ from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 from tests.analysis.cost_models import TODAY, history, lognormal, other_costs
 from tests.read_side import autopack
 
-from autopack.analysis.calibrating.calibration import Settings, calibrate
+from autopack.analysis.calibrating.calibration import CalibrationSettings, calibrate
 from autopack.analysis.calibrating.conformal import (
     BudgetResult,
     Scores,
@@ -119,7 +119,7 @@ def test_a_stratum_with_too_few_phases_gets_the_pooled_factor() -> None:
     found = budgets_of([*rare, *[reply(500 + n) for n in range(90)]], lambda _: 1000, lambda _: 8192, ALPHA, 64_000)
     assert [(each.basis, each.factor) for each in found] == [("pooled", 3.0), ("stratum", 1.0)]
     assert found[0].reason == "39 more phases needed: 10 of 49; its own carry 9.1 %"
-    assert found[0].carried_percent == pytest.approx(100 / 11)
+    assert found[0].least_alpha_percent == pytest.approx(100 / 11)
 
 
 def test_a_truncated_reply_needs_more_than_any_budget() -> None:
@@ -158,7 +158,11 @@ def test_a_history_like_the_recorded_one_keeps_to_its_budgets(fitted: bool) -> N
     """A history like the recorded one keeps to the budgets that the file guarantees."""
     costs = other_costs(5)
     result = calibrate(
-        history_of(history(2400, costs, lognormal(0.4))), TODAY, Settings(coefficients=fitted), source="", estimator=""
+        history_of(history(2400, costs, lognormal(0.4))),
+        TODAY,
+        CalibrationSettings(coefficients=fitted),
+        source="",
+        estimator="",
     )
     assert result.coefficients is not None
     assert len(result.coefficients.budget_factor) == 6
@@ -176,8 +180,10 @@ def budget_for(record: Recorded, coefficients: Coefficients) -> int:
 @pytest.mark.slow
 def test_all_replies_carry_the_fit_and_the_promise() -> None:
     records = list(history(1200, other_costs(5), lognormal(0.3)))
-    both = calibrate(history_of(records), TODAY, Settings(), source="", estimator="")
-    only_budgets = calibrate(history_of(records), TODAY, Settings(coefficients=False), source="", estimator="")
+    both = calibrate(history_of(records), TODAY, CalibrationSettings(), source="", estimator="")
+    only_budgets = calibrate(
+        history_of(records), TODAY, CalibrationSettings(coefficients=False), source="", estimator=""
+    )
     assert both.fit.replies == sum(budget.replies for budget in both.budgets) == len(records)
     assert sum(budget.replies for budget in only_budgets.budgets) == len(records)
     assert only_budgets.fit.outcome == "skipped"
@@ -188,10 +194,10 @@ def test_an_earlier_guarantee_ends_with_its_predictions() -> None:
     """An earlier guarantee does not outlive the predictions that it was made for."""
     before = msgspec.structs.replace(TODAY, budget_factor={"novel/low": 3.0})
     records = history_of(history(1200, other_costs(5), lognormal(0.3)))
-    fitted = calibrate(records, before, Settings(), source="", estimator="").coefficients
+    fitted = calibrate(records, before, CalibrationSettings(), source="", estimator="").coefficients
     right = history_of(history(1200, TODAY, lognormal(0.3)))
-    kept = calibrate(right, before, Settings(coefficients=False), source="", estimator="").coefficients
-    rebased = calibrate(records, before, Settings(coefficients=False), source="", estimator="").coefficients
+    kept = calibrate(right, before, CalibrationSettings(coefficients=False), source="", estimator="").coefficients
+    rebased = calibrate(records, before, CalibrationSettings(coefficients=False), source="", estimator="").coefficients
     assert rebased is not None
     assert rebased.budget_spread is not None
     assert "novel/low" not in rebased.budget_factor

@@ -12,7 +12,7 @@ from tests.analysis.cost_models import TODAY, history, lognormal
 from tests.read_side import autopack
 from tests.verdicts import NOW_S, sample, verdict_on
 
-from autopack.analysis.calibrating.calibration import Settings, calibrate
+from autopack.analysis.calibrating.calibration import CalibrationSettings, calibrate
 from autopack.analysis.calibrating.history import Recorded, history_of
 from autopack.analysis.sampling.samples import Event
 from autopack.analysis.validating.validation import Validation
@@ -100,7 +100,7 @@ def obeyed(figures: Coefficients, seed: int, *, budget_for: Any = None) -> list[
 @pytest.mark.slow
 def test_following_calibrate_validates_and_four_percent_never_does() -> None:
     learned = history_of(history(4000, TODAY, lognormal(0.5)))
-    settings = Settings(alpha_percent=0.5, coefficients=False)
+    settings = CalibrationSettings(alpha_percent=0.5, coefficients=False)
     figures = calibrate(learned, TODAY, settings, source="", estimator="").coefficients
     assert figures is not None
     verdicts = [verdict_on(obeyed(figures, seed)).verdict for seed in range(10)]

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 from tests.analysis.cost_models import TODAY, exact, history, lognormal
 
-from autopack.analysis.calibrating.calibration import Settings, calibrate
+from autopack.analysis.calibrating.calibration import CalibrationSettings, calibrate
 from autopack.analysis.calibrating.history import Recorded, history_of
-from autopack.estimation.coefficients import Coefficients, fingerprint_of
+from autopack.estimation.coefficients import Coefficients, estimator_fingerprint
 from autopack.estimation.estimator import estimate
 
-BUDGETS = Settings(coefficients=False)
+BUDGETS = CalibrationSettings(coefficients=False)
 
 
 def alike(count: int, seed: int) -> list[Recorded]:
@@ -42,7 +42,7 @@ def test_budgets_that_need_not_follow_predictions_do_not() -> None:
     assert above / len(future) <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / 200)
     assert max(budgets) < 5000 * math.exp(0.4 * 3.3)
     plain = msgspec.structs.replace(found.coefficients, budget_spread=None)
-    assert fingerprint_of(plain) != fingerprint_of(found.coefficients)
+    assert estimator_fingerprint(plain) != estimator_fingerprint(found.coefficients)
 
 
 def test_budgets_follow_predictions_that_are_right() -> None:

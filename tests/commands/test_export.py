@@ -30,7 +30,6 @@ from autopack.analysis.reading.records import (
     RECORD_FIELDS,
     EventRecord,
     Unreadable,
-    record_of,
     records_of,
 )
 from autopack.analysis.reading.rows import open_events
@@ -333,7 +332,7 @@ def test_a_formula_for_a_spreadsheet_is_shielded_unless_raw(tmp_path: Path, star
 
 
 STORED = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.none() | st.floats()
-RECORDS = st.builds(lambda values: record_of(values, Unreadable()), st.tuples(*[STORED for _ in COLUMNS]))
+RECORDS = st.builds(lambda values: records_of([values], Unreadable())[0], st.tuples(*[STORED for _ in COLUMNS]))
 INSTANTS = st.datetimes() | st.datetimes(timezones=st.just(UTC))
 FORMS = ("isoformat", " ", "%Y-%m-%d %H:%M:%S,%f", "%G-W%V-%u %H:%M:%S.%f", "%Y%m%dT%H%M%S.%f", "%Y-%m-%d")
 TIMES = st.builds(

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.orm import Session
 from tests.read_side import autopack, environment, event, make_database
 
-from autopack.analysis.reading.records import COLUMNS, EventRecord, Unreadable, record_of
+from autopack.analysis.reading.records import COLUMNS, EventRecord, Unreadable, records_of
 from autopack.analysis.reading.selection import EVERYTHING, Selection
 from autopack.analysis.tailing.line import header_line, line_of
 from autopack.analysis.tailing.tail import Tail
@@ -41,7 +41,7 @@ def phases(records: Any) -> list[str]:
 
 def record(**changes: Any) -> EventRecord:
     row = event(1, **changes)
-    return record_of([getattr(row, name) for name in COLUMNS], Unreadable())
+    return records_of([[getattr(row, name) for name in COLUMNS]], Unreadable())[0]
 
 
 @contextmanager

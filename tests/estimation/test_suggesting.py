@@ -16,7 +16,7 @@ from autopack.estimation.coefficients import (
     Learned,
     Promise,
     Remembered,
-    fingerprint_of,
+    estimator_fingerprint,
     shipped_coefficients,
 )
 from autopack.estimation.estimator import estimate
@@ -82,7 +82,7 @@ def test_the_models_maximum_is_the_most_and_breaks_the_promise() -> None:
 
 def test_what_is_learned_changes_no_prediction_and_no_fingerprint() -> None:
     with_memory = msgspec.structs.replace(SHIPPED, learned=learned().learned)
-    assert fingerprint_of(with_memory) == fingerprint_of(SHIPPED)
+    assert estimator_fingerprint(with_memory) == estimator_fingerprint(SHIPPED)
     assert estimate(FILES, "testing", "low", with_memory) == estimate(FILES, "testing", "low", SHIPPED)
 
 

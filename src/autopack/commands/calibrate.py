@@ -10,7 +10,7 @@ import msgspec
 
 from autopack._util.files import atomic_write
 from autopack._util.text import escape_terminal
-from autopack.analysis.calibrating.calibration import Calibration, Settings, calibrate
+from autopack.analysis.calibrating.calibration import Calibration, CalibrationSettings, calibrate
 from autopack.analysis.calibrating.history import History, Recorded, history_of
 from autopack.analysis.calibrating.table import before_tables, parts
 from autopack.analysis.reading.lines import exported
@@ -22,7 +22,7 @@ from autopack.commands._output import note, print_json, print_tables, tracked
 from autopack.commands._reading import database_to_read, opened_lines
 from autopack.estimation.coefficients import ENVIRONMENT_NAME, Coefficients, load_coefficients
 
-_DEFAULTS = Settings()
+_DEFAULTS = CalibrationSettings()
 
 
 @click.command("calibrate", short_help="Propose coefficients and budgets from what was recorded.")
@@ -43,12 +43,12 @@ _DEFAULTS = Settings()
     help="Share of future replies that a promised budget may cut, at most. Example: --alpha-percent 0.5",
 )
 @click.option(
-    "--worth-replies",
+    "--prior-weight",
     type=FiniteRange(0.01),
-    default=_DEFAULTS.worth_replies,
+    default=_DEFAULTS.prior_weight,
     show_default=True,
     metavar="N",
-    help="How many replies the coefficients in force are worth.",
+    help="How many replies the coefficients in force weigh.",
 )
 @click.option(
     "--folds",
@@ -109,7 +109,7 @@ def calibrate_command(
     _check_output(output, force=force)
     settings = msgspec.convert(
         {**numbers, "coefficients": not keep_coefficients, "budgets": not no_budgets, "simulated": include_simulated},
-        Settings,
+        CalibrationSettings,
     )
     history, read_from = _read(file, selection, settings)
     in_force = os.environ.get(ENVIRONMENT_NAME) or "shipped coefficients"
@@ -125,7 +125,7 @@ def _check_output(output: Path | None, *, force: bool) -> None:
         raise click.ClickException(f"{escape_terminal(str(output))} exists; --force replaces it")
 
 
-def _read(file: Path | None, selection: Selection, settings: Settings) -> tuple[History, str]:
+def _read(file: Path | None, selection: Selection, settings: CalibrationSettings) -> tuple[History, str]:
     if file is not None:
         with opened_lines(file, "ndjson") as lines:
             history = history_of(exported(lines, Recorded), include_simulated=settings.simulated)

@@ -113,7 +113,7 @@ def _check(source: Destination, destination: Destination) -> None:
     if destination.in_memory:
         raise click.ClickException("a database in memory is gone with its process; name another destination")
     if source.identity == destination.identity:
-        raise click.ClickException("both URLs name the same database")
+        raise click.ClickException("both URLs name the same database; name another destination")
     if problem := database_problem(destination):
         raise click.ClickException(escape_terminal(f"{destination} cannot be written: {problem}"))
 

@@ -76,8 +76,8 @@ def upgrade_command() -> None:
 def downgrade_command() -> None:
     """Bring the table back to the form of the host system, which knows no other.
 
-    Every row stays. Its columns event_uid, input_tokens, duration_ms, existing_json and attributes_json are gone with
-    what they hold (autopack export keeps it), and on PostgreSQL event_id is the key again. End the writers before: the
+    Every row stays. All columns that only autopack fills (docs/origin.md) are gone with what they hold (autopack export
+    keeps it), and on PostgreSQL event_id is the key again. End the writers before: the
     next one upgrades the table again, as autopack db upgrade does, and gives each row another event_uid.
 
     Example: autopack db downgrade --yes

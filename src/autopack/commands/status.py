@@ -49,7 +49,7 @@ def _rows_text(database: DatabaseStatus) -> str:
 
 
 def _lines(report: StatusReport) -> Iterator[str]:
-    database, journal, letters = report.database, report.journal, report.dead_letters
+    database, journal, dead_letters = report.database, report.journal, report.dead_letters
     yield f"database:     {database.database}"
     yield f"reachable:    {'yes' if database.reachable else f'no: {database.problem}'}"
     if database.reachable:
@@ -63,7 +63,7 @@ def _lines(report: StatusReport) -> Iterator[str]:
             yield f"  {file.name}: {file.why}"
         for name in journal.corrupt:
             yield f"  {name}: damaged, quarantined"
-    if letters:
-        yield f"dead letters: {letters.waiting}"
+    if dead_letters:
+        yield f"dead letters: {dead_letters.waiting}"
     for problem in report.problems:
         yield f"problem:      {problem}"

@@ -42,7 +42,7 @@ from autopack.commands._output import print_json, print_tables, tracked
 from autopack.commands._reading import database_to_read, opened_lines
 from autopack.commands._verdicts import collect_database
 from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, describe_error
-from autopack.estimation.coefficients import fingerprint_of, load_coefficients, parse_coefficients
+from autopack.estimation.coefficients import estimator_fingerprint, load_coefficients, parse_coefficients
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
 WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here
@@ -101,8 +101,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(get_args(RuleSet)),
             default=_DEFAULTS.rules,
             show_default=True,
-            help="Judge the budget (truncation, overruns), or all five limits of the plan's host system. "
-            "Example: --rules plan",
+            help="Judge the budget (truncation, overruns), or the host system's five limits. Example: --rules plan",
         ),
         click.option(
             "--one-look",
@@ -214,7 +213,7 @@ def _fingerprint(estimator: str) -> str | None:
     """What `--estimator` names."""
     if estimator == "any":
         return None
-    return fingerprint_of(load_coefficients(os.environ)) if estimator == "current" else estimator
+    return estimator_fingerprint(load_coefficients(os.environ)) if estimator == "current" else estimator
 
 
 @click.command("validate", cls=VerdictCommand, short_help="Say whether the estimator is validated on real data.")

@@ -179,7 +179,7 @@ def shipped_coefficients() -> Coefficients:
     return parse_coefficients(data, "estimator_coefficients.json")
 
 
-def fingerprint_of(coefficients: Coefficients) -> str:
+def estimator_fingerprint(coefficients: Coefficients) -> str:
     """8 hexadecimal digits that stand for all figures that predictions and budgets are made from."""
     figures = msgspec.to_builtins(msgspec.structs.replace(coefficients, about=""))
     del figures["learned"]

@@ -180,7 +180,7 @@ def quietly(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> An
     """
     try:
         return function(*args, **kwargs)
-    except Exception as exc:  # noqa: BLE001 (whatever it is, it is ours, and the call is the caller's)
+    except Exception as exc:  # noqa: BLE001 (a fault of autopack, and the call is the caller's)
         not_recorded.add("hook_failed")
         warn_once(f"A call could not be recorded: {type(exc).__name__} in autopack.instrumentation")
         return None

@@ -111,13 +111,13 @@ def current_coefficients() -> tuple[Coefficients, str] | None:
     None where the file cannot be used, which is warned of once: a build does not fail for its estimator.
     """
     from autopack.errors import InputFileError
-    from autopack.estimation.coefficients import ENVIRONMENT_NAME, fingerprint_of, load_coefficients
+    from autopack.estimation.coefficients import ENVIRONMENT_NAME, estimator_fingerprint, load_coefficients
 
     name = os.environ.get(ENVIRONMENT_NAME, "")
     if name not in _loaded:
         try:
             coefficients = load_coefficients(os.environ)
-            _loaded[name] = coefficients, fingerprint_of(coefficients)
+            _loaded[name] = coefficients, estimator_fingerprint(coefficients)
         except InputFileError as exc:
             warn_once(f"Phases have no prediction: {exc}")
             _loaded[name] = None

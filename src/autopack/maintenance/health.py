@@ -117,7 +117,7 @@ def _dead_letters(destination: Destination) -> DeadLetterStatus | None:
 
 
 def _problems(
-    database: DatabaseStatus, dead: int, journal: JournalStatus | None, letters: DeadLetterStatus | None
+    database: DatabaseStatus, dead: int, journal: JournalStatus | None, dead_letters: DeadLetterStatus | None
 ) -> Iterator[str]:
     if not database.reachable:
         yield "the database cannot be read"
@@ -125,7 +125,7 @@ def _problems(
         yield f"{dead} event(s) of dead processes wait in the journal; autopack recover delivers them"
     if journal and journal.corrupt:
         yield f"{len(journal.corrupt)} damaged journal file(s) were quarantined"
-    if letters and letters.unreadable:
-        yield f"{letters.unreadable} dead letter(s) cannot be read"
-    if letters and letters.full:
+    if dead_letters and dead_letters.unreadable:
+        yield f"{dead_letters.unreadable} dead letter(s) cannot be read"
+    if dead_letters and dead_letters.full:
         yield "there is no room for further dead letters: refused events stay in the journal"

@@ -59,7 +59,7 @@ def downgrade(destination: Destination) -> None:
 
     """
     if not destination.exists():
-        raise SchemaError("there is no such file")
+        raise SchemaError("there is no such file; set DATABASE_URL to the database that is meant")
     with engine_for(destination).connect() as connection:
         if destination.path is not None:
             connection.execution_options(isolation_level="AUTOCOMMIT")

@@ -31,7 +31,7 @@ def health_section(report: StatusReport) -> Markup:
 
 
 def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
-    database, journal, letters = report.database, report.journal, report.dead_letters
+    database, journal, dead_letters = report.database, report.journal, report.dead_letters
     yield "database", database.database
     yield "readable", "yes" if database.reachable else f"no: {database.problem}"
     yield "events written", str(database.rows)
@@ -41,6 +41,6 @@ def _facts(report: StatusReport) -> Iterator[tuple[str, str]]:
         yield "events waiting in it", str(report.waiting)
         yield "of these, of dead processes", str(report.waiting_of_dead_writers)
         yield "damaged files quarantined", str(len(journal.corrupt))
-    if letters:
-        yield "dead letters", str(letters.waiting)
-        yield "dead letters that cannot be read", str(letters.unreadable)
+    if dead_letters:
+        yield "dead letters", str(dead_letters.waiting)
+        yield "dead letters that cannot be read", str(dead_letters.unreadable)

@@ -1,7 +1,7 @@
 """New coefficients and budgets from recorded replies, each only as far as the data carry it. Pure.
 
-A promise must not rest on the replies that the prediction was fitted to, and no half is put aside for that: runs are
-dealt to folds, and each run is predicted by coefficients fitted to the others.
+A promise must not rest on the replies that the prediction was fitted to, and no half is held out for that: the runs
+are split into folds, and each run is predicted by coefficients fitted to the others.
 
     coefficients   (`coefficient_fit`) are taken only when they are certainly better on unseen runs
                    (`cross_validation`), else those in force stay; what is taken is fitted to all runs
@@ -41,12 +41,12 @@ LEVEL = 0.95
 UNDERESTIMATION_FACTOR = 1.1
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class CalibrationSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to calibrate.
 
     alpha_percent     share of future replies that a promised budget may cut, at most: half of the verdict's limit, as
                       what is promised at a limit keeps it only by luck
-    worth_replies     how many replies the coefficients in force are worth
+    prior_weight      how many replies the coefficients in force weigh
     min_replies       informative replies that a fit takes, and min_runs the runs they must come from
     folds             of the cross-validation
     coefficients      whether to fit them, and budgets: whether to promise any
@@ -54,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     alpha_percent: float = 1.0
-    worth_replies: float = 1.0
+    prior_weight: float = 1.0
     min_replies: int = 30
     min_runs: int = 5
     folds: int = 10
@@ -110,7 +110,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     estimator: str
-    settings: Settings
+    settings: CalibrationSettings
     counts: Counts
     cut: int
     fit: FitResult
@@ -120,12 +120,14 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     coefficients: Coefficients | None
 
 
-def calibrate(history: History, today: Coefficients, settings: Settings, *, source: str, estimator: str) -> Calibration:
+def calibrate(
+    history: History, today: Coefficients, settings: CalibrationSettings, *, source: str, estimator: str
+) -> Calibration:
     """New coefficients, where the history carries them; `source` and `estimator` name both for people."""
     refusal = _refusal(history.replies, settings)
     start = model_of(today)
     if refusal is None:
-        fitter = partial(fit, start=start, worth_replies=settings.worth_replies)
+        fitter = partial(fit, start=start, prior_weight=settings.prior_weight)
         pairs = predicted_unseen(history.replies, fitter, settings.folds)
         fitted = _fitted(pairs, fitter(list(filter(is_informative, history.replies))), today, settings)
     else:
@@ -170,7 +172,7 @@ def _answer(
     return Answer(verdict=found.verdict, reasons=found.reasons, missing=found.missing)
 
 
-def _refusal(replies: Sequence[Reply], settings: Settings) -> str | None:
+def _refusal(replies: Sequence[Reply], settings: CalibrationSettings) -> str | None:
     """Why no fit is tried. It depends on numbers of replies only, not on what they cost."""
     if not settings.coefficients:
         return "not asked for"
@@ -183,7 +185,7 @@ def _refusal(replies: Sequence[Reply], settings: Settings) -> str | None:
     return None
 
 
-def _unfitted(reason: str, replies: Sequence[Reply], settings: Settings) -> FitResult:
+def _unfitted(reason: str, replies: Sequence[Reply], settings: CalibrationSettings) -> FitResult:
     return FitResult(
         outcome="refused" if settings.coefficients else "skipped",
         reason=reason,
@@ -196,7 +198,9 @@ def _unfitted(reason: str, replies: Sequence[Reply], settings: Settings) -> FitR
     )
 
 
-def _fitted(every: Sequence[tuple[Reply, Model]], final: Model, today: Coefficients, settings: Settings) -> FitResult:
+def _fitted(
+    every: Sequence[tuple[Reply, Model]], final: Model, today: Coefficients, settings: CalibrationSettings
+) -> FitResult:
     start = model_of(today)
     pairs = [(reply, model) for reply, model in every if is_informative(reply)]
     comparison = compared(pairs, start, settings.folds)
@@ -260,7 +264,7 @@ def _budget(coefficients: Coefficients, reply: Reply, predicted: int) -> int:
     return min(coefficients.budget_cap, budget_of(predicted, shape.category, shape.complexity, coefficients))
 
 
-def _budgets(unseen: Unseen, today: Coefficients, settings: Settings) -> list[BudgetResult]:
+def _budgets(unseen: Unseen, today: Coefficients, settings: CalibrationSettings) -> list[BudgetResult]:
     before = model_of(today)
 
     def budget_before(reply: Reply) -> int:
@@ -270,7 +274,7 @@ def _budgets(unseen: Unseen, today: Coefficients, settings: Settings) -> list[Bu
 
 
 def _changes(replies: Sequence[Reply], before: Model, after: Model) -> Iterator[Change]:
-    strata, marginals = _carried(filter(is_informative, replies))
+    strata, marginals = _replies_behind(filter(is_informative, replies))
     for stratum in sorted(strata):
         tokens = after.overhead_of(stratum)
         yield _change(f"overhead.{stratum}", before.overhead_of(stratum), tokens, strata[stratum])
@@ -279,7 +283,7 @@ def _changes(replies: Sequence[Reply], before: Model, after: Model) -> Iterator[
             yield _change(f"marginal.{name}", before.marginal[index], after.marginal[index], marginals[index])
 
 
-def _carried(replies: Iterable[Reply]) -> tuple[Counter[str], Counter[int]]:
+def _replies_behind(replies: Iterable[Reply]) -> tuple[Counter[str], Counter[int]]:
     """How many replies hang on each overhead, and on each marginal."""
     strata: Counter[str] = Counter()
     marginals: Counter[int] = Counter()
@@ -291,7 +295,7 @@ def _carried(replies: Iterable[Reply]) -> tuple[Counter[str], Counter[int]]:
 
 
 def _change(name: str, before: float, after: float, replies: int) -> Change:
-    """Whole tokens: the rest would claim a precision that nobody has."""
+    """Whole tokens: the rest would claim a precision that no fit has."""
     return Change(name=name, before=before, after=float(max(1, round(after))) if before else 0.0, replies=replies)
 
 

@@ -67,13 +67,13 @@ def model_of(coefficients: Coefficients) -> Model:
     return Model(coefficients.overhead, coefficients.default_overhead, marginal)
 
 
-def fit(replies: Iterable[Reply], start: Model, *, worth_replies: float) -> Model:
-    """The model that the replies, together with `start`, speak for. `worth_replies` (m above) is greater than 0."""
+def fit(replies: Iterable[Reply], start: Model, *, prior_weight: float) -> Model:
+    """The model that the replies, together with `start`, speak for. `prior_weight` (m above) is greater than 0."""
     works = _works(replies)
     strata = sorted({work.shape.stratum for work in works})
     now = Model({name: start.overhead_of(name) for name in strata}, start.default_overhead, start.marginal)
     for _ in range(_MOST_STEPS):
-        overhead, marginal = _step(works, now, start, worth_replies)
+        overhead, marginal = _step(works, now, start, prior_weight)
         now = Model(
             {name: tokens * math.exp(overhead[name]) for name, tokens in now.overhead.items()},
             now.default_overhead,
@@ -98,7 +98,7 @@ def _works(replies: Iterable[Reply]) -> list[_Work]:
 
 
 def _step(
-    works: Sequence[_Work], now: Model, start: Model, worth_replies: float
+    works: Sequence[_Work], now: Model, start: Model, prior_weight: float
 ) -> tuple[dict[str, float], list[float]]:
     """How far each logarithm moves next: those of the overheads, and those of the marginals."""
     equations = Equations(now.overhead, len(now.marginal))
@@ -106,9 +106,9 @@ def _step(
         weight, pull = _weight_and_pull(work, math.log(now.expected(work.shape)))
         equations.add(work.shape.stratum, *_shares(work.shape, now), weight, pull)
     for stratum, tokens in now.overhead.items():
-        equations.hold_overhead(stratum, worth_replies, -worth_replies * _log_ratio(tokens, start.overhead_of(stratum)))
+        equations.hold_overhead(stratum, prior_weight, -prior_weight * _log_ratio(tokens, start.overhead_of(stratum)))
     for index, (tokens, before) in enumerate(zip(now.marginal, start.marginal, strict=True)):
-        equations.hold_marginal(index, worth_replies, -worth_replies * _log_ratio(tokens, before))
+        equations.hold_marginal(index, prior_weight, -prior_weight * _log_ratio(tokens, before))
     overhead, marginal = equations.solved()
     return {name: _bounded(step) for name, step in overhead.items()}, list(map(_bounded, marginal))
 

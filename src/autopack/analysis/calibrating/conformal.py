@@ -50,7 +50,7 @@ class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
     alpha_percent     the share of replies of new phases above the factor, at most, on average: more than was asked for
                       where the data carry no less, and `reason` says so
     bound_percent     what that share can be in one history, with 95 %; `bound_is_exact` with one reply per phase
-    carried_percent   the least α that the stratum's own replies carry
+    least_alpha_percent   the least α that the stratum's own replies carry
     over_*            of the replies, those above the budget of the coefficients in force, and above the promised one;
                       each truncated one is among them, since what it needed is not known
     unused_*          the mean of what the other replies left of their budgets, None where there are none
@@ -65,7 +65,7 @@ class BudgetResult(msgspec.Struct, frozen=True, kw_only=True):
     alpha_percent: float | None
     bound_percent: float | None
     bound_is_exact: bool
-    carried_percent: float
+    least_alpha_percent: float
     reason: str | None
     over_before: int
     over_after: int | None
@@ -96,7 +96,7 @@ class Scores:
         sizes = self.sizes
         return len(sizes) + len(self.phases) - sizes.total()
 
-    def carried(self) -> Fraction:
+    def least_alpha(self) -> Fraction:
         """The least α that they carry."""
         sizes = self.sizes
         lost = sum(
@@ -135,9 +135,9 @@ class Scores:
         return upper_share(self.phase_count, self.phase_count - len(beyond))
 
 
-def carried_factor(scores: Scores, alpha: Fraction) -> tuple[float | None, Promise | None]:
+def supported_factor(scores: Scores, alpha: Fraction) -> tuple[float | None, Promise | None]:
     """The factor for α, or for the least α that the scores carry, and what it keeps; None above 25 %."""
-    kept = max(alpha, scores.carried())
+    kept = max(alpha, scores.least_alpha())
     factor = scores.factor(kept) if kept <= _LARGEST_ALPHA else None
     if factor is None or factor > _LARGEST_FACTOR:
         return None, None
@@ -197,7 +197,7 @@ def _budget(
     own = scores_of(replies, base, cap)
     is_own = own.phase_count >= least_phases(alpha)
     basis = own if is_own else pooled
-    factor, promise = carried_factor(basis, alpha)
+    factor, promise = supported_factor(basis, alpha)
 
     def budget_after(reply: Reply) -> int:
         return min(cap, math.ceil(base(reply) * (factor or 0.0)))
@@ -212,7 +212,7 @@ def _budget(
         alpha_percent=None if promise is None else promise.alpha_percent,
         bound_percent=None if promise is None else promise.bound_percent,
         bound_is_exact=len(basis.scores) == basis.phase_count,
-        carried_percent=float(own.carried() * 100),
+        least_alpha_percent=float(own.least_alpha() * 100),
         reason=_reason(own, basis, factor, alpha),
         over_before=_over(replies, budget_before),
         over_after=None if factor is None else _over(replies, budget_after),
@@ -231,8 +231,7 @@ def _reason(own: Scores, basis: Scores, factor: float | None, alpha: Fraction) -
     if basis is not own:
         needed, present = least_phases(alpha), own.phase_count
         said.append(f"{needed - present} more phases needed: {present} of {needed}; its own carry {_percent(own)}")
-    carried = basis.carried()
-    if carried > alpha:
+    if basis.least_alpha() > alpha:
         said.append(f"no factor below the ceiling keeps {float(alpha * 100):g} %; the data carry {_percent(basis)}")
     elif factor is None:
         said.append("too many replies were truncated or lie above the cap: what they needed is not known")
@@ -240,7 +239,7 @@ def _reason(own: Scores, basis: Scores, factor: float | None, alpha: Fraction) -
 
 
 def _percent(scores: Scores) -> str:
-    return f"{float(scores.carried() * 100):.2g} %"
+    return f"{float(scores.least_alpha() * 100):.2g} %"
 
 
 def _over(replies: Iterable[Reply], budget: Callable[[Reply], int]) -> int:

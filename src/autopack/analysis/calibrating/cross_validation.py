@@ -1,8 +1,8 @@
 """Would new coefficients have predicted better than those in force? Asked of runs that they have not seen. Pure.
 
-Replies of one run resemble each other (same plan, same prompts), so a run is never on both sides: runs are dealt to
-folds, each fold's replies are predicted with coefficients fitted to the other folds, and both predictions are compared
-with what came. The error of one reply is
+Replies of one run resemble each other (same plan, same prompts), so a run is never on both sides: the runs are split
+into folds, each fold's replies are predicted with coefficients fitted to the other folds, and both predictions are
+compared with what came. The error of one reply is
 
     |ln actual - ln expected|, of a truncated one max(0, ln bound - ln expected)
 
@@ -48,12 +48,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return self.improvement > max(1e-9, STANDARD_ERRORS * self.standard_error)
 
 
-def dealt(replies: Sequence[Reply], hands: int) -> list[list[Reply]]:
+def split_by_run(replies: Sequence[Reply], folds: int) -> list[list[Reply]]:
     """The replies in as many parts, whole runs to each, as evenly as whole runs can be; some may be empty."""
     runs: defaultdict[str, list[Reply]] = defaultdict(list)
     for reply in replies:
         runs[reply.run_id].append(reply)
-    parts: list[list[Reply]] = [[] for _ in range(hands)]
+    parts: list[list[Reply]] = [[] for _ in range(folds)]
     for run_id in sorted(runs, key=lambda run_id: (-len(runs[run_id]), _digest(run_id))):
         min(parts, key=len).extend(runs[run_id])
     return parts
@@ -61,7 +61,7 @@ def dealt(replies: Sequence[Reply], hands: int) -> list[list[Reply]]:
 
 def predicted_unseen(replies: Sequence[Reply], fit: Fit, folds: int) -> list[tuple[Reply, Model]]:
     """Each reply with a model that has not seen its run; a model is fitted to the informative ones."""
-    parts = [part for part in dealt(replies, folds) if part]
+    parts = [part for part in split_by_run(replies, folds) if part]
     pairs: list[tuple[Reply, Model]] = []
     for index, part in enumerate(parts):
         model = fit(list(filter(is_informative, chain(*parts[:index], *parts[index + 1 :]))))

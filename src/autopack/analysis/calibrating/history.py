@@ -103,7 +103,7 @@ def history_of(observations: Iterable[Recorded | None], *, include_simulated: bo
     def noted() -> Iterator[Event | None]:
         for observation in observations:
             if observation is not None and collector.takes(observation.model):
-                shape = None if is_cut(observation) else _shape(observation)
+                shape = None if lacks_deliverables(observation) else _shape(observation)
                 found.append(_noted(observation, shape and shapes.setdefault(shape, shape)))
             yield None if observation is None else event_of(observation)
 
@@ -166,7 +166,7 @@ def _phase(observation: Recorded) -> str:
     return phase_key(observation.phase_id, observation.category, observation.complexity, observation.deliverables or ())
 
 
-def is_cut(observation: Recorded) -> bool:
+def lacks_deliverables(observation: Recorded) -> bool:
     """Whether it had more deliverables than are stored."""
     return observation.deliverable_count > len(observation.deliverables or ())
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from autopack.analysis.calibrating.coefficient_fit import is_informative
-from autopack.analysis.calibrating.conformal import BudgetResult, Scores, carried_factor, least_phases, scores_of
+from autopack.analysis.calibrating.conformal import BudgetResult, Scores, least_phases, scores_of, supported_factor
 from autopack.analysis.calibrating.history import Reply
 from autopack.analysis.calibrating.memory import memory_of, next_scores
 from autopack.estimation.coefficients import Factored, Learned, Lengths, ModelBudgets, Promise
@@ -41,7 +41,7 @@ def learned_from(unseen: Unseen, budgets: Sequence[BudgetResult], alpha: Fractio
     replies = unseen.replies
     memory, memory_factor, memory_promise = memory_of(replies, alpha or Fraction(1, 100))
     pooled_factor, pooled_promise = (
-        (None, None) if alpha is None else carried_factor(scores_of(replies, unseen.base, cap), alpha)
+        (None, None) if alpha is None else supported_factor(scores_of(replies, unseen.base, cap), alpha)
     )
     own = {budget.stratum for budget in budgets if budget.basis == "stratum" and budget.factor is not None}
     return Learned(
@@ -99,7 +99,7 @@ def _factored(replies: Sequence[Reply], unseen: Unseen, alpha: Fraction, cap: in
     scores = scores_of(replies, unseen.base, cap)
     if scores.phase_count < least_phases(alpha):
         return None
-    factor, promise = carried_factor(scores, alpha)
+    factor, promise = supported_factor(scores, alpha)
     if factor is None or promise is None:
         return None
     return Factored(factor=factor, promise=promise, lengths=_lengths(replies, unseen))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 from autopack.analysis.calibrating.coefficient_fit import is_informative
-from autopack.analysis.calibrating.conformal import Scores, carried_factor
+from autopack.analysis.calibrating.conformal import Scores, supported_factor
 from autopack.analysis.calibrating.history import Reply
 from autopack.estimation.coefficients import Promise, Remembered
 from autopack.estimation.suggesting import LEAST_EXECUTIONS
@@ -30,7 +30,7 @@ def memory_of(replies: Iterable[Reply], alpha: Fraction) -> tuple[Memory, float 
         memory.setdefault(model, {})[phase] = _remembered(executions)
         if len(executions) > LEAST_EXECUTIONS:
             scores.append(_score(executions))
-    factor, promise = carried_factor(Scores(scores, [""] * len(scores)), alpha)
+    factor, promise = supported_factor(Scores(scores, [""] * len(scores)), alpha)
     return memory, factor, promise
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from autopack.analysis.calibrating.history import Recorded, event_of, is_cut
+from autopack.analysis.calibrating.history import Recorded, event_of, lacks_deliverables
 from autopack.analysis.sampling.samples import Event
 from autopack.estimation.coefficients import Coefficients
 from autopack.estimation.estimator import estimate
@@ -35,7 +35,7 @@ def newer_as_predicted(
 
 def _predicted(observation: Recorded, figures: Coefficients) -> Event:
     event = event_of(observation)
-    if is_cut(observation):
+    if lacks_deliverables(observation):
         return event._replace(predicted=0)
     estimated = estimate(
         observation.deliverables or (), event.category, event.complexity, figures, observation.existing or ()

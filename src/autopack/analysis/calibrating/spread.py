@@ -16,7 +16,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 
-from autopack.analysis.calibrating.conformal import carried_factor, scores_of
+from autopack.analysis.calibrating.conformal import scores_of, supported_factor
 from autopack.analysis.calibrating.history import Reply
 from autopack.estimation.coefficients import Spread
 
@@ -66,7 +66,7 @@ def _mean_budget(
 ) -> float | None:
     bases = {id(reply): spread.base(predicted[id(reply)]) for reply in replies}
     scores = scores_of(replies, lambda reply: bases[id(reply)], cap)
-    factor, _ = carried_factor(scores, max(alpha, Fraction(_LEAST_BEYOND, scores.phase_count + 1)))
+    factor, _ = supported_factor(scores, max(alpha, Fraction(_LEAST_BEYOND, scores.phase_count + 1)))
     if factor is None:
         return None
     return math.fsum(min(cap, base * factor) for base in bases.values()) / len(bases)

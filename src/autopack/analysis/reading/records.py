@@ -80,11 +80,6 @@ def records_of(rows: Sequence[Sequence[Any]], unreadable: Unreadable) -> list[Ev
     return list(map(EventRecord, *columns))
 
 
-def record_of(row: Sequence[Any], unreadable: Unreadable) -> EventRecord:
-    """The record of one row."""
-    return records_of([row], unreadable)[0]
-
-
 _FLAGS = [number for number, name in enumerate(RECORD_FIELDS) if KINDS[name] == "truth"]
 _JSON = [number for number, name in enumerate(RECORD_FIELDS) if KINDS[name] in {"paths", "tags"}]
 _TIMESTAMP, _WASTE = COLUMNS.index("timestamp"), COLUMNS.index("waste_ratio")

@@ -173,7 +173,7 @@ def _columns(reader: Reader, connection: Connection, destination: Destination) -
     if not present:
         raise ReadError(
             f"{destination} has no table {_TABLE.name}; record some events first (TELEMETRY_DB_ENABLED=1), "
-            "or set DATABASE_URL to where they are"
+            "or name another database (DATABASE_URL)"
         )
     if missing := set(HOST_COLUMNS) - present:
         raise ReadError(

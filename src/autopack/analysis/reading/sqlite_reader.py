@@ -97,7 +97,7 @@ def _engine(destination: Destination) -> Engine:
     if not _exists(destination):
         raise ReadError(
             f"there is no database at {destination.path}; record some events first "
-            "(TELEMETRY_DB_ENABLED=1), or set DATABASE_URL to where they are"
+            "(TELEMETRY_DB_ENABLED=1), or name another database (DATABASE_URL)"
         )
     return create_engine(
         "sqlite://", creator=partial(_connect, destination.path), poolclass=NullPool, hide_parameters=True

@@ -9,7 +9,7 @@ first. Later attempts are never further samples: they depend on how the first on
 such as a line of a log, is an execution of its own; imported log lines have got an id each, from their content and
 occurrence.
 
-A sample is real: simulated replies are set aside before anything else, and its prediction was made for known work. That
+A sample is real: simulated replies are left out before anything else, and its prediction was made for known work. That
 is so where the event names the estimator that made it, with or without files (without files its stratum says so), and
 where its deliverables are recorded. A log says only how many there were; the predictions in it were made from real
 ones all the same, so a log line counts where it says at least one, unless that is switched off. Where the first attempt

@@ -253,4 +253,4 @@ def _says_total(stored: Any) -> bool:
     try:
         return is_whole_call(_decode(stored))
     except (msgspec.MsgspecError, RecursionError):
-        return False  # tags of a user that cannot be read are none of ours
+        return False  # tags that cannot be read are a user's

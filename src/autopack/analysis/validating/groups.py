@@ -18,7 +18,6 @@ class Groups:
 
     def __init__(self, samples: Samples, rules: Rules, *, recent_since_s: float) -> None:
         self._rules = rules
-        self._names = samples.strata
         self._cells = cells_of(
             samples, underestimation_factor=rules.underestimation_factor, recent_since_s=recent_since_s
         )

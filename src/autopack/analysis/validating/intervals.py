@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from statistics import NormalDist
 
-MOST_SAMPLES = 1_000_000_000  # nobody collects more; what would take more cannot be shown
+MOST_SAMPLES = 1_000_000_000  # what would take more cannot be shown
 
 _NEGLIGIBLE = 1e-25  # of the largest probability: all that lies beyond adds less than rounding does
 

@@ -39,7 +39,7 @@ def load() -> None:
 
 
 def ensure(connection: Connection) -> str | None:
-    """Bring the schema to ours, in one transaction; nothing happens where it is there.
+    """Bring the schema to `HEAD`, in one transaction; nothing happens where it is there.
 
     Returns what the user should be told, None where there is nothing to tell: a table that was removed, while the
     version of its schema stayed, is made again, empty. Several processes may do this at once: the second finds it done.
@@ -78,10 +78,10 @@ def _forget_removed_table(connection: Connection) -> str | None:
 def downgrade(connection: Connection) -> None:
     """Bring the table back to the host system's form, in one transaction.
 
-    Every row stays, and so does every column that the host system has or a user added. The columns that only autopack
-    fills (`events_table.ADDED`) are dropped, `event_uid` with them. An upgrade gives each row a new one, so a row that
-    a journal still holds is then written a second time. A writer upgrades when it connects or meets the host system's
-    form: end all of them before. The connection is to be as for `ensure`.
+    Every row stays, and so does every column that the host system has or a user added. All columns that only
+    autopack fills (docs/origin.md) are dropped, `event_uid` with them. An upgrade gives each row a new one, so a row
+    that a journal still holds is then written a second time. A writer upgrades when it connects or meets the host
+    system's form: end all of them before. The connection is to be as for `ensure`.
 
     Raises:
         SchemaError: the schema is not this program's, or a view shows the table.
@@ -97,7 +97,7 @@ def downgrade(connection: Connection) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether this program can write to the schema as it is: it is ours, or a newer one that has all of our columns.
+    """Whether this program can write to the schema as it is: at `HEAD`, or newer with every column that is written.
 
     Raises SchemaError as `ensure` does.
     """
