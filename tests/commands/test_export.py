@@ -36,18 +36,9 @@ from autopack.analysis.reading.rows import open_events
 from autopack.analysis.reading.selection import Selection, parse_instant
 from autopack.database.destination import Destination, parse_database_url
 from autopack.errors import ReadError
+from autopack.telemetry.event.schema import FIELD_NAMES
 
-CAPTURED = (
-    "provider",
-    "call_id",
-    "attempt",
-    "turn",
-    "reasoning_tokens",
-    "reasoning_level",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "estimator",
-)
+CAPTURED = FIELD_NAMES[FIELD_NAMES.index("provider") :]
 PLAN_FIELDS = [
     "run_id",
     "phase_id",

@@ -15,6 +15,7 @@ import pytest
 from tests.read_side import START, autopack, environment, event, make_database
 
 from autopack.analysis.exporting.parquet import GROUP_ROWS
+from autopack.telemetry.event.schema import FIELD_NAMES, FIELDS
 
 TYPES = {
     "run_id": "VARCHAR",
@@ -49,6 +50,9 @@ TYPES = {
     "cache_read_tokens": "BIGINT",
     "cache_write_tokens": "BIGINT",
     "estimator": "VARCHAR",
+} | {
+    field.name: {"text": "VARCHAR", "count": "BIGINT", "truth": "BOOLEAN"}[field.kind]
+    for field in FIELDS[FIELD_NAMES.index("estimator") + 1 :]
 }
 HOSTILE = 'a"b\\c\nd\x1b[31m\u202e</script>é'
 

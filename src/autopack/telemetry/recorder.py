@@ -1,9 +1,10 @@
 """`Telemetry`: the hot path, and what it says of itself.
 
-`record()` takes no lock, makes no system call but the clock, and does the same few steps for every common event:
-encode, append, compare a length. Anything uncommon (a full queue, a closed instance, a value that cannot
-be encoded, an unknown keyword, an event larger than its share of the queue) ends up in an exception there and is sorted
-out by `SlowPath`, so that the common path pays for none of it.
+`record()` takes no lock, makes no system call but the clock (and one `pwrite` where the journal is written and not
+mapped, see `journal.medium`), and does the same few steps for every common event: encode, append, compare a length.
+Anything uncommon (a full queue, a closed instance, a value that cannot be encoded, an unknown keyword, an event larger
+than its share of the queue) ends up in an exception there and is sorted out by `SlowPath`, so that the common path pays
+for none of it.
 """
 
 from __future__ import annotations
@@ -325,7 +326,7 @@ class Telemetry:
         self._mark = forks.mark
 
     def reset_in_child(self) -> None:
-        """For `process`, in a forked child: leave everything of the parent's untouched, and begin again, empty."""
+        """For `lifecycle`, in a forked child: leave everything of the parent's untouched, and begin again, empty."""
         was_closing = self._writer.closing
         self._writer.reset_in_child()
         lifecycle.keep_uncollected(self._writer)

@@ -10,8 +10,8 @@ a `*.retrying` file, which the next `list` or `retry` finds; ids make sending tw
 # Without room
 
 The disk may be full, and the file has a cap (`Settings.dead_letter_bytes`). What finds no room waits in
-`WaitingLetters`, and its events stay unsettled: in the journal, where there is one. They are offered again at most once
-in an outage's interval, at a flush and at the end.
+`WaitingDeadLetters`, and its events stay unsettled: in the journal, where there is one. They are offered again at most
+once in an outage's interval, at a flush and at the end.
 
 # Invariants
 
@@ -41,13 +41,14 @@ import msgspec
 from autopack._util import os_threads
 from autopack._util.files import ensure_private_folder, is_at, open_private, try_lock
 from autopack._util.ids import event_uid
+from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.decode import encode_given
 from autopack.telemetry.event.schema import Rejected
 
 FILE_NAME = "dead-letters.ndjson"
-MAX_BYTES = 64 << 20
-# A dead letter is an event of at most 256 KiB written as JSON, where a byte may become six.
-_LARGEST_BYTES = 6 * (256 << 10)
+MAX_BYTES = Settings().dead_letter_bytes
+# A dead letter is an event written as JSON, where a byte may become six.
+_LARGEST_BYTES = 6 * Settings().max_event_bytes
 _OFFERED_AT_ONCE = 500
 _LOCK_TRIES = 100
 _LOCK_PAUSE_S = 0.01
@@ -231,7 +232,7 @@ def _fitting(lines: Iterable[bytes], room: int) -> Iterator[bytes]:
         yield line
 
 
-class WaitingLetters:
+class WaitingDeadLetters:
     """Dead letters that have found no room in a sink yet, under the keys of their events."""
 
     def __init__(self, sink: DeadLetterSink) -> None:

@@ -3,7 +3,7 @@
 # The experiment
 
 A database that refuses a batch says with which code, and not whether a row is wrong or the table. The code does not
-tell them apart either: a NOT NULL violation is the row's fault where the column is one of ours, and the table's where
+tell them apart either: a NOT NULL violation is the row's fault where autopack made the column, and the table's where
 a column of the user's has no default. So it is tried out:
 
 | outcome | verdict |

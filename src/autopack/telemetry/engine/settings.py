@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from autopack.errors import ConfigError
-
-Append = Literal["auto", "mapped", "written"]
+from autopack.telemetry.journal.format import Append
 
 AUTO = "auto"
 

@@ -40,7 +40,7 @@ import anyio.lowlevel
 from autopack.errors import AutopackError, DataRejectedError, StoreError
 from autopack.telemetry import log
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, WaitingLetters, dead_letter
+from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, WaitingDeadLetters, dead_letter
 from autopack.telemetry.engine.queue import Queue
 from autopack.telemetry.engine.refusals import Outcome, Refusals, Refused
 from autopack.telemetry.engine.retry import Retries
@@ -90,7 +90,7 @@ class Worker:
         self._queue = queue
         self._store = store
         self._dead_letters = dead_letters
-        self._letters = WaitingLetters(dead_letters)
+        self._waiting = WaitingDeadLetters(dead_letters)
         self._settings = settings
         self._commands = commands
         self._state = state
@@ -116,7 +116,7 @@ class Worker:
         # What an earlier run, or an earlier worker, had in flight is taken again.
         self._ahead = None
         self._payloads.clear()
-        self._letters = WaitingLetters(self._dead_letters)
+        self._waiting = WaitingDeadLetters(self._dead_letters)
         self._state.waiting_letters = 0
         self._fork_is_near = False
         try:
@@ -126,10 +126,10 @@ class Worker:
                 await self._deliver(batch)
             if self._fork_is_near and (batch := await self._last_batch_before_fork()):
                 await self._deliver(batch)
-            self._offer_letters_again(at_once=True)
+            self._offer_dead_letters_again(at_once=True)
         except DeadlineExpired:
             self._fork_is_near = False
-            self._offer_letters_again(at_once=True)
+            self._offer_dead_letters_again(at_once=True)
         except ForkExpected:
             self._fork_is_near = True
         finally:
@@ -148,7 +148,7 @@ class Worker:
         """The next events, as soon as there is a reason to write them; None when it is time to stop."""
         while not self._sees_fork():
             self._queue.maintain()
-            self._offer_letters_again(at_once=self._offered_through < self._commands.flush_through)
+            self._offer_dead_letters_again(at_once=self._offered_through < self._commands.flush_through)
             self._queue.set_wake_threshold(self._settings.batch_size)
             if not self._ahead and not self._has_reason_to_write():
                 await self._commands.waker.wait(self._settings.flush_interval_s)
@@ -326,29 +326,29 @@ class Worker:
     def _dead_letter(self, dead_letters: Mapping[int, DeadLetter]) -> None:
         if not dead_letters:
             return
-        kept = self._letters.offer(dead_letters)
+        kept = self._waiting.offer(dead_letters)
         self._settle(kept, dead_lettered=len(kept))
         self._dead_lettered_since_logged += len(kept)
         if kept:
             self._log_dead_letters(dead_letters[kept[-1]].reason)
         if len(kept) < len(dead_letters):
-            self._let_letters_wait()
+            self._note_waiting_dead_letters()
 
-    def _offer_letters_again(self, *, at_once: bool) -> None:
+    def _offer_dead_letters_again(self, *, at_once: bool) -> None:
         """Offer the letters that wait for room, if it is time or `at_once`."""
         self._offered_through = self._commands.flush_through
         if not self._state.waiting_letters or not (at_once or self._clock_s() >= self._offer_again_s):
             return
-        kept = self._letters.offer_again()
+        kept = self._waiting.offer_again()
         self._settle(kept, dead_lettered=len(kept))
-        self._state.waiting_letters = len(self._letters)
-        if self._letters:
-            self._let_letters_wait()
+        self._state.waiting_letters = len(self._waiting)
+        if self._waiting:
+            self._note_waiting_dead_letters()
         else:
             self._lack_of_room_said = False
             log.warning("There is room in the dead letters again; %d event(s) that waited went there", len(kept))
 
-    def _let_letters_wait(self) -> None:
+    def _note_waiting_dead_letters(self) -> None:
         if not self._lack_of_room_said:
             self._lack_of_room_said = True
             stay_in = self._queue.durable_path or "memory, and are lost with this process"
@@ -358,7 +358,7 @@ class Worker:
                 self._dead_letters.problem,
                 stay_in,
             )
-        self._state.waiting_letters = len(self._letters)
+        self._state.waiting_letters = len(self._waiting)
         self._offer_again_s = self._clock_s() + self._settings.probe_interval_s
 
     def _log_dead_letters(self, reason: str) -> None:

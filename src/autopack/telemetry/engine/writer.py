@@ -254,9 +254,9 @@ class Writer:
         """The end of `prepare_fork`."""
         self.queue.resume_after_fork()
         self._commands.forget_fork()
-        self._go_on_after_fork()
+        self._restart_after_fork()
 
-    def _go_on_after_fork(self) -> None:
+    def _restart_after_fork(self) -> None:
         """Start the thread again if there is something to do, else have the next event start it."""
         try:
             self._ended_for_fork.pop()
@@ -368,7 +368,7 @@ class Writer:
         if for_fork:
             self._ended_for_fork.append(True)
             if not self._commands.fork_expected:  # the fork did not wait, and is over
-                self._go_on_after_fork()
+                self._restart_after_fork()
         self.state.announce()
 
     def _run_until_closed(self) -> bool:
@@ -433,9 +433,9 @@ class Writer:
     def _report(self) -> None:
         """One line at the end, if there is anything that was not written."""
         account = self.queue.account()
-        kept_in = self.queue.durable_path
+        durable_path = self.queue.durable_path
         facts = {
-            f"not written, {f'kept in {kept_in}' if kept_in else 'LOST with this process'}": account.pending,
+            f"not written, {f'kept in {durable_path}' if durable_path else 'LOST with this process'}": account.pending,
             "in the dead letters": account.dead_lettered,
             "of the former refused, without room in the dead letters": self.state.waiting_letters,
             "damaged in the journal": account.damaged,

@@ -3,7 +3,8 @@
 `EventFields` declares them, in the order of the wire: what type checkers see of `Telemetry.record()`, which fields are
 required, and of which kind each is. From it follow `Event` (how a payload is decoded and validated), `TABLE` (the
 columns that are written: statements, COPY lines, the model), and, on the read side, the fields of a record and of an
-export. To add an optional field: one line at the end of `EventFields`, a migration, and its line in the documentation.
+export. To add an optional field: one line at the end of `EventFields`, a migration (`add_missing`) with
+`migrations.HEAD`, and its line in the documentation.
 `Telemetry.record()` has parameters for the first fields only; those after them take its slow path.
 """
 

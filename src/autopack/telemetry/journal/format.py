@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from zlib import adler32, crc32
 
 import msgspec
@@ -38,6 +38,7 @@ _COPY_BYTES = 96
 
 _MARK = struct.Struct("<QI")
 MARK_AT = 2 * _COPY_BYTES
+PAGE_BYTES = 4096
 
 _PROCESS_AT = 256
 _SINCE_PROCESS = 3  # the version that begins to say it
@@ -72,6 +73,10 @@ class Acknowledger(IntEnum):
 
     WORKER = 0
     COLLECTOR = 1
+
+
+Append = Literal["auto", "mapped", "written"]
+"""Which medium to take; `auto`: the one that is safe on the file system."""
 
 
 class Medium(IntEnum):

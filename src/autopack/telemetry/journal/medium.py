@@ -33,11 +33,10 @@ from typing import Protocol
 from autopack._util import os_threads
 from autopack.errors import SegmentWriteError
 from autopack.telemetry.journal import format as bytes_of
-from autopack.telemetry.journal.format import MARK_AT, Header, Medium, Record
+from autopack.telemetry.journal.format import MARK_AT, PAGE_BYTES, Header, Medium, Record
 
 _CHUNK_BYTES = 1 << 20
 _CLOSE_WAIT_S = 1.0
-_PAGE_BYTES = 4096
 
 
 class OpenBytes(Protocol):
@@ -82,7 +81,7 @@ class Mapped:
         self.read = partial(bytes_of.read_records, mapped)
         self.has_unread = partial(bytes_of.has_record, mapped)
         self.write_mark = partial(mapped.__setitem__, slice(MARK_AT, MARK_AT + len(bytes_of.pack_mark(0))))
-        for offset in range(_PAGE_BYTES, header.size_bytes, _PAGE_BYTES):
+        for offset in range(PAGE_BYTES, header.size_bytes, PAGE_BYTES):
             mapped[offset] = 0  # now: the kernel's first mapping of each page for writing would be felt later
 
     def seal(self) -> None:

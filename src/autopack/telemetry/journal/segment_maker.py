@@ -9,7 +9,7 @@ import stat
 import time
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from autopack._util.files import ensure_private_folder
 from autopack.errors import QueueRejected
@@ -19,7 +19,9 @@ from autopack.telemetry.journal.format import (
     FIRST_RECORD,
     FORMAT_VERSION,
     MAX_BYTES,
+    PAGE_BYTES,
     RECORD_OVERHEAD_BYTES,
+    Append,
     Header,
     Medium,
 )
@@ -29,11 +31,7 @@ _FULL_FOR_S = 0.25  # how long a full journal is believed to be full: looking ag
 
 
 _GROWTH = 4  # from one segment to the next
-_PAGE_BYTES = 4096
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a smaller file may find some
-
-
-Append = Literal["auto", "mapped", "written"]
 
 
 class JournalSizes(NamedTuple):
@@ -78,13 +76,13 @@ class SegmentMaker:
         if time.monotonic() < self._full_until_s:
             raise QueueRejected("journal_full")
         sizes = self._sizes
-        needed = -(-(FIRST_RECORD + RECORD_OVERHEAD_BYTES + payload_bytes) // _PAGE_BYTES) * _PAGE_BYTES
+        needed = -(-(FIRST_RECORD + RECORD_OVERHEAD_BYTES + payload_bytes) // PAGE_BYTES) * PAGE_BYTES
         least_bytes = max(sizes.first_segment, min(needed, sizes.segment))
         wanted_bytes = max(self._size_bytes, least_bytes)
         try:
             ensure_private_folder(self._folder)  # it may have been deleted
             used_bytes = _bytes_of_segments(self._folder)
-            left_bytes = (sizes.folder - used_bytes) // _PAGE_BYTES * _PAGE_BYTES
+            left_bytes = (sizes.folder - used_bytes) // PAGE_BYTES * PAGE_BYTES
             self.crowded = used_bytes + wanted_bytes > sizes.folder // 2
             if used_bytes + least_bytes <= sizes.folder:
                 made = self._create_at_most(max(least_bytes, min(wanted_bytes, left_bytes)), least_bytes)
@@ -112,7 +110,7 @@ class SegmentMaker:
             except OSError as exc:
                 if exc.errno not in _NO_ROOM or size_bytes <= least_bytes:
                     raise
-            size_bytes = max(least_bytes, size_bytes // _GROWTH // _PAGE_BYTES * _PAGE_BYTES)
+            size_bytes = max(least_bytes, size_bytes // _GROWTH // PAGE_BYTES * PAGE_BYTES)
 
     def _create(self, size_bytes: int) -> Segment:
         self._medium = medium_in(self._folder) if self._medium is None else self._medium

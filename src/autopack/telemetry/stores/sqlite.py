@@ -3,12 +3,12 @@
 *One hop.* Row by row, `executemany` gives up the GIL at every step and waits up to 5 ms to get it back while the main
 thread is busy: some hundred rows a second. And each hop between the loop and aiosqlite's thread costs such a wait too.
 So the whole transaction, BEGIN IMMEDIATE to COMMIT, runs as one call on aiosqlite's thread. `sqlite3` offers the way
-in: aiosqlite's `executemany` calls the connection's own, and the connection's class is ours.
+in: aiosqlite's `executemany` calls the connection's own, and that class is this module's.
 
 *A lean start.* A process that records one event must not pay for SQLAlchemy and Alembic. The connection is aiosqlite's
 own; it is opened, and the schema looked at, in the one call that aiosqlite makes on its thread to connect. A database
 that is new gets its tables from statements that are written down (`migrations.fresh`). SQLAlchemy and Alembic are
-loaded only where an older schema has to be brought to ours.
+loaded only where an older schema has to be upgraded.
 
 *The files are the ones that the path names.* In WAL mode a commit into a file that was deleted or replaced succeeds,
 and so does one into a write-ahead log whose name is gone (`rm x.db-wal x.db-shm; cp backup x.db`): no reader would ever
@@ -404,7 +404,7 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def _migrate(destination: Destination) -> None:
-    """Bring an older schema to ours, on a connection of SQLAlchemy's. Another process may have done so meanwhile."""
+    """Upgrade an older schema, on a connection of SQLAlchemy's. Another process may have done so meanwhile."""
     with lifecycle.importing():
         from sqlalchemy import create_engine
         from sqlalchemy.pool import NullPool

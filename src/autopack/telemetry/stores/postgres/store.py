@@ -232,7 +232,7 @@ class PostgresStore:
             raise StoreUnusableError(error.code) if isinstance(error, DataRejectedError) else error from exc
 
     async def _open(self) -> bool:
-        """Connect; returns whether the schema is ours."""
+        """Connect; returns whether the schema is this program's."""
         from autopack.database import migrations
 
         self.load()
