@@ -241,6 +241,17 @@ def test_no_room_is_false_and_counted_and_never_a_signal(database: Path, append:
     assert phases_of(database) == done.stdout.split()
 
 
+def test_what_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A process that records into a full journal for days grows by nothing."""
+    with (tmp_path / "segment").open("wb") as file:
+        written = Written(file.fileno(), Header(FORMAT_VERSION, 4096, 1, 77, bytes(16), FOR_ALL, medium=Medium.WRITTEN))
+        for _ in range(1000):
+            with pytest.raises(ValueError, match="no room"):
+                written.write(b"x" * 8192)
+            written.seal()
+        assert len(written._refused) == 1
+
+
 def test_a_write_after_the_close_reaches_no_other_file(tmp_path: Path) -> None:
     """The number of the closed file may be that of another one by now."""
     journal = make_journal(tmp_path, FOR_ALL, WRITTEN)
