@@ -137,6 +137,28 @@ def test_the_reader_waits_for_a_write_in_progress(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_reader_waits_also_where_the_next_segment_has_begun(tmp_path: Path) -> None:
+    """What is behind a write in progress is not overtaken by the events of the next segment."""
+    journal = make_journal(tmp_path, FOR_ALL, WRITTEN)
+    journal.append(b"first" * 10)
+    behind = [b"%d" % n * 100 for n in range(300)]
+    seen: list[list[bytes]] = []
+
+    def overtake() -> None:
+        for item in behind:
+            journal.append(item)
+        seen.append(drained(journal))
+
+    at_c_call("pwrite", overtake)
+    journal.append(b"in progress" * 10)
+    assert len(segments_in(tmp_path)) > 1
+    assert seen == [[b"first" * 10]]
+    assert drained(journal) == [b"in progress" * 10, *behind]
+    assert journal.settled_through >= journal.accepted_through
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("where", ["extend", "pwrite"])
 def test_a_handlers_exception_leaves_a_hole_that_is_passed(tmp_path: Path, where: str) -> None:
     """Before the reservation, and between it and the write."""

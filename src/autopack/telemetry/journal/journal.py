@@ -167,7 +167,10 @@ class Journal:
         for _, segment in self._unsettled():
             records = segment.next_records(limit)
             limit -= len(records)
+            has_unread = segment.has_unread
             yield records
+            if has_unread:  # a write in progress, or the limit: what is behind comes later
+                return
 
     def _unsettled(self) -> list[tuple[Appender, Segment]]:
         """The segments that are not settled to their end, oldest first."""

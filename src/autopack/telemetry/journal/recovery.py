@@ -90,7 +90,10 @@ class Recovery:
             return
         try:
             remove_unfinished(self._folder)
-            paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+            with os.scandir(self._folder) as entries:  # from Python 3.13 on `glob` finds nothing and says nothing
+                paths = sorted(Path(entry) for entry in entries if entry.name.endswith(SUFFIX))
+        except FileNotFoundError:
+            return
         except OSError as exc:
             warn_once(f"{self._folder} cannot be searched for events of earlier processes: {exc.strerror}")
             return
