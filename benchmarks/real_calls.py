@@ -27,7 +27,8 @@ from typing import Any
 from autopack.analysis.calibrating.calibration import CalibrationSettings, calibrate
 from autopack.analysis.calibrating.conformal import Scores, least_phases, supported_factor
 from autopack.analysis.calibrating.history import Recorded, history_of
-from autopack.estimation.coefficients import Coefficients, shipped_coefficients
+from autopack.coefficients import shipped_coefficients
+from autopack.estimation.coefficients import Coefficients
 from autopack.estimation.estimator import estimate
 from autopack.estimation.phases import phase_key
 from autopack.estimation.suggesting import suggest_max_tokens

@@ -7,7 +7,7 @@ from functools import cache
 ANTHROPIC = ("anthropic", "httpx2")
 SERVER = (*ANTHROPIC, "starlette", "uvicorn")
 NEEDS = {  # what a file or folder of tests imports, or could not do its work without
-    "analysis/test_verdicts_hold.py": ("benchmarks",),
+    "analysis/test_verdicts_hold.py": ("benchmarks.verdicts_hold",),  # pyarrow 17 installs other `benchmarks`
     "commands/test_parquet.py": ("duckdb", "pyarrow"),
     "commands/test_reading_commands_on_postgres.py": ("duckdb", "psycopg", "pyarrow"),
     "instrumentation/test_anthropic.py": (*SERVER, "opentelemetry"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tests.write_side import DATA
 
 from autopack.build.plan import Phase, load_plan
-from autopack.estimation.coefficients import shipped_coefficients
+from autopack.coefficients import shipped_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
 from autopack.estimation.estimator import estimate
 from autopack.loopback.replies import Reply, ReplyRequest

@@ -26,8 +26,8 @@ from autopack.anthropic_clients import (
 from autopack.build.phase import describe_call, prescribed_budget, prompt_of
 from autopack.build.reply import PhaseResult, log_line
 from autopack.build.sdk import check_setup, describe_call_error
+from autopack.coefficients import shipped_coefficients
 from autopack.errors import ClientSetupError, MissingCredentialsError
-from autopack.estimation.coefficients import shipped_coefficients
 from autopack.instrumentation.replies import MessagesReader, ModelReply
 from autopack.loopback.replies import RecordedReplies, RecordedReply, Refusal, Reply, ReplyRequest, ReplySource
 from autopack.loopback.server import serve_messages

@@ -15,7 +15,7 @@ from tests.sources import SOURCES
 # Lowest first; `|` separates the levels. A module imports from its own level and from those below it. The longest name
 # that fits is its room; the `__init__` of telemetry stands above all that lies in telemetry.
 ROOMS = """
-_util errors | estimation
+_util errors | estimation | coefficients
 | telemetry.counters telemetry.log telemetry.lifecycle | telemetry.event | models database
 | telemetry.journal telemetry.stores | telemetry.engine | telemetry.collector | telemetry.recorder | telemetry.default
 | telemetry | budgets | instrumentation | analysis | maintenance reporting | build loopback | commands
@@ -23,7 +23,15 @@ _util errors | estimation
 """
 LIGHT = r"telemetry(\.(counters|log|lifecycle|recorder|default))?$"  # what lies directly in telemetry
 PURE = r"telemetry\.event|telemetry\.journal\.format|estimation|analysis\.(replaying|sampling|validating|calibrating)"
-IMPURE = "time|threading|os|asyncio|anyio|sqlalchemy|sqlite3|random|logging|socket|mmap|fcntl|subprocess|io"
+IMPURE = (
+    "time|threading|os|asyncio|anyio|sqlalchemy|sqlite3|random|logging|socket|mmap|fcntl|subprocess|io|_thread|concurrent"
+    "|secrets|uuid|tempfile|shutil|select|selectors|signal|multiprocessing|urllib|http"
+)
+IMPURE_ROOMS = (
+    r"_util\.(files|input_files|os_threads|forks|terminal|signals)|database|models"
+    r"|telemetry\.(engine|stores|lifecycle)|maintenance"
+)
+IMPURE_METHODS = r"now|today|utcnow|read_text|read_bytes|write_\w+"
 DRIVERS = "sqlalchemy|alembic|sqlite3|aiosqlite|asyncpg|psycopg"
 
 Sources = Mapping[str, str]
@@ -88,6 +96,35 @@ def users_of_the_terminal(sources: Sources) -> Edges:
     return {edge for edge in users if not lies_in(edge[0], "commands|cli|autonomous_executor")}
 
 
+def impure(sources: Sources) -> Edges:
+    """What pure modules import, or call, that knows of a clock, a thread, a file or a database."""
+    pure = {name: source for name, source in sources.items() if lies_in(name, PURE)}
+    rooms = {(user, used) for user, used in edges(sources) if user in pure and used.startswith("autopack.")}
+    return (
+        {(user, used) for user, used in edges(pure) if lies_in(used, IMPURE) and not used.startswith("autopack.")}
+        | {(user, used) for user, used in rooms if lies_in(used, IMPURE_ROOMS)}
+        | {(user, called) for user, source in pure.items() for called in impure_calls(source)}
+    )
+
+
+@cache
+def impure_calls(source: str) -> frozenset[str]:
+    called = {node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+    names = {ast.unparse(func) for func in called if isinstance(func, ast.Name) and func.id == "open"}
+    methods = {func.attr for func in called if isinstance(func, ast.Attribute)}
+    return frozenset(names | {f".{name}" for name in methods if re.fullmatch(IMPURE_METHODS, name)})
+
+
+def relative(sources: Sources) -> Edges:
+    """Relative imports, which the other checks do not follow."""
+    return {
+        (user, "." * node.level + (node.module or ""))
+        for user, source in sources.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and node.level
+    }
+
+
 def expect_none(found: Edges) -> None:
     assert not found, "\n".join(sorted(f"{user} imports {used}" for user, used in found))
 
@@ -108,7 +145,11 @@ def test_five_doors_at_most_lead_into_telemetry() -> None:
 
 
 def test_pure_rooms_know_no_clock_thread_file_or_database() -> None:
-    expect_none({edge for edge in edges(SOURCES) if lies_in(edge[0], PURE) and lies_in(edge[1], IMPURE)})
+    expect_none(impure(SOURCES))
+
+
+def test_no_import_is_relative() -> None:
+    expect_none(relative(SOURCES))
 
 
 def test_only_rooms_of_the_database_import_its_drivers() -> None:
@@ -136,6 +177,14 @@ def test_what_lies_directly_in_telemetry_is_light() -> None:
         (upward, "autopack.errors", "def f(): from autopack.analysis import accuracy", "autopack.analysis.accuracy"),
         (in_cycles, "autopack.errors", "import autopack._util.input_files", "autopack._util.input_files"),
         (users_of_the_terminal, "autopack.estimation.metrics", "import click.testing", "click.testing"),
+        (impure, "autopack.estimation.metrics", "from secrets import token_hex", "secrets"),
+        (impure, "autopack.estimation.metrics", "def f(): import concurrent.futures", "concurrent.futures"),
+        (impure, "autopack.estimation.metrics", "from autopack._util import files", "autopack._util.files"),
+        (impure, "autopack.estimation.metrics", "from autopack.database import SessionLocal", "autopack.database"),
+        (impure, "autopack.telemetry.event.wire", "def f(): return open('x')", "open"),
+        (impure, "autopack.telemetry.event.wire", "def f(path): return path.read_text()", ".read_text"),
+        (impure, "autopack.telemetry.event.wire", "def f(clock): return clock.now()", ".now"),
+        (relative, "autopack.estimation.metrics", "from .estimator import estimate", ".estimator"),
     ],
 )
 def test_a_planted_violation_is_found(check: Callable[[Sources], Edges], user: str, planted: str, used: str) -> None:

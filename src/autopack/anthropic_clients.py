@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 from autopack.build.phase import PhaseCall, describe_call, phase_headers, prompt_of
 from autopack.build.reply import Attempt, PhaseResult, event_fields, log_line, phase_result
 from autopack.build.sdk import describe_call_error, open_loopback_sdk, open_sdk
-from autopack.estimation.coefficients import Coefficients, load_coefficients
+from autopack.coefficients import load_coefficients
+from autopack.estimation.coefficients import Coefficients
 from autopack.estimation.deliverables import flatten_deliverables
 from autopack.instrumentation.replies import MessagesReader, ModelReply
 

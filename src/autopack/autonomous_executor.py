@@ -34,13 +34,14 @@ from autopack.build.progress import Outcome, summary_lines
 from autopack.build.reply import PhaseResult
 from autopack.build.run import exit_code, find_existing, run_phases
 from autopack.build.sdk import check_setup, require_sdk
+from autopack.coefficients import load_coefficients
 from autopack.commands._output import note
 from autopack.commands._run_progress import RunReport, open_run_report
 from autopack.database import migrations
 from autopack.database.destination import current_destination, database_url, describe_database
 from autopack.database.preflight import database_problem
 from autopack.errors import ClientSetupError, ConfigError, DatabaseUrlError, InputFileError
-from autopack.estimation.coefficients import Coefficients, load_coefficients
+from autopack.estimation.coefficients import Coefficients
 from autopack.loopback.replies import RecordedReplies, ReplySource, parse_recording
 from autopack.loopback.server import require_server, serve_messages
 from autopack.loopback.simulation import DEFAULT_SEED, Faults, SimulatedReplies, parse_faults

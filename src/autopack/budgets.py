@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection
 from functools import lru_cache
 
-from autopack.estimation.coefficients import ENVIRONMENT_NAME, Coefficients, load_coefficients
+from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
+from autopack.estimation.coefficients import Coefficients
 from autopack.estimation.outlook import Retry, lengths_for, retry_after
 from autopack.estimation.suggesting import Suggestion
 from autopack.estimation.suggesting import suggest_max_tokens as suggested

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from autopack._util.input_files import decode_input, read_input
+from autopack._util.decoding import decode_input
+from autopack._util.input_files import read_input
 from autopack.errors import InputFileError
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from autopack.analysis.calibrating.history import KINDS, Recorded
-from autopack.estimation.coefficients import Coefficients, Marginals, MarginalTable, shipped_coefficients
+from autopack.coefficients import shipped_coefficients
+from autopack.estimation.coefficients import Coefficients, Marginals, MarginalTable
 from autopack.estimation.estimator import Kind, estimate
 
 Noise = Callable[[random.Random], float]

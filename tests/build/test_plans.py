@@ -9,8 +9,8 @@ import pytest
 from tests.recorded import RecordedRun
 
 from autopack.build.plan import SHIPPED_PLAN, load_plan, parse_plan
+from autopack.coefficients import shipped_coefficients
 from autopack.errors import InputFileError
-from autopack.estimation.coefficients import shipped_coefficients
 from autopack.estimation.deliverables import flatten_deliverables
 from autopack.estimation.estimator import estimate
 from autopack.loopback.replies import Reply, ReplyRequest

@@ -7,7 +7,7 @@ import pytest
 from tests.read_side import autopack
 
 import autopack as package
-from autopack.estimation.coefficients import shipped_coefficients
+from autopack.coefficients import shipped_coefficients
 from autopack.estimation.suggesting import suggest_max_tokens
 
 

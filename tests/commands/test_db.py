@@ -37,7 +37,7 @@ def test_upgrade_makes_the_schema_and_says_from_what_to_what(url: str) -> None:
     assert current(url) == (3, "none", None)
     done = autopack("db", "upgrade", database=url)
     assert (done.returncode, done.stdout) == (0, f"upgraded from nothing to {HEAD}\n")
-    assert current(url) == (0, "ours", HEAD)
+    assert current(url) == (0, "current", HEAD)
     assert autopack("db", "upgrade", database=url).stdout == f"{HEAD} already\n"
 
 
@@ -63,7 +63,7 @@ def test_an_older_systems_table_is_older_and_keeps_its_rows(postgres: Database) 
     assert (
         autopack("db", "upgrade", database=postgres.url).stdout == f"upgraded from an older system's table to {HEAD}\n"
     )
-    assert current(postgres.url) == (0, "ours", HEAD)
+    assert current(postgres.url) == (0, "current", HEAD)
     (row,) = postgres.rows()
     assert (row["phase_id"], row["waste_ratio"]) == ("p1", 150)
 
@@ -86,7 +86,7 @@ def test_a_table_that_is_gone_is_told_and_made_again(postgres: Database) -> None
     assert current(postgres.url) == (1, "no table", HEAD)
     done = autopack("db", "upgrade", database=postgres.url)
     assert (done.returncode, done.stdout) == (0, f"the table was gone, and is made again at {HEAD}\n")
-    assert current(postgres.url) == (0, "ours", HEAD)
+    assert current(postgres.url) == (0, "current", HEAD)
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_the_sql_for_sqlite_makes_our_schema(database: Path) -> None:
     script = autopack("db", "sql", "--dialect", "sqlite").stdout
     with closing(sqlite3.connect(database)) as connection:
         connection.executescript(script)
-    assert current(url_of(database)) == (0, "ours", HEAD)
+    assert current(url_of(database)) == (0, "current", HEAD)
 
 
 def test_the_sql_for_postgresql_is_printed_without_a_connection(postgres: Database) -> None:
@@ -113,7 +113,7 @@ def test_the_sql_for_postgresql_is_printed_without_a_connection(postgres: Databa
     assert "hunter2" not in script
     with postgres.connect() as connection:
         connection.execute(script.encode())
-    assert current(postgres.url) == (0, "ours", HEAD)
+    assert current(postgres.url) == (0, "current", HEAD)
     assert autopack("db", "sql", "--dialect", "postgresql").stdout == script
 
 
@@ -121,7 +121,7 @@ def test_a_writer_finds_what_upgrade_made(url: str) -> None:
     autopack("db", "upgrade", database=url)
     with Telemetry(url, journal_dir=None) as telemetry:
         assert telemetry.flush(10)
-    assert current(url) == (0, "ours", HEAD)
+    assert current(url) == (0, "current", HEAD)
 
 
 @pytest.mark.parametrize("words", [["upgrade"], ["current"]])

@@ -184,7 +184,7 @@ def test_what_stops_halfway_leaves_everything_as_it_was(kind: Kind) -> None:
         migrations._downgrade(connection)
         connection.exec_driver_sql("ROLLBACK")
     assert kind.rows() == before
-    assert state_of(kind.destination) == (migrations.HEAD, "ours")
+    assert state_of(kind.destination) == (migrations.HEAD, "current")
 
 
 def test_a_view_on_postgresql_is_named_and_nothing_is_changed(postgres: Database) -> None:
@@ -193,7 +193,7 @@ def test_a_view_on_postgresql_is_named_and_nothing_is_changed(postgres: Database
     postgres.execute(f"CREATE VIEW shown AS SELECT model FROM {TABLE}")
     with pytest.raises(SchemaError, match="drop shown, start again"):
         downgrade(destination)
-    assert state_of(destination) == (migrations.HEAD, "ours")
+    assert state_of(destination) == (migrations.HEAD, "current")
 
 
 def test_a_key_that_another_table_refers_to_stays(postgres: Database) -> None:

@@ -13,8 +13,8 @@ from tests.recorded import REAL, real_run
 from tests.write_side import DATA, PACKAGE
 
 from autopack.build.run import find_existing
+from autopack.coefficients import load_coefficients, shipped_coefficients
 from autopack.errors import InputFileError
-from autopack.estimation.coefficients import load_coefficients, shipped_coefficients
 from autopack.estimation.deliverables import MAX_DEPTH, MAX_NODES, flatten_deliverables
 from autopack.estimation.estimator import estimate, kind_of
 

@@ -11,18 +11,10 @@ import pytest
 from tests.read_side import autopack
 
 import autopack as package
+from autopack.coefficients import shipped_coefficients
 from autopack.commands._prices import listed_price
 from autopack.commands.calibrate import encoded
-from autopack.estimation.coefficients import (
-    Coefficients,
-    Factored,
-    Learned,
-    Lengths,
-    ModelBudgets,
-    Promise,
-    Remembered,
-    shipped_coefficients,
-)
+from autopack.estimation.coefficients import Coefficients, Factored, Learned, Lengths, ModelBudgets, Promise, Remembered
 from autopack.estimation.outlook import Price, Scaled, lengths_for, retry_after
 from autopack.estimation.phases import phase_key
 from autopack.estimation.suggesting import suggest_max_tokens

@@ -10,15 +10,9 @@ from tests.read_side import autopack
 
 from autopack.analysis.calibrating.history import Reply, Shape
 from autopack.analysis.calibrating.memory import memory_of
+from autopack.coefficients import shipped_coefficients
 from autopack.commands.calibrate import encoded
-from autopack.estimation.coefficients import (
-    Coefficients,
-    Learned,
-    Promise,
-    Remembered,
-    estimator_fingerprint,
-    shipped_coefficients,
-)
+from autopack.estimation.coefficients import Coefficients, Learned, Promise, Remembered, estimator_fingerprint
 from autopack.estimation.estimator import estimate
 from autopack.estimation.phases import phase_key
 from autopack.estimation.suggesting import suggest_max_tokens

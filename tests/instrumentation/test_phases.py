@@ -1,4 +1,5 @@
 import asyncio
+import inspect
 import json
 import os
 import pickle
@@ -173,7 +174,7 @@ async def test_bind_works_for_coroutine_functions() -> None:
 
     with autopack.phase("p"):
         bound = autopack.bind(ask)
-    assert asyncio.iscoroutinefunction(bound)
+    assert inspect.iscoroutinefunction(bound)
     assert await bound() == "p"
     assert autopack.current_phase() is None
 

@@ -1,5 +1,6 @@
 """The database is away: events wait on disk, however many, and arrive in order when it is back."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -161,6 +162,26 @@ def test_a_deleted_database_file_gets_what_was_not_written(database: Path) -> No
         assert telemetry.flush(30)
         assert telemetry.stats().pending == 0
     assert phases_of(database) == [f"p{n}" for n in range(100)]
+
+
+def test_a_folder_that_is_deleted_in_an_outage_is_made_again(database: Path) -> None:
+    """The writer looks after the journal while it waits for the database, however long that is."""
+    store = FlakyStore(sqlite_store(database), failures=1e9)
+    with Telemetry(store) as telemetry:
+        telemetry.record(**event(phase_id="p0"))
+        assert not telemetry.flush(0.2)
+        shutil.rmtree(folder_of(database))
+        number = 0
+        wait_s = monotonic() + 20
+        while not (folder_of(database).exists() and segments_in(folder_of(database))):
+            assert monotonic() < wait_s
+            number += 1
+            assert telemetry.record(**event(phase_id=f"p{number}"))
+            telemetry.flush(0.05)
+        assert telemetry.stats().written == 0
+        store.failures_left = 0
+        assert telemetry.flush(60)
+    assert phases_of(database) == [f"p{n}" for n in range(number + 1)]
 
 
 def test_a_read_only_database_keeps_everything_in_the_journal(database: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that a user hands in: read and decoded, or refused in one line that names the file."""
+"""Files that a user hands in: read, or refused in one line that names the file."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ import os
 import select
 import stat
 from pathlib import Path
-from typing import TypeVar
-
-import msgspec
 
 from autopack._util.text import truncate_for_display
 from autopack.errors import InputFileError
 
-T = TypeVar("T")
-
 LARGEST_INPUT_BYTES = 64 << 20
 WRITER_WAIT_S = 10.0
-
-_BOM = b"\xef\xbb\xbf"
 
 
 def read_input(path: Path, source: str | None = None, *, writer_wait_s: float = WRITER_WAIT_S) -> bytes:
@@ -67,17 +60,3 @@ def _start_of_pipe(file: int, writer_wait_s: float) -> bytes:
     if not poll.poll(writer_wait_s * 1000):
         raise OSError(errno.ENODATA, f"a pipe into which no program writes (waited {writer_wait_s:g} s)")
     return b""
-
-
-def decode_input(data: bytes, kind: type[T], source: str) -> T:
-    """Decode the JSON in `data` as a `kind`; `source` names the file in messages. Raises `InputFileError`."""
-    try:
-        return msgspec.json.decode(data.removeprefix(_BOM), type=kind)
-    except msgspec.ValidationError as exc:
-        raise InputFileError(f"{truncate_for_display(source)}: {truncate_for_display(str(exc))}") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InputFileError(
-            f"{truncate_for_display(source)}: not valid JSON: {truncate_for_display(str(exc))}"
-        ) from exc
-    except RecursionError as exc:
-        raise InputFileError(f"{truncate_for_display(source)}: nested too deeply") from exc

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from autopack._util.input_files import decode_input, read_input
+from autopack._util.decoding import decode_input
+from autopack._util.input_files import read_input
 from autopack._util.text import truncate_for_display
 from autopack.errors import InputFileError
 

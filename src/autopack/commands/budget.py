@@ -13,9 +13,10 @@ import msgspec
 from autopack._util.input_files import read_input
 from autopack._util.text import escape_terminal, truncate_for_display
 from autopack.build.plan import load_plan
+from autopack.coefficients import load_coefficients
 from autopack.commands._output import print_json, print_tables
 from autopack.commands._prices import PriceOption, listed_price
-from autopack.estimation.coefficients import Coefficients, load_coefficients, parse_coefficients
+from autopack.estimation.coefficients import Coefficients, parse_coefficients
 from autopack.estimation.model_limits import limits_of
 from autopack.estimation.outlook import Outlook, Price, Retry, lengths_for, retry_after
 from autopack.estimation.suggesting import MOST_WITHOUT_STREAMING, Suggestion, suggest_max_tokens

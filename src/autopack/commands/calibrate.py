@@ -17,10 +17,11 @@ from autopack.analysis.reading.lines import exported
 from autopack.analysis.reading.records import converted
 from autopack.analysis.reading.rows import open_events
 from autopack.analysis.reading.selection import Selection, Source
+from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
 from autopack.commands._options import FiniteRange, check_source, selection_options, source_options
 from autopack.commands._output import note, print_json, print_tables, tracked
 from autopack.commands._reading import database_to_read, opened_lines
-from autopack.estimation.coefficients import ENVIRONMENT_NAME, Coefficients, load_coefficients
+from autopack.estimation.coefficients import Coefficients
 
 _DEFAULTS = CalibrationSettings()
 

@@ -16,13 +16,13 @@ from autopack.database.preflight import database_problem
 from autopack.maintenance.schema import SchemaState, downgrade, state_of, upgrade
 
 _SAID: dict[SchemaState, str] = {
-    "ours": "ours",
+    "current": "current",
     "none": "there is no schema; autopack db upgrade makes it",
     "older": "older than this program's; autopack db upgrade brings it there",
     "newer": "newer than this program's; events stay in the journal until a newer autopack writes them",
     "no table": "the schema says so, but the table is gone; autopack db upgrade makes it again",
 }
-_EXIT_CODES: dict[SchemaState, int] = {"ours": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
+_EXIT_CODES: dict[SchemaState, int] = {"current": 0, "none": 3, "older": 3, "newer": 4, "no table": 1}
 
 
 class Current(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ def upgrade_command() -> None:
     was = before or {"none": "nothing", "older": "an older system's table"}.get(state)
     click.echo(
         {
-            "ours": f"{migrations.HEAD} already",
+            "current": f"{migrations.HEAD} already",
             "newer": f"{before}, newer than this program's {migrations.HEAD}: left as it is",
             "no table": f"the table was gone, and is made again at {migrations.HEAD}",
         }.get(state, f"upgraded from {was} to {migrations.HEAD}")

@@ -104,11 +104,11 @@ def _settings() -> Settings:
 def _recover(
     destination: Destination, folder: Path, settings: Settings, timeout_s: float, *, any_destination: bool
 ) -> RecoveryReport:
-    ours = fingerprint_of(destination.identity or "")
-    before = journal_status(folder, ours)
+    fingerprint = fingerprint_of(destination.identity or "")
+    before = journal_status(folder, fingerprint)
     wanted = [file for file in before.orphaned if file.ours or any_destination]
     events = _deliver(wanted, destination, folder, settings, timeout_s) if wanted else RecoveryResult()
-    after = journal_status(folder, ours)
+    after = journal_status(folder, fingerprint)
     return RecoveryReport(
         database=str(destination),
         journal=str(folder),

@@ -15,10 +15,10 @@ from autopack.analysis.reading.selection import Selection, Source
 from autopack.analysis.replaying.observations import Exported, Observation, from_log
 from autopack.analysis.replaying.replay import Predict, Replay, ReplayReport
 from autopack.analysis.replaying.table import ABOUT, HEADER, notes, sections
+from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
 from autopack.commands._options import check_source, selection_options, source_options
 from autopack.commands._output import note, print_json, print_sections
 from autopack.commands._reading import database_to_read, opened_lines
-from autopack.estimation.coefficients import ENVIRONMENT_NAME, load_coefficients
 from autopack.estimation.estimator import estimate
 
 

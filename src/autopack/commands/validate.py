@@ -29,6 +29,7 @@ from autopack.analysis.validating.clusters import Population
 from autopack.analysis.validating.rules import Rules, RuleSet
 from autopack.analysis.validating.table import after_tables, before_tables, parts
 from autopack.analysis.validating.validation import Validation, Verdict, validate
+from autopack.coefficients import load_coefficients
 from autopack.commands._options import (
     FiniteRange,
     Instant,
@@ -42,7 +43,7 @@ from autopack.commands._output import print_json, print_tables, tracked
 from autopack.commands._reading import database_to_read, opened_lines
 from autopack.commands._verdicts import collect_database
 from autopack.errors import AnalysisError, DatabaseUrlError, InputFileError, MissingExtraError, describe_error
-from autopack.estimation.coefficients import estimator_fingerprint, load_coefficients, parse_coefficients
+from autopack.estimation.coefficients import estimator_fingerprint, parse_coefficients
 
 EXIT_CODES: dict[Verdict, int] = {"validated": 0, "not validated": 1, "insufficient data": 2}
 WRONG_COMMAND_LINE = 64  # sysexits' EX_USAGE: click's 2 is a verdict here

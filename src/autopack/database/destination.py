@@ -6,8 +6,10 @@ Nothing is bound at import: the environment is read when a destination is asked 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,7 @@ class Destination:
 
     def exists(self) -> bool:
         """Whether there is something to read from, as far as can be told without asking a server; creates nothing."""
-        return self.server is not None or (self.path is not None and self.path.is_file())
+        return self.server is not None or (self.path is not None and _is_file(self.path))
 
     def __str__(self) -> str:
         if self.server is not None:
@@ -88,6 +90,18 @@ class Destination:
         if self.path is None:
             return f"{self.dialect}://"
         return mask(f"{self.dialect}:///{self.path}" + (f"?{self.query}" if self.query else ""))
+
+
+def _is_file(path: Path) -> bool:
+    """As `Path.is_file` until Python 3.13: an OSError that does not say "there is none" is raised."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except ValueError:  # a zero byte
+        return False
+    except OSError as exc:
+        if exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP}:
+            return False
+        raise
 
 
 def parse_database_url(url: str) -> Destination:

@@ -1,21 +1,17 @@
-"""The estimator's figures: shipped with the package, which a file of the user's may replace."""
+"""The form of the estimator's figures, and their fingerprint; `autopack.coefficients` reads them. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from hashlib import blake2b
-from importlib import resources
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from autopack._util.input_files import decode_input, read_input
+from autopack._util.decoding import decode_input
 from autopack._util.text import truncate_for_display
 from autopack.errors import InputFileError
 
-ENVIRONMENT_NAME = "AUTOPACK_ESTIMATOR_COEFFICIENTS"
 FALLBACK_COMPLEXITY = "medium"
 
 Tokens = Annotated[float, msgspec.Meta(ge=0, le=10_000_000)]
@@ -157,26 +153,6 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def budget_base(self, predicted: int) -> float:
         """What a budget factor multiplies."""
         return predicted if self.budget_spread is None else self.budget_spread.base(predicted)
-
-
-def load_coefficients(environ: Mapping[str, str]) -> Coefficients:
-    """Return the coefficients in the file that `AUTOPACK_ESTIMATOR_COEFFICIENTS` names, else the shipped ones.
-
-    Raises:
-        InputFileError: the named file cannot be read or is not of the form of the shipped one.
-
-    """
-    name = environ.get(ENVIRONMENT_NAME, "").strip()
-    if not name:
-        return shipped_coefficients()
-    source = f"{ENVIRONMENT_NAME}: {name}"
-    return parse_coefficients(read_input(Path(name), source), source)
-
-
-def shipped_coefficients() -> Coefficients:
-    """Return the coefficients that come with the package."""
-    data = resources.files("autopack").joinpath("data/estimator_coefficients.json").read_bytes()
-    return parse_coefficients(data, "estimator_coefficients.json")
 
 
 def estimator_fingerprint(coefficients: Coefficients) -> str:

@@ -110,8 +110,9 @@ def current_coefficients() -> tuple[Coefficients, str] | None:
 
     None where the file cannot be used, which is warned of once: a build does not fail for its estimator.
     """
+    from autopack.coefficients import ENVIRONMENT_NAME, load_coefficients
     from autopack.errors import InputFileError
-    from autopack.estimation.coefficients import ENVIRONMENT_NAME, estimator_fingerprint, load_coefficients
+    from autopack.estimation.coefficients import estimator_fingerprint
 
     name = os.environ.get(ENVIRONMENT_NAME, "")
     if name not in _loaded:

@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from autopack._util.input_files import decode_input
+from autopack._util.decoding import decode_input
 from autopack._util.text import truncate_for_display
 from autopack.build.plan import Identifier
 from autopack.errors import InputFileError

@@ -12,7 +12,7 @@ from autopack.database.destination import Destination
 from autopack.errors import SchemaError
 from autopack.models import TokenEstimationV2Event
 
-SchemaState = Literal["ours", "none", "older", "newer", "no table"]
+SchemaState = Literal["current", "none", "older", "newer", "no table"]
 _TABLE = TokenEstimationV2Event.__tablename__
 
 
@@ -73,4 +73,4 @@ def _state(revision: str | None, *, there: bool) -> SchemaState:
         return "no table"
     if revision > migrations.HEAD:
         return "newer"
-    return "ours" if revision == migrations.HEAD else "older"
+    return "current" if revision == migrations.HEAD else "older"

@@ -168,6 +168,65 @@ def test_a_good_row_behind_many_that_are_refused_gets_through(database: Path, ac
     assert (stats.written, stats.dead_lettered, stats.pending) == (2, 100, 0)
 
 
+def test_a_unique_index_of_the_users_own_is_not_the_tables_fault(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It refuses a copy of any row that is there, and a new row it takes."""
+    make_table(database)
+    execute(database, f"CREATE UNIQUE INDEX own ON {TABLE} (run_id, phase_id)")
+    with Telemetry(url_of(database)) as telemetry:
+        for _ in range(2):
+            phases = record(telemetry, 1)
+            assert telemetry.flush(30)
+        assert (telemetry.stats().written, telemetry.stats().dead_lettered) == (1, 1)
+        phases += record(telemetry, 5, "later")
+        assert telemetry.flush(30)
+    assert phases_of(database) == phases
+    assert "refuses every row" not in caplog.text
+
+
+def test_a_trigger_that_moves_rows_elsewhere_gets_each_once(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks the table again is rolled back, and so is what the trigger does then."""
+    make_table(database)
+    execute(
+        database,
+        "CREATE TABLE archive (phase)",
+        f"CREATE TRIGGER own BEFORE INSERT ON {TABLE} BEGIN INSERT INTO archive VALUES (NEW.phase_id); "
+        "SELECT RAISE(IGNORE); END",
+    )
+    monkeypatch.setenv("TELEMETRY_FLUSH_INTERVAL_S", "60")
+    with Telemetry(url_of(database)) as telemetry:
+        phases = record(telemetry, 20)
+        telemetry.flush(0.01)
+        wait_for(telemetry, lambda stats: stats.retries > 40)
+        execute(database, "DROP TRIGGER own")
+        assert telemetry.flush(30)
+    assert phases_of(database) == phases
+    with closing(sqlite3.connect(database)) as connection:
+        assert sorted(phase for (phase,) in connection.execute("SELECT phase FROM archive")) == sorted(phases)
+
+
+class Flapping(WrappedStore):
+    """Refuses a row and, when it is asked at once, every row; when it is asked again it would take one."""
+
+    async def write(self, rows: Sequence[Row]) -> int:
+        self.writes += 1
+        if self.writes <= 2 * 400:
+            raise DataRejectedError("NOT NULL", "column tenant")
+        return await self.inner.write(rows)
+
+    async def refusal(self, row: Row) -> str | None:  # noqa: ARG002 (it refuses all or none)
+        return "NOT NULL" if self.writes % 2 else None
+
+
+def test_a_table_that_changes_its_mind_for_ever_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELEMETRY_PROBE_INTERVAL_S", "0.001")
+    with Telemetry(Flapping()) as telemetry:
+        record(telemetry, 1)
+        assert telemetry.flush(60)
+        assert (telemetry.stats().written, telemetry.stats().worker_restarts) == (1, 0)
+
+
 def test_true_duplicates_are_still_duplicates(database: Path) -> None:
     make_table(database)
     store = LostAnswers(SqliteStore(parse_database_url(url_of(database))))

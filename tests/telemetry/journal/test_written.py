@@ -146,6 +146,28 @@ def test_the_reader_waits_for_a_write_in_progress(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_reader_waits_also_where_the_next_segment_has_begun(tmp_path: Path) -> None:
+    """What is behind a write in progress is not overtaken by the events of the next segment."""
+    journal = make_journal(tmp_path, FOR_ALL, WRITTEN)
+    journal.append(b"first" * 10)
+    behind = [b"%d" % n * 100 for n in range(300)]
+    seen: list[list[bytes]] = []
+
+    def overtake() -> None:
+        for item in behind:
+            journal.append(item)
+        seen.append(drained(journal))
+
+    at_c_call("pwrite", overtake)
+    journal.append(b"in progress" * 10)
+    assert len(segments_in(tmp_path)) > 1
+    assert seen == [[b"first" * 10]]
+    assert drained(journal) == [b"in progress" * 10, *behind]
+    assert journal.settled_through >= journal.accepted_through
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("where", ["extend", "pwrite"])
 def test_a_handlers_exception_leaves_a_hole_that_is_passed(tmp_path: Path, where: str) -> None:
     """Before the reservation, and between it and the write."""
@@ -226,6 +248,17 @@ def test_no_room_is_false_and_counted_and_never_a_signal(database: Path, append:
     """
     done = run_python(code, url_of(database), env={"TELEMETRY_JOURNAL_APPEND": append})
     assert phases_of(database) == done.stdout.split()
+
+
+def test_what_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A process that records into a full journal for days grows by nothing."""
+    with (tmp_path / "segment").open("wb") as file:
+        written = Written(file.fileno(), Header(FORMAT_VERSION, 4096, 1, 77, bytes(16), FOR_ALL, medium=Medium.WRITTEN))
+        for _ in range(1000):
+            with pytest.raises(ValueError, match="no room"):
+                written.write(b"x" * 8192)
+            written.seal()
+        assert len(written._refused) == 1
 
 
 def test_a_write_after_the_close_reaches_no_other_file(tmp_path: Path) -> None:

@@ -270,6 +270,7 @@ async def test_without_psycopgs_c_code_the_batch_is_sent_as_text(
     assert stored(postgres) == as_stored(many())
 
 
+@pytest.mark.needs("psycopg")
 def test_an_encoder_that_makes_other_bytes_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """The function is psycopg's own affair, and may change with any version of it."""
     module = importlib.import_module("psycopg._cmodule")

@@ -254,7 +254,8 @@ class WaitingDeadLetters:
     def offer(self, letters: Mapping[int, DeadLetter]) -> list[int]:
         """Have the sink keep these; returns the keys of those that it kept. The others wait, behind earlier ones."""
         kept = [] if self._lines else self._kept_of(letters)
-        self._lines |= {key: self._encode(letter) for key, letter in letters.items() if key not in set(kept)}
+        kept_keys = set(kept)
+        self._lines |= {key: self._encode(letter) for key, letter in letters.items() if key not in kept_keys}
         return kept
 
     def offer_again(self) -> list[int]:

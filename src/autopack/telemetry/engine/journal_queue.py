@@ -1,8 +1,10 @@
 """The queue that lives in a journal: an account (`Ledger`) over a `Journal` and the orphans it has taken over.
 
-Every event that was taken has a key and a position. The worker settles keys; the files are acknowledged up to the
-position of the first event that is not settled, and one that lies wholly before it is deleted. The process's own events
-and those of dead ones are two chains, each in order, and each is acknowledged by itself.
+Every event that was taken has a key and a position. The worker settles keys, in any order: an event waits where the
+table refuses it, or where its dead letter finds no room, and those behind it are settled before it. Each file is
+acknowledged up to its first event that is not settled, and deleted once all of it is read and settled, whatever waits
+in the files before it. The process's own events and those of dead ones are two chains, each in order, and each is
+acknowledged by itself.
 
 # What dead processes left
 
@@ -140,6 +142,8 @@ class JournalQueue:
     def _enter(self, lists: Iterable[list[tuple[Position, bytes]]], positions: dict[int, Position]) -> dict[int, bytes]:
         batch: dict[int, bytes] = {}
         for records in lists:
+            if records:  # all of one segment; counted first: too many would keep a file, too few would delete one
+                records[0][0].segment.unsettled += len(records)
             entered = self._ledger.enter([payload for _, payload in records])
             positions.update(zip(entered, [position for position, _ in records], strict=True))
             batch |= entered
@@ -153,7 +157,7 @@ class JournalQueue:
             keys = list(keys)
             self._ledger.settle(keys, written=written, duplicates=duplicates, dead_lettered=dead_lettered)
             for key in keys:
-                del (self._own if key in self._own else self._others)[key]
+                (self._own if key in self._own else self._others).pop(key).segment.unsettled -= 1
         self._acknowledge()
 
     def _acknowledge(self) -> None:

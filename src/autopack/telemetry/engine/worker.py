@@ -60,6 +60,7 @@ from autopack.telemetry.stores.base import Store
 
 _LOG_INTERVAL_S = 10.0
 _CLOSING_DELAY_S = 0.25
+_MAINTAIN_INTERVAL_S = 0.5  # in an outage
 _IN_PROGRESS_PAUSE_S = 0.005
 _IN_PROGRESS_TRIES = 20
 _SLICE_EVENTS = 200  # decoded at a time: one or two ms, in which the loop does nothing else
@@ -396,7 +397,8 @@ class Worker:
                 raise ForkExpected
             if self._commands.closing and not was_closing:
                 return
-            await self._commands.waker.wait(left_s)
+            self._queue.maintain()  # an outage may last: the journal's folder may be deleted, or its next file be due
+            await self._commands.waker.wait(min(left_s, _MAINTAIN_INTERVAL_S))
 
     def _deadline_is_over(self) -> bool:
         return self._commands.deadline_s is not None and self._clock_s() >= self._commands.deadline_s

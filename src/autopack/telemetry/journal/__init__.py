@@ -7,7 +7,8 @@ the file system keeps its promise that is a copy into a shared map, without a sy
 (`medium`). The kernel holds the pages: SIGKILL, OOM or a crash of the process do not touch them; a power loss of the
 machine may. The worker reads the same segments in order, so the journal is the queue. While the database is away events
 stay in it, as many as fit, and memory stays flat. After a commit the worker moves the acknowledged mark forward, and
-deletes a segment that is settled to its end.
+deletes a segment that is settled to its end, wherever it stands: an event that cannot be settled keeps its own segment
+and no other. Recovery needs no segment of another, and no number without a gap.
 
 | module | holds |
 |---|---|
@@ -27,11 +28,14 @@ deletes a segment that is settled to its end.
    no counter beside it that could differ.
 2. A record takes its place in one step that neither a thread nor a signal handler can interrupt, or not at all. Where
    it is written and not mapped, a place that was taken and not written whole is void, and every reader passes it.
-3. A sealed segment takes nothing more. Only a sealed segment has a next one, and it has one for ever.
+3. A sealed segment takes nothing more. Only a sealed segment has a next one, and from then on it always has one.
 4. Hence no event of a segment comes after one of the next, and to read the chain in order is to read the events in
    order.
-5. The mark of a segment never lies past an event that is not settled.
-6. A file is deleted only when every event in it is settled. A damaged one is renamed to `*.corrupt` instead.
+5. The mark of a segment never lies past an event that is not settled. Behind such an event it waits in that segment,
+   and only there.
+6. A file is deleted only when every event in it is settled: it is read to its end, has a next one, and its count of
+   unsettled events is 0. They are counted before they are in flight, so the count is never too low. A damaged one is
+   renamed to `*.corrupt` instead.
 7. An event is sent again rather than left out: its id is in it, and the database takes it once.
 8. A process writes to and deletes only segments whose lock it holds. A child that is forked in C inherits the lock, and
    notices before it writes (`autopack._util.forks`).

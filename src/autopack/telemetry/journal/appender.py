@@ -6,8 +6,8 @@ refused as a whole. So what is in the segment is the truth about what was accept
 record to record, not by a counter that an exception of a signal handler could leave behind.
 
 The segments of a journal are a chain that several callers may try to prolong at once. A segment is sealed when it is
-full or when recording ends; it then takes nothing more. Only a sealed segment gets a next one, and it keeps that one
-for ever.
+full or when recording ends; it then takes nothing more. Only a sealed segment gets a next one, and it always has one
+from then on: that one, or one behind it when that one is settled and let go of.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class Appender:
         self.sequences = itertools.count(self._first_sequence)
         self.write = _has_no_room if segment is None else segment.bytes.write
         self._next: dict[None, Appender] = {}
-        self._previous = previous
+        # The one before it in the chain, and how many events those held that were let go of in between: swapped in one
+        # step, since other threads count.
+        self._before: tuple[Appender | None, int] = previous, 0
         self.number: int = 0 if previous is None else previous.number + 1
-        self._start = 0
         self._counted = (FIRST_RECORD, 0)
         self._final_count = 0 if segment is None else None
         if segment is not None:
@@ -133,16 +134,29 @@ class Appender:
     @property
     def start(self) -> int:
         """How many events are in the chain before this segment."""
-        number, appender = 0, self
-        while (previous := appender._previous) is not None:
+        return self._events_since(None)
+
+    def _events_since(self, earlier: Appender | None) -> int:
+        """How many events are in the chain between an earlier one and this; None: from its begin on."""
+        previous, number = self._before
+        while previous is not None and previous is not earlier:
             number += previous.count
-            appender = previous
-        return number + appender._start  # noqa: SLF001 (one of these, too)
+            previous, let_go = previous._before  # noqa: SLF001 (one of these, too)
+            number += let_go
+        return number
 
     def detach_previous(self) -> None:
         """Keep the number of the events before this segment, and let go of the appenders that hold them."""
-        self._start = self.start
-        self._previous = None
+        self._before = None, self.start
+
+    def skip_next(self) -> None:
+        """Let go of the next one, whose count is final, and go on with the one after it, if there is one.
+
+        A caller that still holds the one that was let go of finds its way from there, and counts right.
+        """
+        if (skipped := self.next) is not None and (following := skipped.next) is not None:
+            self._next[None] = following
+            following._before = self, following._events_since(self)  # noqa: SLF001 (one of these, too)
 
     def set_wake_threshold(self, events: int) -> None:
         """Wake the worker once about `events` more records have been appended. Approximate: appends under way are not

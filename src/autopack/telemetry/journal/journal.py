@@ -167,7 +167,10 @@ class Journal:
         for _, segment in self._unsettled():
             records = segment.next_records(limit)
             limit -= len(records)
+            has_unread = segment.has_unread
             yield records
+            if has_unread:  # a write in progress, or the limit: what is behind comes later
+                return
 
     def _unsettled(self) -> list[tuple[Appender, Segment]]:
         """The segments that are not settled to their end, oldest first."""
@@ -180,14 +183,14 @@ class Journal:
         return found
 
     def acknowledge(self, first_unsettled: Position | None) -> None:
-        """Everything that was read before a position is settled: move the marks, remove the files that end before it.
-
-        None: everything that was read is settled.
+        """Some of what was read is settled, all of it before a position: move the marks, remove the files in which
+        nothing is left, wherever they stand. None: everything that was read is settled.
         """
         # Asked for a next one first: from then on nothing comes into a segment any more.
         while (following := self._oldest.next) is not None:
             segment = self._oldest.segment
             if segment is not None and (not segment.acknowledge_before(first_unsettled) or segment.has_unread):
+                self._remove_settled_behind(self._oldest, first_unsettled)
                 return
             self._oldest.freeze_count()
             following.detach_previous()
@@ -196,6 +199,20 @@ class Journal:
                 try_to(segment.remove)
         if self._oldest.segment is not None:
             self._oldest.segment.acknowledge_before(first_unsettled)
+
+    def _remove_settled_behind(self, kept: Appender, first_unsettled: Position | None) -> None:
+        """The same for those behind one that stays: one event that cannot be settled pins its own file, not theirs."""
+        while (appender := kept.next) is not None and (segment := appender.segment) is not None:
+            has_next = appender.next is not None  # asked for first, as above
+            is_settled = segment.acknowledge_before(first_unsettled)
+            if not has_next or segment.has_unread:  # then nothing behind it was read
+                return
+            if is_settled:
+                appender.freeze_count()
+                kept.skip_next()
+                try_to(segment.remove)
+            else:
+                kept = appender
 
     def maintain(self) -> None:
         """Make the next segment before the call site needs it, and leave one whose file was deleted. May do I/O."""

@@ -106,6 +106,8 @@ class Written:
         self._voids: dict[int, int] = {}
 
     def write(self, record: bytes) -> int:
+        if self._refused:  # to reserve more would only lengthen that list, at each event of a full journal
+            raise ValueError("there is no room")
         size, written = len(record), 0
         reserved: list[int] = []  # where it ends
         try:
@@ -134,6 +136,8 @@ class Written:
         self.seal()
 
     def seal(self) -> None:
+        if self._refused:
+            return
         reserved: list[int] = []
         beyond = self._size_bytes + 1
         try:

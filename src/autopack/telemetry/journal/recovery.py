@@ -85,12 +85,15 @@ class Recovery:
         self.damaged = 0
 
     def begin_round(self) -> None:
-        """Look for dead writers' segments, unless a round is under way or the folder cannot be listed."""
-        if not self.is_over:
+        """Look for dead writers' segments, unless there is more to read of the last round, or no folder to list."""
+        if self._candidates or self.events_left:
             return
         try:
             remove_unfinished(self._folder)
-            paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+            with os.scandir(self._folder) as entries:  # from Python 3.13 on `glob` finds nothing and says nothing
+                paths = sorted(Path(entry) for entry in entries if entry.name.endswith(SUFFIX))
+        except FileNotFoundError:
+            return
         except OSError as exc:
             warn_once(f"{self._folder} cannot be searched for events of earlier processes: {exc.strerror}")
             return
@@ -138,13 +141,17 @@ class Recovery:
         return None
 
     def acknowledge(self, first_unsettled: Position | None) -> None:
-        """Everything that was read before a position is settled: move the marks, remove files that end before it."""
-        while self._orphans:
-            first = self._orphans[0]
-            if not first.segment.acknowledge_before(first_unsettled) or first.events_left:
+        """Some of what was read is settled, all of it before a position: move the marks, remove the files in which
+        nothing is left, wherever they stand.
+        """
+        for orphan in tuple(self._orphans):
+            is_settled = orphan.segment.acknowledge_before(first_unsettled)
+            if orphan.events_left:
                 return
-            try_to(self._orphans.popleft().dispose)
-        if not self._candidates:
+            if is_settled:
+                self._orphans.remove(orphan)
+                try_to(orphan.dispose)
+        if self.is_over:
             self._log_round()
 
     def _log_round(self) -> None:

@@ -89,6 +89,7 @@ class AnySegment:
         self._file: int | None = file
         self.read_offset = header.first_record
         self.number = 0  # in the chain of its journal
+        self.unsettled = 0  # of the events that were read: never less than there are
 
     def write_mark(self, mark: bytes) -> None:
         """Move the acknowledged mark."""
@@ -103,12 +104,15 @@ class AnySegment:
         self.write_mark(bytes_of.pack_mark(offset))
 
     def acknowledge_before(self, first_unsettled: Position | None) -> bool:
-        """Acknowledge what was read and lies before a position; returns whether that is all that was read."""
+        """Acknowledge what was read, up to the first event of its chain that is not settled; returns whether that is
+        all that was read of it.
+        """
+        if not self.unsettled:
+            self.acknowledge(self.read_offset)
+            return True
         if first_unsettled is not None and first_unsettled.segment is self:
             self.acknowledge(first_unsettled.offset)
-            return False
-        self.acknowledge(self.read_offset)
-        return True
+        return False
 
     def is_in_place(self) -> bool:
         """Whether the path still leads to this file; if not, no process would find its events after a crash."""
