@@ -17,6 +17,9 @@ transaction. If the database is another process and a whole further batch waits,
 
 A dead letter that finds no room waits, and its event stays in the queue (see `dead_letters`): good events go on.
 
+`Refusals` decides about a refusal and acts through the worker, which owns it: it calls `write`'s own parts `try_rows`,
+`read_more`, `give_up`, `blame_table` and `wait_for_store`. Nothing else calls these from outside.
+
 # Invariants
 
 - An event leaves the queue only by `settle`, and is settled only after its commit, or after its dead letter is kept.
@@ -40,7 +43,13 @@ import anyio.lowlevel
 from autopack.errors import AutopackError, DataRejectedError, StoreError
 from autopack.telemetry import log
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, WaitingDeadLetters, dead_letter
+from autopack.telemetry.engine.dead_letters import (
+    DeadLetter,
+    DeadLetterSink,
+    WaitingDeadLetters,
+    dead_letter,
+    refused_dead_letter,
+)
 from autopack.telemetry.engine.queue import Queue
 from autopack.telemetry.engine.refusals import Outcome, Refusals, Refused
 from autopack.telemetry.engine.retry import Retries
@@ -293,12 +302,14 @@ class Worker:
 
     def give_up(self, refused: Mapping[int, Refused]) -> None:
         """The database refuses these for themselves."""
-        self._dead_letter({key: self._letter_of(key, answer) for key, answer in refused.items()})
-
-    def _letter_of(self, key: int, refused: Refused) -> DeadLetter:
-        about = f", {refused.subject}" if refused.subject else ""
-        rejected = self._decode.rejected(self._payloads[key], f"the database refused it: {refused.code}{about}")
-        return dead_letter(rejected, kind="data", code=refused.code, attempts=refused.attempts)
+        self._dead_letter(
+            {
+                key: refused_dead_letter(
+                    self._decode, self._payloads[key], answer.code, answer.subject, answer.attempts
+                )
+                for key, answer in refused.items()
+            }
+        )
 
     def blame_table(self, refused: Refused, rows: int) -> None:
         """The table refuses every row. Says so once, until it takes one."""

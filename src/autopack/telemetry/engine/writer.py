@@ -230,11 +230,6 @@ class Writer:
         """Whether a close has begun."""
         return self._close_once.locked()
 
-    @property
-    def close_seconds_left(self) -> float:
-        """Until the deadline of the close; 0 where none has begun."""
-        return self._commands.seconds_left()
-
     def begin_prepare_fork(self) -> None:
         """Ask the worker to close its connections and to end."""
         self._commands.expect_fork()
