@@ -1,8 +1,10 @@
 """A living writer takes over what dead ones leave: when, in which order, at what cost, and without a word too many."""
 
+import fcntl
 import logging
 import os
 import resource
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +28,8 @@ from autopack.errors import QueueRejected
 from autopack.telemetry import Telemetry
 from autopack.telemetry.engine.journal_queue import ROUND_INTERVAL_S, JournalQueue
 from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.journal.format import FORMAT_VERSION, Header, RecordFinder, pack_head
+from autopack.telemetry.journal import journal_status
+from autopack.telemetry.journal.format import FORMAT_VERSION, Header, RecordFinder, pack_head, pack_record
 from autopack.telemetry.journal.segment import SUFFIX, process_of
 from autopack.telemetry.journal.segment_maker import JournalSizes, SegmentMaker
 
@@ -155,6 +158,42 @@ def test_a_record_behind_one_that_claims_too_much_is_found() -> None:
     found = RecordFinder(bytes(data), 70).next_from(0)
     assert found is not None
     assert (found.start, found.payload) == (100, payload_78)
+
+
+def test_heads_that_no_record_follows_are_looked_at_within_a_bound() -> None:
+    """A segment that is full of the two bytes with which a record begins: one look for each 32 of its bytes."""
+    data = bytearray(b"\x92\xcf" * (32 << 10))
+    record = pack_record(b"x" * 50, 77)
+    data[-200 : -200 + len(record)] = record
+    finder = RecordFinder(bytes(data), 70)
+    assert finder.next_from(0) is None
+    assert finder.next_from(len(data) - 200) is None, "what is left counts as damaged"
+    few = bytes(data[-4000:]).replace(b"\x92\xcf" * 1000, bytes(2000), 1)
+    found = RecordFinder(few + bytes(64 << 10), 70).next_from(0)
+    assert found is not None
+    assert found.payload == b"x" * 50
+
+
+def test_a_segment_held_by_a_child_of_a_dead_process_says_so(tmp_path: Path) -> None:
+    """A child that was forked in C and has recorded nothing keeps the lock of its parent."""
+    code = """
+        import pathlib, signal
+        from tests.journals import make_journal
+
+        journal = make_journal(pathlib.Path(sys.argv[1]), bytes(32))
+        journal.append(b"x")
+        os.write(1, f"{os.getpid()}".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    made_by = int(run_python(code, str(tmp_path), exit_code=-signal.SIGKILL).stdout)
+    (path,) = segments_in(tmp_path)
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # what such a child does by being there
+        (file,) = journal_status(tmp_path, FOR_ALL).files
+    assert (file.state, file.pid, file.pid_is_gone) == ("live", made_by, True)
+    assert file.why.startswith(f"held by a child of process {made_by}, which is gone")
+    (file,) = journal_status(tmp_path, FOR_ALL).files
+    assert file.why.startswith("its writer is gone, 1 event(s) wait")
 
 
 def test_segments_grow_from_a_small_first_one(tmp_path: Path) -> None:

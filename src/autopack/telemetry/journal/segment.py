@@ -30,12 +30,30 @@ CORRUPT_SUFFIX = ".corrupt"
 def process_of(pid: int) -> Process:
     """What a segment says of the process that makes it, which is this one; where the system is silent, its number."""
     try:
-        # The name of the program, in parentheses, may hold spaces and parentheses itself.
-        after_name = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
         boot = bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip().replace("-", ""))
-        return Process(pid, int(after_name[19]), boot)
+        return Process(pid, _start_of("self"), boot)
     except (OSError, ValueError, IndexError):
         return Process(pid)
+
+
+def is_gone(process: Process) -> bool:
+    """Whether the process that made a segment is not seen here: dead, or in another container. False where the system
+    does not tell.
+    """
+    here = process_of(os.getpid())
+    if not (any(process.boot) and any(here.boot)):
+        return False
+    try:
+        return (process.boot, process.start) != (here.boot, _start_of(process.pid))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _start_of(pid: int | str) -> int:
+    # The name of the program, in parentheses, may hold spaces and parentheses itself.
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
 
 
 class Position(NamedTuple):

@@ -14,7 +14,7 @@ import msgspec
 
 from autopack.errors import SegmentError
 from autopack.telemetry.journal.recovery import Orphan
-from autopack.telemetry.journal.segment import CORRUPT_SUFFIX, SUFFIX, LeftSegment
+from autopack.telemetry.journal.segment import CORRUPT_SUFFIX, SUFFIX, LeftSegment, is_gone
 
 State = Literal["live", "orphaned", "unusable"]
 
@@ -22,11 +22,13 @@ State = Literal["live", "orphaned", "unusable"]
 class SegmentFile(msgspec.Struct, frozen=True):
     """One file of a journal folder.
 
-    state        live: its writer runs; orphaned: its writer is gone, the next one recovers it; unusable: left alone
+    state        live: a process holds it, its writer or a child of that; orphaned: its writer is gone, the next one
+                 recovers it; unusable: left alone
     ours         whether its events are for the database that was asked for; None where that cannot be known
     fingerprint  which database they are for, in hex; empty where that cannot be known
     events       how many wait in it; of a live one about so many
     pid          the number of the process that made it; 0 where that is not known
+    pid_is_gone  whether no such process is seen here: it is dead, or in another container
     problem      why it is unusable, else None
     """
 
@@ -36,6 +38,7 @@ class SegmentFile(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     events: int = 0
     pid: int = 0
+    pid_is_gone: bool = False
     problem: str | None = None
 
     @property
@@ -46,6 +49,11 @@ class SegmentFile(msgspec.Struct, frozen=True):
         match self.state:
             case "unusable":
                 return f"no usable segment: {self.problem}"
+            case "live" if self.pid_is_gone:
+                return (
+                    f"held by a child of process {self.pid}, which is gone, or by that process in another container; "
+                    f"{self.events} event(s) wait{whose}"
+                )
             case "live":
                 return f"its writer lives, {self.events} event(s) wait{whose}{which}"
             case "orphaned":
@@ -90,7 +98,13 @@ def _segment_file(path: Path, fingerprint: bytes) -> SegmentFile:
         state: State = "live" if segment.has_living_owner() else "orphaned"
         theirs = segment.header.fingerprint
         return SegmentFile(
-            path.name, state, theirs == fingerprint, theirs.hex(), Orphan(segment).events, segment.process.pid
+            path.name,
+            state,
+            theirs == fingerprint,
+            theirs.hex(),
+            Orphan(segment).events,
+            segment.process.pid,
+            is_gone(segment.process),
         )
     finally:
         segment.release()
