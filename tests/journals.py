@@ -19,6 +19,8 @@ from autopack.telemetry.engine.journal_queue import JournalQueue
 from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.event.wire import encode
 from autopack.telemetry.journal.journal import fingerprint_of
+from autopack.telemetry.journal.recovery import Orphan, _taken_over
+from autopack.telemetry.journal.segment import SUFFIX
 
 SMALL = Settings(journal_first_segment_bytes=64 << 10, journal_segment_bytes=64 << 10, max_event_bytes=8 << 10)
 
@@ -138,3 +140,12 @@ def fill(journal: JournalQueue) -> list[bytes]:
             return kept
         kept.append(item)
     raise AssertionError("it is never full")
+
+
+def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:
+    """Take over what dead writers left for a destination, oldest first; None: for any destination.
+
+    What belongs to a living writer or to another destination is left alone; so is what is no segment, with a warning.
+    """
+    segments = filter(None, (_taken_over(path, fingerprint) for path in sorted(folder.glob(f"*{SUFFIX}"))))
+    return [Orphan(segment) for segment in sorted(segments, key=lambda segment: segment.header.created_ns)]

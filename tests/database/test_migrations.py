@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import signal
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -54,6 +56,7 @@ OLD_ROW: dict[str, Any] = {
     "created_at": "2025-12-23 10:00:01",
 }
 COLUMNS = {"event_id", *SCHEMA.names}
+HOST_COLUMNS = [name for name in OLD_ROW if name != "event_id"]
 
 
 def insert(connection: sqlite3.Connection, **changes: Any) -> None:
@@ -501,30 +504,89 @@ def test_the_host_system_still_inserts_into_an_upgraded_table(old: Callable[...,
     assert len(ids) == len(set(ids)) == 5
 
 
-def test_a_table_that_was_upgraded_before_takes_them_again(old: Callable[..., Path]) -> None:
-    """With each index, trigger, view and foreign key that it has, and without a copy of the table."""
+@pytest.fixture
+def without_default(old: Callable[..., Path]) -> Path:
+    """A database as revision 0002 left it, with parts of the user's own."""
     database = old()
     upgrade_by_recording(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("PRAGMA writable_schema = ON")
-        # As revision 0002 left it.
         connection.execute("UPDATE sqlite_master SET sql = replace(sql, ' DEFAULT (lower(hex(randomblob(16))))', '')")
         connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0002'")
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute(f"CREATE TABLE log (x); CREATE TABLE notes (e REFERENCES {TABLE} (event_id))".split(";")[0])
+        connection.execute("CREATE TABLE log (x)")
+        connection.execute(f"CREATE TABLE notes (e REFERENCES {TABLE} (event_id))")
         connection.execute(f"CREATE TRIGGER t AFTER INSERT ON {TABLE} BEGIN INSERT INTO log VALUES (NEW.model); END")
         connection.execute(f"CREATE INDEX own ON {TABLE} (lower(model))")
         connection.execute(f"CREATE VIEW v AS SELECT model FROM {TABLE}")
     with pytest.raises(IntegrityError, match="event_uid"):
         insert_as_the_host_system(database)
-    before = [part for part in schema_of(database) if part[1] != TABLE]
-    upgrade_by_recording(database)
-    insert_as_the_host_system(database)
-    assert [part for part in schema_of(database) if part[1] != TABLE] == before
-    with closing(sqlite3.connect(database)) as connection:
+    return database
+
+
+UPGRADE = """
+    import signal
+    from sqlalchemy import create_engine, event
+    from autopack.database import migrations
+    engine = create_engine(f"sqlite:///{sys.argv[1]}", connect_args={"isolation_level": None})
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def refuse(connection, cursor, statement, *_):
+        if "defensive" in sys.argv and statement.startswith("UPDATE sqlite_master"):
+            raise sqlite3.OperationalError("table sqlite_master may not be modified")
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def kill(connection, cursor, statement, *_):
+        if statement.startswith(sys.argv[-1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with engine.connect() as connection:
+        if "defensive" in sys.argv and hasattr(sqlite3.Connection, "setconfig"):
+            connection.connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        migrations.ensure(connection)
+"""
+
+
+@pytest.mark.parametrize("how", ["edited", "defensive"])
+def test_a_table_that_was_upgraded_before_takes_them_again(without_default: Path, how: str) -> None:
+    """With each row, index, trigger, view and foreign key that it has, also where SQLite protects its schema."""
+    before = [part for part in schema_of(without_default) if part[1] != TABLE]
+    rows = rows_of(without_default)
+    with closing(sqlite3.connect(without_default)) as reader:
+        reader.execute(f"SELECT * FROM {TABLE}").fetchall()
+        run_python("import sqlite3\n" + dedent(UPGRADE), without_default, how, "never")
+        assert rows_of(without_default) == rows
+        reader.execute(
+            f"INSERT INTO {TABLE} ({', '.join(HOST_COLUMNS)}) SELECT {', '.join(HOST_COLUMNS)} FROM {TABLE} LIMIT 1"
+        )
+        reader.commit()
+    insert_as_the_host_system(without_default)
+    assert [part for part in schema_of(without_default) if part[1] != TABLE] == before
+    with closing(sqlite3.connect(without_default)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("SELECT count(*) FROM log").fetchone() == (2,)
-    assert len(rows_of(database)) == 4
+    assert len(rows_of(without_default)) == len(rows) + 2
+
+
+@pytest.mark.parametrize(
+    ("how", "at"),
+    [
+        ("edited", "UPDATE sqlite_master"),
+        ("edited", "PRAGMA schema_version ="),
+        ("edited", "RELEASE"),
+        ("defensive", "INSERT INTO autopack_rebuilt"),
+        ("defensive", "PRAGMA legacy_alter_table = OFF"),
+    ],
+)
+def test_a_kill_while_the_default_is_added_leaves_a_whole_file(without_default: Path, how: str, at: str) -> None:
+    rows, schema = rows_of(without_default), schema_of(without_default)
+    run_python("import sqlite3\n" + dedent(UPGRADE), without_default, how, at, exit_code=-signal.SIGKILL)
+    assert (rows_of(without_default), schema_of(without_default)) == (rows, schema)
+    with closing(sqlite3.connect(without_default)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    upgrade_by_recording(without_default)
+    insert_as_the_host_system(without_default)
+    assert len(rows_of(without_default)) == len(rows) + 2
 
 
 def test_the_host_systems_mapper_still_works_on_an_upgraded_table(old: Callable[..., Path]) -> None:

@@ -100,12 +100,12 @@ def test_the_usual_time_begins_when_the_imports_end(store: Importing) -> None:
     telemetry.flush(0)
     assert store.begun.wait(60)
     telemetry.begin_close()
-    before_s = telemetry.writer.close_seconds_left
+    before_s = telemetry.writer._commands.seconds_left()
     store.loaded.set()
     telemetry.close()
     assert (len(store.rows), telemetry.stats().pending) == (1, 0)
     assert 20 < before_s <= 30
-    assert telemetry.writer.close_seconds_left <= 5
+    assert telemetry.writer._commands.seconds_left() <= 5
 
 
 def test_a_timeout_that_is_set_is_the_whole_wait() -> None:

@@ -243,6 +243,31 @@ def test_a_close_in_a_child_leaves_the_parents_journal(database: Path, first: st
     assert Counter(phases_of(database)) == Counter(["before", "later", *(f"p{n}" for n in range(10))])
 
 
+def test_a_flush_in_the_master_of_uwsgi_starts_no_thread(database: Path) -> None:
+    """It says at once that not all is settled; the close at its end writes what there is."""
+    code = """
+        import threading, time, types
+
+        sys.modules["uwsgi"] = uwsgi = types.ModuleType("uwsgi")
+        uwsgi.masterpid = os.getpid
+        uwsgi.worker_id = lambda: 0
+        uwsgi.opt = {"enable-threads": True}
+        from autopack.telemetry import Telemetry
+
+        telemetry = Telemetry(sys.argv[1])
+        assert telemetry.flush(30), "nothing is unsettled"
+        assert telemetry.record(**event(phase_id="before"))
+        begun_s = time.monotonic()
+        assert not telemetry.flush(30)
+        assert time.monotonic() - begun_s < 5
+        assert len(os.listdir("/proc/self/task")) == threading.active_count() == 1
+        assert "aiosqlite" not in sys.modules
+        telemetry.close(30)
+    """
+    run_python(code, url_of(database))
+    assert phases_of(database) == ["before"]
+
+
 def test_a_child_forked_in_c_forks_at_once(database: Path) -> None:
     """It waits for no thread of its parent's: without a look at the mark it waits 5 s."""
     code = """

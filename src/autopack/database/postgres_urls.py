@@ -17,8 +17,8 @@ from urllib.parse import quote, unquote
 
 DEFAULT_PORT = 5432
 _PARTS = frozenset({"host", "port", "dbname", "database", "user", "password"})
-# What both drivers are told in the same words …
-_COMMON = frozenset(
+# What asyncpg reads from a DSN, and only from there.
+IN_DSN = frozenset(
     {
         "passfile",
         "service",
@@ -31,15 +31,18 @@ _COMMON = frozenset(
         "sslpassword",
         "ssl_min_protocol_version",
         "ssl_max_protocol_version",
-        "target_session_attrs",
         "krbsrvname",
         "gsslib",
-        "application_name",
-        "fallback_application_name",
-        "connect_timeout",
-        "options",
     }
 )
+# What both drivers are told in the same words …
+_COMMON = IN_DSN | {
+    "target_session_attrs",
+    "application_name",
+    "fallback_application_name",
+    "connect_timeout",
+    "options",
+}
 # … what only libpq knows and the writer can do without, …
 _TUNING = frozenset(
     {

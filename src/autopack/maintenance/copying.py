@@ -26,7 +26,7 @@ from autopack.maintenance.import_rows import NoEvent, RowMaker
 from autopack.maintenance.rejects import RejectFile
 from autopack.models import TokenEstimationV2Event
 from autopack.telemetry.event import ROW_TYPES, TABLE, Row, named, positions
-from autopack.telemetry.stores import Store
+from autopack.telemetry.stores import Store, refusal_text
 
 T = TypeVar("T")
 _BATCH_ROWS = 2_000
@@ -92,7 +92,7 @@ async def copy(
             if isinstance(row, Misfit):
                 rejects.add(name, number, row.reason, row.text)
             elif number in codes:
-                rejects.add(name, number, f"the database refused it: {codes[number]}", msgspec.json.encode(named(row)))
+                rejects.add(name, number, refusal_text(codes[number]), msgspec.json.encode(named(row)))
         read += len(batch)
         written += new
         progress(len(batch))

@@ -16,7 +16,7 @@ from autopack.analysis.reading.lines import bounded_lines
 from autopack.maintenance.bulk_write import write_or_isolate
 from autopack.maintenance.import_lines import FileReader, ReadLine
 from autopack.maintenance.rejects import RejectFile
-from autopack.telemetry.stores import Store
+from autopack.telemetry.stores import Store, refusal_text
 
 _BATCH_BYTES = 8 << 20
 
@@ -89,4 +89,4 @@ def _batches(lines: Iterable[ReadLine], most_rows: int) -> Iterator[list[ReadLin
 async def _write(store: Store, lines: Sequence[ReadLine]) -> tuple[int, dict[int, str]]:
     """Write these; returns how many were new, and by line number what the database refused."""
     new, refused = await write_or_isolate(store, [line.row for line in lines if line.row])
-    return new, {lines[place].number: f"the database refused it: {code}" for place, code in refused.items()}
+    return new, {lines[place].number: refusal_text(code) for place, code in refused.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autopack.errors import DataRejectedError
-from autopack.telemetry.engine import DeadLetter, DeadLetterFile, dead_letter, dead_letters_in
+from autopack.telemetry.engine import DeadLetter, DeadLetterFile, dead_letter, dead_letters_in, refused_dead_letter
 from autopack.telemetry.event import Decoder, Rejected
 from autopack.telemetry.stores import Store
 
@@ -59,6 +59,4 @@ async def _resend_one(letter: DeadLetter, decode: Decoder, store: Store) -> Dead
     try:
         return await store.write([row])
     except DataRejectedError as exc:
-        about = f", {exc.subject}" if exc.subject else ""
-        rejected = decode.rejected(payload, f"the database refused it: {exc.code}{about}")
-        return dead_letter(rejected, kind="data", code=exc.code, attempts=letter.attempts + 1)
+        return refused_dead_letter(decode, payload, exc.code, exc.subject, letter.attempts + 1)

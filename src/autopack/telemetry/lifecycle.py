@@ -208,7 +208,8 @@ def is_about_to_fork() -> bool:
     """Whether this is uWSGI's master, which loads the application and then forks its workers in C, without a hook.
 
     It starts no thread: what a thread holds at such a fork (the GIL's own mutex, a module that it imports, a connection
-    to SQLite) is held for ever in the workers. What the master accepts is in its journal, and is written when it ends.
+    to SQLite) is held for ever in the workers. What the master accepts is in its journal, and is written when it ends;
+    a flush there returns False at once.
     """
     uwsgi = sys.modules.get("uwsgi")
     try:

@@ -211,7 +211,7 @@ class Flapping(WrappedStore):
 
     async def write(self, rows: Sequence[Row]) -> int:
         self.writes += 1
-        if self.writes <= 2 * 400:
+        if self.writes <= 2 * 1500:
             raise DataRejectedError("NOT NULL", "column tenant")
         return await self.inner.write(rows)
 

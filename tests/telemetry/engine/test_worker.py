@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 import pytest
+from tests.journals import payload
 from tests.misbehaving_stores import FaultStore, FlakyStore, RefusingStore, SlowStore, WrappedStore
 from tests.write_side import event
 
@@ -301,3 +303,36 @@ def test_a_bad_event_in_a_batch_that_was_read_ahead_costs_only_itself() -> None:
         stats = telemetry.stats()
     assert [row.phase_id for row in store.rows] == phases
     assert (stats.written, stats.dead_lettered) == (24, 1)
+
+
+class RemoteStore(MemoryStore):
+    """One for which a batch is decoded in slices, between which others have their turn."""
+
+    is_remote = True
+
+
+def test_a_batch_read_ahead_while_more_is_asked_for_is_not_lost() -> None:
+    """Both are decoded at once, and take turns: the one that was begun first is ready while the other is decoded."""
+    settings = resolve({"batch_size": 300})
+    queue = MemoryQueue(settings.queue_size, settings.queue_bytes)
+    for number in range(599):
+        queue.append(payload(f"p{number}"))
+    worker = Worker(
+        queue=queue,
+        store=RemoteStore(),
+        dead_letters=MemoryDeadLetters(),
+        settings=settings,
+        commands=WorkerCommands(),
+        state=WorkerState(),
+    )
+    keys: list[int] = []
+
+    async def read_both() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker._read_ahead)
+            await anyio.lowlevel.checkpoint()
+            keys.extend(await worker.read_more())
+        keys.extend(await worker.read_more())
+
+    anyio.run(read_both)
+    assert sorted(keys) == list(range(599))

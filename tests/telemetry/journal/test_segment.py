@@ -8,10 +8,11 @@ from zlib import adler32, crc32
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.journals import orphans_in
 
 from autopack.errors import SegmentError
 from autopack.telemetry.journal.format import FIRST_RECORD, FORMAT_VERSION, Header
-from autopack.telemetry.journal.recovery import Orphan, orphans_in
+from autopack.telemetry.journal.recovery import Orphan
 from autopack.telemetry.journal.segment import LeftSegment, Segment
 
 FINGERPRINT = bytes(range(32))

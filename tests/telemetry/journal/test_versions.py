@@ -9,12 +9,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.journals import folder_of, identity_of, left_behind, make_journal, payload, segments_in
+from tests.journals import folder_of, identity_of, left_behind, make_journal, orphans_in, payload, segments_in
 from tests.write_side import PACKAGE, PRELUDE, ROOT, child_environment, event, phases_of, url_of
 
 from autopack.telemetry import Telemetry
 from autopack.telemetry.journal.format import FORMAT_VERSION, Acknowledger, Header, Medium, pack_head, read_header
-from autopack.telemetry.journal.recovery import orphans_in
 from autopack.telemetry.journal.segment import LeftSegment, process_of
 from autopack.telemetry.journal.status import journal_status
 from autopack.telemetry.stores import MemoryStore

@@ -10,7 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.journals import abandon, drained, fill, left_behind, make_journal, payload, recover_into, segments_in
+from tests.journals import (
+    abandon,
+    drained,
+    fill,
+    left_behind,
+    make_journal,
+    orphans_in,
+    payload,
+    recover_into,
+    segments_in,
+)
 from tests.telemetry.journal.interrupts import at_c_call
 from tests.write_side import event, phases_of, run_python, url_of
 
@@ -21,7 +31,6 @@ from autopack.telemetry.engine.settings import Settings
 from autopack.telemetry.journal.file_systems import medium_in
 from autopack.telemetry.journal.format import FIRST_RECORD, FORMAT_VERSION, Header, Medium
 from autopack.telemetry.journal.medium import Written
-from autopack.telemetry.journal.recovery import orphans_in
 
 WRITTEN = Settings(
     journal_first_segment_bytes=64 << 10,

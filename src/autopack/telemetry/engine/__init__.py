@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         dead_letter,
         dead_letter_status,
         dead_letters_in,
+        refused_dead_letter,
     )
     from autopack.telemetry.engine.recovery import RecoveryResult, recover
     from autopack.telemetry.engine.retry import Retries
@@ -34,6 +35,7 @@ __all__ = [
     "dead_letters_in",
     "journal_folder",
     "recover",
+    "refused_dead_letter",
     "resolve",
     "waiting_text",
 ]
@@ -53,6 +55,7 @@ if not TYPE_CHECKING:  # a type checker that sees it accepts every name
             "dead_letter_bytes": "settings",
             "dead_letter_status": "dead_letters",
             "dead_letters_in": "dead_letters",
+            "refused_dead_letter": "dead_letters",
             "journal_folder": "settings",
             "recover": "recovery",
             "resolve": "settings",

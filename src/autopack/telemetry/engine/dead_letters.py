@@ -42,8 +42,9 @@ from autopack._util import os_threads
 from autopack._util.files import ensure_private_folder, is_at, open_private, try_lock
 from autopack._util.ids import event_uid
 from autopack.telemetry.engine.settings import Settings
-from autopack.telemetry.event.decode import encode_given
+from autopack.telemetry.event.decode import Decoder, encode_given
 from autopack.telemetry.event.schema import Rejected
+from autopack.telemetry.stores.base import refusal_text
 
 FILE_NAME = "dead-letters.ndjson"
 MAX_BYTES = Settings().dead_letter_bytes
@@ -90,6 +91,12 @@ def dead_letter(rejected: Rejected, *, kind: str, code: str | None = None, attem
         sequence=rejected.sequence,
         event=rejected.fields,
     )
+
+
+def refused_dead_letter(decode: Decoder, payload: bytes, code: str, subject: str | None, attempts: int) -> DeadLetter:
+    """The dead letter of an event that the database refused, for `code`; `subject`: what the refusal is about."""
+    reason = f"{refusal_text(code)}, {subject}" if subject else refusal_text(code)
+    return dead_letter(decode.rejected(payload, reason), kind="data", code=code, attempts=attempts)
 
 
 class DeadLetterSink(Protocol):

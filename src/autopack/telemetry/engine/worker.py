@@ -17,6 +17,9 @@ transaction. If the database is another process and a whole further batch waits,
 
 A dead letter that finds no room waits, and its event stays in the queue (see `dead_letters`): good events go on.
 
+`Refusals` decides about a refusal and acts through the worker, which owns it: it calls `write`'s own parts `try_rows`,
+`read_more`, `give_up`, `blame_table` and `wait_for_store`. Nothing else calls these from outside.
+
 # Invariants
 
 - An event leaves the queue only by `settle`, and is settled only after its commit, or after its dead letter is kept.
@@ -40,7 +43,13 @@ import anyio.lowlevel
 from autopack.errors import AutopackError, DataRejectedError, StoreError
 from autopack.telemetry import log
 from autopack.telemetry.engine.control import WorkerCommands, WorkerState
-from autopack.telemetry.engine.dead_letters import DeadLetter, DeadLetterSink, WaitingDeadLetters, dead_letter
+from autopack.telemetry.engine.dead_letters import (
+    DeadLetter,
+    DeadLetterSink,
+    WaitingDeadLetters,
+    dead_letter,
+    refused_dead_letter,
+)
 from autopack.telemetry.engine.queue import Queue
 from autopack.telemetry.engine.refusals import Outcome, Refusals, Refused
 from autopack.telemetry.engine.retry import Retries
@@ -158,7 +167,7 @@ class Worker:
                 break
             if self._deadline_is_over():
                 raise DeadlineExpired
-            batch, self._ahead = self._ahead or await self._read(), None
+            batch = await self._ready_or_next()
             if batch or (self._commands.closing and await self._wait_for_in_progress()):
                 return batch
         return None
@@ -175,7 +184,12 @@ class Worker:
         """
         if self._in_outage or self._queue.backlog > self._settings.batch_size:
             return None
-        return self._ahead or await self._read()
+        return await self._ready_or_next()
+
+    async def _ready_or_next(self) -> Batch | None:
+        """The batch that is ready, or else the next one. One that another task makes ready meanwhile stays ready."""
+        ready, self._ahead = self._ahead, None
+        return ready or await self._read()
 
     async def _read(self) -> Batch | None:
         """Take events and decode them; None when there are none."""
@@ -279,7 +293,7 @@ class Worker:
 
     async def read_more(self) -> Mapping[int, Row]:
         """The rows of the next batch; none where nothing waits."""
-        batch, self._ahead = self._ahead or await self._read(), None
+        batch = await self._ready_or_next()
         if batch is None:
             return {}
         self._dead_letter(batch.invalid)
@@ -288,12 +302,14 @@ class Worker:
 
     def give_up(self, refused: Mapping[int, Refused]) -> None:
         """The database refuses these for themselves."""
-        self._dead_letter({key: self._letter_of(key, answer) for key, answer in refused.items()})
-
-    def _letter_of(self, key: int, refused: Refused) -> DeadLetter:
-        about = f", {refused.subject}" if refused.subject else ""
-        rejected = self._decode.rejected(self._payloads[key], f"the database refused it: {refused.code}{about}")
-        return dead_letter(rejected, kind="data", code=refused.code, attempts=refused.attempts)
+        self._dead_letter(
+            {
+                key: refused_dead_letter(
+                    self._decode, self._payloads[key], answer.code, answer.subject, answer.attempts
+                )
+                for key, answer in refused.items()
+            }
+        )
 
     def blame_table(self, refused: Refused, rows: int) -> None:
         """The table refuses every row. Says so once, until it takes one."""

@@ -140,6 +140,8 @@ class Writer:
         target = self.queue.accepted_through
         if self._settled(target) or self._runs_here():
             return self._settled(target)
+        if not self.is_running and lifecycle.is_about_to_fork():
+            return False  # as no event starts a thread there, and nothing else will settle it
         end_s = time.monotonic() + timeout_s
         while True:  # the thread may be about to end for a fork, or not to be had now
             if not (self.is_running or self.closing):
@@ -227,11 +229,6 @@ class Writer:
     def closing(self) -> bool:
         """Whether a close has begun."""
         return self._close_once.locked()
-
-    @property
-    def close_seconds_left(self) -> float:
-        """Until the deadline of the close; 0 where none has begun."""
-        return self._commands.seconds_left()
 
     def begin_prepare_fork(self) -> None:
         """Ask the worker to close its connections and to end."""

@@ -177,15 +177,6 @@ def _created(path: Path, fingerprint: bytes) -> tuple[int, Path] | None:
     return None if header is None else (header.created_ns, path)
 
 
-def orphans_in(folder: Path, fingerprint: bytes | None) -> list[Orphan]:
-    """Take over what dead writers left for a destination, oldest first; None: for any destination.
-
-    What belongs to a living writer or to another destination is left alone; so is what is no segment, with a warning.
-    """
-    segments = filter(None, (_taken_over(path, fingerprint) for path in sorted(folder.glob(f"*{SUFFIX}"))))
-    return [Orphan(segment) for segment in sorted(segments, key=lambda segment: segment.header.created_ns)]
-
-
 def _taken_over(path: Path, fingerprint: bytes | None) -> LeftSegment | None:
     segment = _unless_unusable(path, lambda: LeftSegment.open(path, fingerprint))
     if segment is None or segment.take_over():

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from autopack._util.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from autopack.telemetry.stores.base import Store
+    from autopack.telemetry.stores.base import Store, refusal_text
     from autopack.telemetry.stores.by_url import store_for, store_of
     from autopack.telemetry.stores.memory import MemoryStore
     from autopack.telemetry.stores.postgres.errors import translate as translate_postgres
     from autopack.telemetry.stores.sqlite import translate as translate_sqlite
 
-__all__ = ["MemoryStore", "Store", "store_for", "store_of", "translate_postgres", "translate_sqlite"]
+__all__ = ["MemoryStore", "Store", "refusal_text", "store_for", "store_of", "translate_postgres", "translate_sqlite"]
 
 if not TYPE_CHECKING:  # a type checker that sees it accepts every name
     __getattr__ = lazy_names(
@@ -21,6 +21,7 @@ if not TYPE_CHECKING:  # a type checker that sees it accepts every name
         {
             "MemoryStore": "memory",
             "Store": "base",
+            "refusal_text": "base",
             "store_for": "by_url",
             "store_of": "by_url",
             "translate_postgres": "postgres.errors:translate",

@@ -12,6 +12,11 @@ LEFT_OUT = "left out in silence, by a trigger, a rule or a policy"
 """What `Store.refusal` says of a row that is not there behind an INSERT that failed with nothing."""
 
 
+def refusal_text(code: str) -> str:
+    """Why a row was rejected that the database refused, for a person."""
+    return f"the database refused it: {code}"
+
+
 class Store(Protocol):
     """A place for rows. One owner: all calls come from the worker's loop, one at a time."""
 

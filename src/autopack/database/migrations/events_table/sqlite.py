@@ -7,7 +7,7 @@ autopack does not fill stay, with a default, so that rows without them can be wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -80,8 +80,13 @@ def replace(bind: sa.Connection, items: Iterable[sa.schema.SchemaItem], sources:
     """Put a table of these columns and constraints in the place of the one that is there, with its rows, indexes and
     triggers. `sources`: for each column the expression over the old table that fills it.
     """
+    replace_by(bind, lambda: op.create_table(REBUILT, *items), sources)
+
+
+def replace_by(bind: sa.Connection, create: Callable[[], object], sources: Mapping[str, str]) -> None:
+    """The same with the table that `create` makes, under the name `REBUILT`."""
     statements = _schema_of(bind, "tbl_name = :table AND type IN ('index', 'trigger')", table=TABLE)
-    op.create_table(REBUILT, *items)
+    create()
     _copy(bind, sources)
     op.drop_table(TABLE)
     # As SQLite did before 3.26: views and triggers that mention the table are left as they are, and find it again.

@@ -17,7 +17,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from autopack.database.postgres_urls import Address, PostgresUrl
+from autopack.database.postgres_urls import IN_DSN, Address, PostgresUrl
 from autopack.telemetry.event.schema import Kind, Row, Table
 from autopack.telemetry.stores.postgres.errors import translate
 
@@ -26,24 +26,6 @@ STATEMENT_TIMEOUT_SHARE = 0.8  # of the command's timeout: the server's own end 
 UPGRADE_TIMEOUT_S = 600.0  # the rows of a large table are rewritten
 
 _APPLICATION_NAME = "autopack"
-# What asyncpg reads from a DSN, and only from there.
-_IN_DSN = frozenset(
-    {
-        "passfile",
-        "service",
-        "sslmode",
-        "sslcert",
-        "sslkey",
-        "sslrootcert",
-        "sslnegotiation",
-        "sslcrl",
-        "sslpassword",
-        "ssl_min_protocol_version",
-        "ssl_max_protocol_version",
-        "krbsrvname",
-        "gsslib",
-    }
-)
 _TYPE_OF: dict[Kind, str] = {
     "text": "text",
     "paths": "text",
@@ -131,8 +113,7 @@ async def _connect_to(address: Address, server: PostgresUrl, command_timeout_s: 
 def _arguments(address: Address, server: PostgresUrl, command_timeout_s: float) -> dict[str, Any]:
     options = dict(server.options)
     arguments: dict[str, Any] = {
-        "dsn": "postgresql://?"
-        + urlencode({k: v for k, v in options.items() if k in _IN_DSN and not _is_system(k, v)}),
+        "dsn": "postgresql://?" + urlencode({k: v for k, v in options.items() if k in IN_DSN and not _is_system(k, v)}),
         "host": address.host or None,
         "port": address.port,
         "database": server.database or None,
