@@ -297,6 +297,7 @@ class ReturnsGarbage:
         raise RuntimeError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [RaisesOnRecord(), ReturnsGarbage(), object(), 0, ""])
 async def test_telemetry_that_is_broken_changes_nothing_about_the_result(broken: Any) -> None:
     result, _ = await execute(Script(a_reply()))

@@ -67,6 +67,7 @@ def plan_file(place: Path, *phases: Mapping[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_recorded_run_leaves_exactly_the_recorded_replies(place: Path, recorded: RecordedRun) -> None:
     plan, recording = recorded.plan, recorded.replies
     options = ["--run-id", "v5", "--provider", "recorded", "--plan", str(plan), "--recording", str(recording)]

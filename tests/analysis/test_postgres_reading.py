@@ -78,6 +78,7 @@ def records(destination: Destination, **selection: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "selection",
     [

@@ -87,6 +87,7 @@ def test_a_signal_ends_the_wait() -> None:
     store.loaded.set()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left_running")
 def test_a_database_that_refuses_is_waited_for_as_usual() -> None:
     said = list[str]()

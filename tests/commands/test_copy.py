@@ -114,6 +114,7 @@ def test_urls_come_from_command_line_environment_or_file(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.glob("*.db")} == {"from.db", "to.db", "third.db", "fourth.db"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

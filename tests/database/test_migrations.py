@@ -568,6 +568,7 @@ def test_a_table_that_was_upgraded_before_takes_them_again(without_default: Path
     assert len(rows_of(without_default)) == len(rows) + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "at"),
     [

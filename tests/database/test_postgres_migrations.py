@@ -238,6 +238,7 @@ AS_JSON = f"""
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPLICATIONS)
 def test_an_upgrade_survives_what_real_databases_hold(old: Callable[..., Database], name: str) -> None:
     postgres = old(*COMPLICATIONS[name])
@@ -257,6 +258,7 @@ def test_an_upgrade_survives_what_real_databases_hold(old: Callable[..., Databas
         assert "PRIMARY KEY (run_id, event_uid)" in constraints_of(postgres)
 
 
+@pytest.mark.slow
 def test_a_view_on_the_table_is_named_as_the_obstacle(old: Callable[..., Database]) -> None:
     """A view on the table is named as the obstacle, and nothing is changed."""
     postgres = old(f"CREATE VIEW shown AS SELECT model, waste_ratio FROM {TABLE}")

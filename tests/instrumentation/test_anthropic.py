@@ -134,6 +134,7 @@ def with_its_own_option_again(client: Any) -> None:
     create(client.with_options(open_telemetry={**client.open_telemetry, "traces": False}).copy())
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     "call",
@@ -200,6 +201,7 @@ def open_and_leave(client: Any) -> None:
         pass
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("call", [stop_after_one_event, stop_the_helper, read_nothing, open_and_leave])
 def test_a_reply_that_is_not_read_to_its_end_is_counted(
@@ -272,6 +274,7 @@ async def test_twenty_tasks_at_once_are_twenty_executions(wrap: Wrap, url: str, 
     assert sink.take("phase_id", "actual_output_tokens", "attempt", "turn") == [("many", 77, 1, 1)] * 20
 
 
+@pytest.mark.slow
 @both
 async def test_a_cancelled_call_is_counted(wrap: Wrap, url: str, script: Script, sink: Events) -> None:
     async with async_client(url) as bare:

@@ -266,6 +266,7 @@ def test_azure_is_read_alike(server: OpenAIServer, sink: Events) -> None:
     assert sink.take("provider", "actual_output_tokens") == [("azure.ai.openai", 50)]
 
 
+@pytest.mark.slow
 async def test_asynchronous_clients_are_read_alike(server: OpenAIServer, sink: Events) -> None:
     """Calls, streams, helpers, raw responses, twenty tasks at once, one that is cancelled."""
     async with openai.AsyncOpenAI(

@@ -162,6 +162,7 @@ def test_a_phase_without_a_recording_is_a_clear_404() -> None:
     assert "names no phase" in nameless.json()["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "content", "status", "kind"),
     [
@@ -184,6 +185,7 @@ def test_errors_have_the_shape_of_the_real_api(method: str, path: str, content: 
     assert response.headers["request-id"].startswith("req_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase_id", ["p1", "a/b c", "ü🙂", "x\r\nx-evil: 1", "%41", "\ud800", "\x00"])
 def test_any_text_can_be_a_phase_id(phase_id: str) -> None:
     source = Answers(a_reply())

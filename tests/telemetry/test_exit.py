@@ -112,6 +112,7 @@ while answers[True] < 500:
     assert successor.stats().recovered <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", ["auto", "off"])
 def test_an_exit_with_a_locked_database_keeps_deadline_and_events(database: Path, journal: str) -> None:
     """An exit with a locked database keeps the deadline and the events."""

@@ -71,6 +71,7 @@ def test_a_child_forked_in_c_has_a_writer_of_its_own(database: Path, journal: st
     assert Counter(phases_of(database)) == Counter(["before", *expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["flush(1)", "stats()", "close(1)", "begin_close()"])
 def test_every_door_notices_a_fork_in_c(database: Path, first: str) -> None:
     """A child that first asks finds an empty instance, and leaves the parent's events to the parent."""

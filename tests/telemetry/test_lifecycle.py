@@ -228,6 +228,7 @@ def test_a_thread_that_cannot_start_is_started_at_the_next_chance() -> None:
         assert len(store.rows) == 1
 
 
+@pytest.mark.slow
 def test_an_event_a_second_later_starts_the_thread_that_failed(place: Place) -> None:
     """When threads can be started again, the next event after the pause starts the worker's thread."""
     with place.open() as telemetry:

@@ -96,6 +96,7 @@ class Fault:
         return threading.current_thread().name == "autopack-telemetry"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of half a loop, by asyncio itself
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("call", CALLS)
@@ -137,6 +138,7 @@ def test_a_close_makes_a_last_attempt(database: Path, call: str, error: str, mon
     assert phases_of(database) == ["p1"]
 
 
+@pytest.mark.slow
 def test_a_thread_that_dies_before_it_says_so_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Thread.start` waits for ever for one whose first lines find no memory."""
     may_end = threading.Event()

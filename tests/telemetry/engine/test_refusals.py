@@ -219,6 +219,7 @@ class Flapping(WrappedStore):
         return "NOT NULL" if self.writes % 2 else None
 
 
+@pytest.mark.slow
 def test_a_table_that_changes_its_mind_for_ever_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_PROBE_INTERVAL_S", "0.001")
     with Telemetry(Flapping()) as telemetry:

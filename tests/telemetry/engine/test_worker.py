@@ -156,6 +156,7 @@ def test_a_refusal_in_the_middle_of_an_outage_is_still_found() -> None:
     assert [row.phase_id for row in inner.rows] == ["p0", "p1", "p2", "p4", "p5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, RecursionError, MemoryError, TimeoutError])
 @pytest.mark.parametrize("after_write", [False, True])
 def test_a_worker_that_dies_is_started_again_and_loses_nothing(

@@ -77,6 +77,7 @@ def test_pinned_events_that_are_settled_at_last_leave_nothing(tmp_path: Path) ->
     assert segments_in(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_events_are_counted_right_while_segments_leave_the_chain(tmp_path: Path) -> None:
     """Another thread counts from the end of the chain while the worker lets go of segments in the middle of it."""
     journal = make_journal(tmp_path, FOR_ALL, SMALL_FOLDER)
