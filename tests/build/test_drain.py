@@ -69,6 +69,7 @@ def test_a_fast_writer_is_waited_for_in_silence() -> None:
     assert (telemetry.closed, telemetry.stats().written, said) == (True, 1, [])
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_wait() -> None:
     """The event stays where it is: here in memory, elsewhere in the journal."""
     store, said, stopped = SlowToLoad(), list[str](), threading.Event()
@@ -99,6 +100,7 @@ def test_a_database_that_refuses_is_waited_for_as_usual() -> None:
     assert (telemetry.closed, telemetry.stats().pending, said) == (True, 1, [])
 
 
+@pytest.mark.slow
 def test_the_wait_has_an_end_without_a_signal() -> None:
     store, said = SlowToLoad(), list[str]()
     telemetry = Telemetry(store)

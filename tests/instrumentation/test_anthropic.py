@@ -252,6 +252,7 @@ def test_turns_and_attempts_of_a_phase(wrap: Wrap, url: str, script: Script, sin
     assert sink.take("attempt", "turn", "truncated") == [(1, 1, False), (1, 2, False), (1, 3, True), (2, 1, False)]
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     ("stop_reason", "success", "truncated"),

@@ -239,6 +239,7 @@ def test_an_agents_span_around_an_instrumented_client_is_one_row(provider: Trace
         assert len(sink.take()) == 1
 
 
+@pytest.mark.slow
 async def test_pydantic_ai_and_openinference_on_one_call_are_one_row(
     provider: TracerProvider, url: str, sink: Events
 ) -> None:
@@ -270,6 +271,7 @@ async def test_pydantic_ai_and_openinference_on_one_call_are_one_row(
         pydantic_ai.Agent.instrument_all(False)
 
 
+@pytest.mark.slow
 def test_langchain_comes_through_spans(url: str, sink: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its model class uses Anthropic's SDK, which makes spans for the registered provider."""
     langchain = pytest.importorskip("langchain_anthropic")

@@ -242,6 +242,7 @@ def test_leaving_the_server_ends_its_thread_and_closes_its_port() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
+@pytest.mark.slow
 def test_leaving_the_server_does_not_wait_for_a_reply_that_stalls(caplog: pytest.LogCaptureFixture) -> None:
     with httpx2.Client(trust_env=False, timeout=20) as http:
         with serve_messages(Answers(a_reply(stall_s=3600.0))) as url:

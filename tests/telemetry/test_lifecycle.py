@@ -322,6 +322,7 @@ class BrokenStore(WrappedStore):
         raise ImportError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_dir", ["auto", None])
 def test_a_writer_that_cannot_load_says_so_once_and_where_events_stay(
     database: Path, journal_dir: str | None, caplog: pytest.LogCaptureFixture

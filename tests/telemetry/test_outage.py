@@ -90,6 +90,7 @@ def test_an_outage_loses_nothing_and_costs_no_memory(database: Path, monkeypatch
     assert segments_in(folder_of(database)) == []
 
 
+@pytest.mark.slow
 def test_a_database_locked_by_another_process_gets_everything(database: Path) -> None:
     """A database that is locked by another process gets everything when it is free."""
     make_ready(database)
@@ -106,6 +107,7 @@ def test_a_database_locked_by_another_process_gets_everything(database: Path) ->
     assert phases_of(database) == ["before", *(f"p{n}" for n in range(500))]
 
 
+@pytest.mark.slow
 def test_an_exit_with_a_hung_database_keeps_its_deadline(database: Path) -> None:
     """An exit with a hung database keeps its deadline, and the next start delivers, in order.
 

@@ -88,6 +88,7 @@ def test_a_foreign_column_without_a_default_costs_no_event(
     assert [line for line in caplog.messages if "takes rows again" in line]
 
 
+@pytest.mark.slow
 def test_a_table_that_stays_wrong_is_asked_at_a_bounded_rate(
     database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

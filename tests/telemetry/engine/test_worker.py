@@ -174,6 +174,7 @@ def test_a_worker_that_dies_is_started_again_and_loses_nothing(
     assert stats.last_error == getattr(error, "__name__", "")
 
 
+@pytest.mark.slow
 def test_a_worker_that_restarts_tries_until_the_close_deadline() -> None:
     """A worker that waits to start again tries until the deadline of a close."""
     store = FlakyStore(failures=5, error=ValueError)
@@ -232,6 +233,7 @@ def test_the_store_is_closed_once_it_is_over() -> None:
     assert "autopack-telemetry" not in [thread.name for thread in threading.enumerate()]
 
 
+@pytest.mark.slow
 def test_the_budget_of_tries_is_bounded_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """One try of each batch per probe: an outage is no storm."""
     monkeypatch.setenv("TELEMETRY_PROBE_INTERVAL_S", "0.2")

@@ -218,6 +218,7 @@ async def test_a_large_batch_that_is_there_in_part_is_completed(postgres: Databa
     assert len(stored(postgres)) == int(3.5 * MANY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "type_", "sent"),
     [

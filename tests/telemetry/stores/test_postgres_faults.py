@@ -102,6 +102,7 @@ def test_a_server_that_refuses_is_waited_for(postgres: Database, proxy: Proxy) -
     assert each_once(postgres, 200)
 
 
+@pytest.mark.slow
 def test_a_server_that_accepts_and_says_nothing_is_tried_again(postgres: Database, proxy: Proxy) -> None:
     """A server that accepts a connection and says nothing is given up, and tried again."""
     proxy.hang()
@@ -127,6 +128,7 @@ def test_a_server_that_stops_answering_gets_the_batch_again(postgres: Database, 
     assert each_once(postgres, 11)
 
 
+@pytest.mark.slow
 def test_close_keeps_its_deadline_while_the_server_hangs(postgres: Database, proxy: Proxy) -> None:
     """A close keeps its deadline while the server hangs, and the next writer delivers."""
     url = url_through(postgres, proxy)
@@ -383,6 +385,7 @@ def test_a_row_without_a_partition_waits_and_is_no_dead_letter(postgres: Databas
     assert each_once(postgres, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
 def test_of_several_servers_the_next_is_used_when_one_is_gone(postgres: Database, fault: str) -> None:
     """With several servers the next one is used when the first is gone."""

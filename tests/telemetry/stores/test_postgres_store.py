@@ -104,6 +104,7 @@ def test_a_pooler_that_refuses_our_settings_is_used_without_them(postgres: Datab
     assert len(postgres.rows()) == 1
 
 
+@pytest.mark.slow
 def test_a_pooler_that_refuses_what_the_user_asked_for_is_no_loop(postgres: Database) -> None:
     with proxy_to(postgres.address()) as proxy:
         proxy.refused_setting = b"statement_timeout"
