@@ -25,7 +25,6 @@ import autopack
 from autopack.instrumentation.calls import Recording
 from autopack.instrumentation.sdk_requests import instrument_requests
 from autopack.loopback.replies import Refusal
-from autopack.loopback.server import serve_messages
 
 Wrap = Callable[..., Any]
 
@@ -43,22 +42,6 @@ def by_spans(client: Any, sink: Events) -> Any:
 def by_requests(client: Any, sink: Events) -> Any:
     """As for the SDKs before 2.0."""
     return instrument_requests(client, Recording(sink), sdk="anthropic")
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def url(script: Script) -> Iterator[str]:
-    with serve_messages(script) as served:
-        yield served
-
-
-@pytest.fixture
-def sink() -> Events:
-    return Events()
 
 
 _opened: list[Any] = []

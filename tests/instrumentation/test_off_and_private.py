@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,9 @@ from tests.instrumentation.recording import CHAT, MESSAGES, USAGE, Script, a_rep
 from tests.openai_loopback import Answer, serve_openai
 
 import autopack
-from autopack.loopback.server import serve_messages
 from autopack.telemetry import Telemetry
 
 HEAVY = ("sqlalchemy", "opentelemetry.sdk", "litellm", "msgspec", "httpx2", "openai")
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def url(script: Script) -> Iterator[str]:
-    with serve_messages(script) as served:
-        yield served
 
 
 def run(code: str, **environment: str) -> str:

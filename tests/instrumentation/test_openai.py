@@ -25,11 +25,6 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def sink() -> Events:
-    return Events()
-
-
-@pytest.fixture
 def bare(server: OpenAIServer) -> Iterator[Any]:
     with httpx2.Client(trust_env=False) as http_client:
         yield openai.OpenAI(base_url=server.url, api_key="sk-secret-key", http_client=http_client, max_retries=1)

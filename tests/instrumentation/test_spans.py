@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -14,17 +13,11 @@ from tests.openai_loopback import serve_openai
 
 import autopack
 from autopack.instrumentation.span_nodes import open_spans
-from autopack.loopback.server import serve_messages
 
 pytest.importorskip("opentelemetry.sdk")
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Status, StatusCode
-
-
-@pytest.fixture
-def sink() -> Events:
-    return Events()
 
 
 @pytest.fixture
@@ -188,17 +181,6 @@ def test_open_spans_are_bounded(provider: TracerProvider) -> None:
     for span in spans:
         span.end()
     assert len(open_spans) == 0
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def url(script: Script) -> Iterator[str]:
-    with serve_messages(script) as served:
-        yield served
 
 
 def test_the_sdks_own_spans_and_an_instrumented_client_are_one_row(

@@ -16,7 +16,8 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from autopack.instrumentation.calls import Call, Recording, asked_of, failure_reason, quietly
 from autopack.instrumentation.replies import ChatReader, MessagesReader, ReplyReader, ResponsesReader
@@ -149,6 +150,17 @@ class _Reading:
         self._reader = reader
         self._concluded = False
         self._watched = False
+
+    def __enter__(self) -> Self:
+        """The stream is asked for its next event."""
+        self.is_reading = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
+        """It has given one, or has ended: the exception goes on to the caller."""
+        if exc is not None:
+            quietly(self.ended, exc)
+        self.is_reading = False
 
     def take(self, result: Any) -> None:
         """Reads what `request` returned: a reply, a stream, or a raw response around one of them."""
@@ -312,15 +324,8 @@ class _SyncWatched:
         return self
 
     def __next__(self) -> Any:
-        reading = self._reading
-        reading.is_reading = True
-        try:
+        with self._reading as reading:
             event = next(self._iterator)
-        except BaseException as exc:
-            quietly(reading.ended, exc)
-            raise
-        finally:
-            reading.is_reading = False
         quietly(reading.feed, event)
         return event
 
@@ -341,15 +346,8 @@ class _AsyncWatched:
         return self
 
     async def __anext__(self) -> Any:
-        reading = self._reading
-        reading.is_reading = True
-        try:
+        with self._reading as reading:
             event = await anext(self._iterator)
-        except BaseException as exc:
-            quietly(reading.ended, exc)
-            raise
-        finally:
-            reading.is_reading = False
         quietly(reading.feed, event)
         return event
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+from abc import ABC, abstractmethod
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +98,7 @@ def _write_head(file: int, head: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-class AnySegment:
+class AnySegment(ABC):
     """A segment that is open. The process that holds its lock owns it, until `release` or `remove`."""
 
     def __init__(self, path: Path, file: int, header: Header, process: Process) -> None:
@@ -109,13 +110,13 @@ class AnySegment:
         self.number = 0  # in the chain of its journal
         self.unsettled = 0  # of the events that were read: never less than there are
 
+    @abstractmethod
     def write_mark(self, mark: bytes) -> None:
         """Move the acknowledged mark."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close_bytes(self, *, wait: bool) -> bool:
         """Give up what is open beside the file; returns whether that may be closed."""
-        raise NotImplementedError
 
     def acknowledge(self, offset: int) -> None:
         """Everything before the offset is settled: it will not be read again."""
